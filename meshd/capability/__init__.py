@@ -1,0 +1,1 @@
+"""What nodes offer: manifests, schemas, matching. Pure."""

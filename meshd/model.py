@@ -1,0 +1,96 @@
+"""The frozen values that every room speaks: nodes, members, load."""
+
+from enum import IntEnum
+from typing import NewType
+
+import msgspec
+
+from meshd.errors import UsageError
+
+NodeId = NewType("NodeId", bytes)
+"""8 bytes: BLAKE2b-8 of the node's Ed25519 public key. Written as 16 hex digits for people."""
+
+MeshId = NewType("MeshId", bytes)
+"""8 bytes: BLAKE2b-8 of the mesh's name."""
+
+Incarnation = NewType("Incarnation", int)
+"""A number that only the member itself raises, to refute. 0 .. 2**32-1."""
+
+Epoch = NewType("Epoch", int)
+"""A run of a node: wall-clock milliseconds at its start, raised past any earlier run's."""
+
+ID_BYTES = 8
+NAME_CHARS_MAX = 64
+_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+class MemberState(IntEnum):
+    """This node's belief about a member. The order is the precedence at one incarnation."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+class Address(msgspec.Struct, frozen=True, order=True):
+    """An IP address in text and a port: one number for UDP gossip and TCP calls."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy a node is, as it says itself. The newest record wins.
+
+    `cpu_fraction`, `mem_fraction` and `error_fraction` are 0..1; `service_s` is the moving average
+    of how long a task runs; `dispatch_per_s` how many tasks it hands out; `lag_s` how late its own
+    event loop runs; `sequence` counts its records modulo 4096.
+    """
+
+    cpu_fraction: float = 0.0
+    mem_fraction: float = 0.0
+    in_flight: int = 0
+    queue: int = 0
+    slots: int = 1
+    service_s: float = 0.0
+    dispatch_per_s: float = 0.0
+    error_fraction: float = 0.0
+    lag_s: float = 0.0
+    ready: bool = True
+    full: bool = False
+    draining: bool = False
+    sequence: int = 0
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A node as another node's table records it."""
+
+    node: NodeId
+    epoch: Epoch
+    incarnation: Incarnation
+    state: MemberState
+    address: Address
+    state_version: int = 0
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a node, mesh or capability: 1..64 of letters, digits, `._-`."""
+    return 0 < len(text) <= NAME_CHARS_MAX and _NAME_CHARS.issuperset(text)
+
+
+def check_name(text: str, what: str) -> str:
+    """Return `text` if it is a valid name.
+
+    Raises:
+        UsageError: it is not; nothing changed.
+    """
+    if not is_name(text):
+        raise UsageError(
+            f"{what} {text[:80]!r} is not a valid name",
+            hint=f"use 1 to {NAME_CHARS_MAX} letters, digits, dots, hyphens or underscores",
+        )
+    return text

@@ -1,0 +1,98 @@
+"""The one immutable view of the mesh: routing, CLI, dashboard and SDK read this alone."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import msgspec
+
+from meshd.capability.manifest import CapabilitySummary
+from meshd.clock import Instant, Seconds
+from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """A member as routing sees it: member, node state, load, and what this node measured itself.
+
+    `heard_at` is when this node last had first-hand word of it or a fresh load record; `load_at`
+    when the load record was received; `rtt_s` a moving average of probe round trips, or None;
+    `reachable` is false from the first unanswered probe round until it is heard again: local
+    knowledge that is never gossiped, on which routing stops at once.
+    """
+
+    node: NodeId
+    name: str
+    address: Address
+    state: MemberState
+    epoch: Epoch
+    incarnation: Incarnation
+    capabilities: tuple[CapabilitySummary, ...] = ()
+    load: Load | None = None
+    load_at: Instant | None = None
+    heard_at: Instant | None = None
+    changed_at: Instant = Instant(0.0)
+    rtt_s: float | None = None
+    reachable: bool = True
+    version: str = ""
+    signals: Mapping[str, float] = {}
+
+    def age(self, now: Instant) -> Seconds | None:
+        """Seconds since it was last heard; None if it never was."""
+        return None if self.heard_at is None else max(0.0, now - self.heard_at)
+
+    def offers(self, capability: str) -> CapabilitySummary | None:
+        """Its summary of the named capability, if it has it."""
+        for summary in self.capabilities:
+            if summary.name == capability:
+                return summary
+        return None
+
+
+class ClusterView:
+    """A frozen snapshot of what one node believes. `peers` includes the node itself.
+
+    `by_node` is never changed after construction; orderings and look-ups are made on first use, so
+    that a snapshot which nobody reads costs nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: int,
+        me: NodeId,
+        by_node: Mapping[NodeId, Peer],
+        stale_after_s: Seconds,
+        view_hash: str = "",
+    ) -> None:
+        self.version = version
+        self.me = me
+        self.by_node = by_node
+        self.stale_after_s = stale_after_s
+        self.view_hash = view_hash
+
+    @cached_property
+    def peers(self) -> tuple[Peer, ...]:
+        """All members, this node first, then by name and id."""
+        me = self.me
+        return tuple(sorted(self.by_node.values(), key=lambda p: (p.node != me, p.name, p.node)))
+
+    @property
+    def self_peer(self) -> Peer:
+        """This node's own row."""
+        return self.by_node[self.me]
+
+    def get(self, node: NodeId) -> Peer | None:
+        """The peer with this id, if known."""
+        return self.by_node.get(node)
+
+    def named(self, name: str) -> tuple[Peer, ...]:
+        """Peers whose name or 16-digit id is `name`. Names are labels and may clash."""
+        return tuple(p for p in self.peers if p.name == name or p.node.hex() == name)
+
+    def in_state(self, state: MemberState) -> Iterator[Peer]:
+        """Peers believed to be in `state`."""
+        return (p for p in self.peers if p.state is state)
+
+    def stale(self, peer: Peer, now: Instant) -> bool:
+        """Whether nothing was heard of `peer` for so long that no work should go to it."""
+        age = peer.age(now)
+        return peer.node != self.me and (age is None or age > self.stale_after_s)
