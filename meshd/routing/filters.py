@@ -1,0 +1,122 @@
+"""The first stage of routing: who may be asked at all, and why the others may not."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from meshd.capability.manifest import CapabilitySummary
+from meshd.clock import Instant
+from meshd.model import Load, MemberState, NodeId
+from meshd.routing.need import Need, version_matches
+from meshd.view import ClusterView, Peer
+
+
+class Reason(StrEnum):
+    """Why a peer is left out, as people read it after its name."""
+
+    NOT_PINNED = "is not the node asked for"
+    NOT_OFFERED = "does not offer it"
+    VERSION = "offers another version"
+    TAGS = "lacks a wanted tag"
+    TRIED = "was already tried in this call"
+    VISITED = "already passed this work on"
+    SUSPECT = "is suspected dead"
+    DEAD = "is dead"
+    LEFT = "has left"
+    UNREACHABLE = "did not answer the last probe"
+    STALE = "was not heard of for too long"
+    DRAINING = "is draining"
+    NOT_READY = "is not ready"
+    FULL = "is full"
+    EJECTED = "is ejected after failures"
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A peer that was left out."""
+
+    node: NodeId
+    name: str
+    reason: Reason
+
+
+Reports = Mapping[NodeId, tuple[Load, Instant]]
+"""Load that arrived with replies, and when; the view's own record counts where it is newer."""
+
+_BY_STATE = {
+    MemberState.SUSPECT: Reason.SUSPECT,
+    MemberState.DEAD: Reason.DEAD,
+    MemberState.LEFT: Reason.LEFT,
+}
+
+
+def eligible(
+    view: ClusterView, need: Need, now: Instant, *, reports: Reports | None = None
+) -> tuple[list[Peer], list[Rejection]]:
+    """Split the view into peers that may serve `need` and those that may not.
+
+    Every peer of the view is in exactly one of the two, in the view's order of arrival. This node
+    itself is a candidate like any other, whatever the mesh believes about it.
+    """
+    candidates: list[Peer] = []
+    rejected: list[Rejection] = []
+    known = reports or {}
+    for peer in view.by_node.values():
+        reason = _unsuitable(view, need, peer) or _unavailable(view, peer, now, known)
+        if reason is None:
+            candidates.append(peer)
+        else:
+            rejected.append(Rejection(peer.node, peer.name, reason))
+    return candidates, rejected
+
+
+def _unsuitable(view: ClusterView, need: Need, peer: Peer) -> Reason | None:
+    """Why this peer cannot serve the need at any time."""
+    node = peer.node
+    if need.pinned and peer.name != need.pinned and node.hex() != need.pinned:
+        return Reason.NOT_PINNED
+    for offered in peer.capabilities:
+        if offered.name == need.capability:
+            break
+    else:
+        return Reason.NOT_OFFERED
+    if need.version or need.tags:
+        reason = _mismatch(offered, need)
+        if reason is not None:
+            return reason
+    if need.tried and node in need.tried:
+        return Reason.TRIED
+    if need.hops and node.hex() in need.hops:
+        here = node == view.me and need.hops[-1] == node.hex()
+        return None if here else Reason.VISITED
+    return None
+
+
+def _mismatch(offered: CapabilitySummary, need: Need) -> Reason | None:
+    if not version_matches(offered.version, need.version):
+        return Reason.VERSION
+    return None if set(need.tags) <= set(offered.tags) else Reason.TAGS
+
+
+def _unavailable(view: ClusterView, peer: Peer, now: Instant, reports: Reports) -> Reason | None:
+    """Why this peer cannot serve anything just now."""
+    node = peer.node
+    if node != view.me:
+        if peer.state is not MemberState.ALIVE:
+            return _BY_STATE[peer.state]
+        if not peer.reachable:
+            return Reason.UNREACHABLE
+        heard_at = peer.heard_at
+        if heard_at is None or now - heard_at > view.stale_after_s:
+            return Reason.STALE
+    load = peer.load
+    report = reports.get(node)
+    if report is not None and (peer.load_at is None or report[1] >= peer.load_at):
+        load = report[0]
+    if load is None:
+        return None
+    if load.draining:
+        return Reason.DRAINING
+    if not load.ready:
+        return Reason.NOT_READY
+    return Reason.FULL if load.full else None

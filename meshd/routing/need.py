@@ -1,0 +1,32 @@
+"""What a caller needs of a peer."""
+
+from dataclasses import dataclass
+
+from meshd.model import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A capability, and who may not or alone may serve it.
+
+    Attributes:
+        capability: its name.
+        version: empty for any; else a whole version or its leading parts (`1` takes `1.4.2`).
+        tags: tags that the capability must all carry.
+        pinned: empty, or the name or 16-digit id of the only node that may serve it.
+        hops: ids (16 hex digits) of the nodes that passed this work on, oldest first. They are not
+            asked again, except that work which runs here may go on here.
+        tried: nodes that this call has already asked in vain.
+    """
+
+    capability: str
+    version: str = ""
+    tags: tuple[str, ...] = ()
+    pinned: str = ""
+    hops: tuple[str, ...] = ()
+    tried: frozenset[NodeId] = frozenset()
+
+
+def version_matches(offered: str, wanted: str) -> bool:
+    """Whether `wanted` is empty, equals `offered`, or is its leading dotted parts."""
+    return not wanted or offered == wanted or offered.startswith(wanted + ".")

@@ -1,0 +1,186 @@
+"""From a view and a need to an ordered plan, and from the plan to its explanation."""
+
+import difflib
+from dataclasses import dataclass
+from heapq import nsmallest
+from random import Random
+from typing import Any
+
+from meshd.clock import Instant
+from meshd.errors import NoCandidateError, UsageError
+from meshd.model import NodeId
+from meshd.routing.filters import Reason, Rejection, eligible
+from meshd.routing.need import Need
+from meshd.routing.policies import Factors, Policy, Scene, policy_named
+from meshd.routing.settings import RETRIES_MAX, RoutingSettings
+from meshd.routing.signals import Outstanding
+from meshd.view import ClusterView, Peer
+
+ATTEMPTS_MAX = 1 + RETRIES_MAX
+NAMES_SHOWN = 4
+NAMES_COMPARED = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An eligible peer with its score: the lower, the sooner it is asked."""
+
+    peer: Peer
+    score: float
+    factors: Factors
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Whom to ask, in order; who else was eligible; who was left out and why.
+
+    `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
+    """
+
+    need: Need
+    policy: str
+    attempts: tuple[Candidate, ...]
+    passed_over: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The first to ask, if anyone can be."""
+        return self.attempts[0] if self.attempts else None
+
+
+def plan(
+    view: ClusterView,
+    need: Need,
+    now: Instant,
+    *,
+    outstanding: Outstanding,
+    random: Random,
+    settings: RoutingSettings,
+    policy: str = "",
+    last: NodeId | None = None,
+    is_detailed: bool = False,
+) -> Plan:
+    """Run the pipeline: filter, ejection, sample, rank.
+
+    With `is_detailed`, candidates that were passed over are scored too (for explanations); without
+    it they carry no factors, which keeps a plan cheap.
+
+    Raises:
+        UsageError: no such policy, or `pinned` without a node; nothing happened.
+    """
+    chosen = policy_named(policy or settings.policy)
+    if chosen.name == "pinned" and not need.pinned:
+        raise UsageError("the policy pinned needs a node", hint="say which one with `to`")
+    candidates, rejected = eligible(view, need, now, reports=outstanding.reports)
+    outstanding.observe(view)
+    candidates, ejected = outstanding.admit(candidates, now)
+    rejected += [Rejection(p.node, p.name, Reason.EJECTED) for p in ejected]
+    scene = Scene(outstanding, random, settings.weights, view.me, last, now)
+    drawn, rest = _sample(candidates, chosen, settings.sample, random)
+    attempts = _rank(drawn, chosen, scene)
+    taken = {c.peer.node for c in attempts}
+    rest += [p for p in drawn if p.node not in taken]
+    return Plan(
+        need=need,
+        policy=chosen.name,
+        attempts=tuple(attempts),
+        passed_over=tuple(_passed_over(p, chosen, scene, is_detailed=is_detailed) for p in rest),
+        rejected=tuple(rejected),
+    )
+
+
+def _sample(
+    candidates: list[Peer], policy: Policy, size: int, random: Random
+) -> tuple[list[Peer], list[Peer]]:
+    """Whom the policy looks at, in random order or at least from a random start, and the rest.
+
+    The order settles ties; a fixed one would send every dispatcher's ties to the same node.
+    """
+    count = len(candidates)
+    if count < 2:
+        return candidates, []
+    if not policy.sampled:
+        start = random.randrange(count)
+        return candidates[start:] + candidates[:start], []
+    indices = random.sample(range(count), min(size, count))
+    out = set(indices)
+    rest = [p for i, p in enumerate(candidates) if i not in out]
+    return [candidates[i] for i in indices], rest
+
+
+def _rank(drawn: list[Peer], policy: Policy, scene: Scene) -> list[Candidate]:
+    """The best few, in order. Equal scores keep the order in which they were drawn."""
+    scored = [(peer, *policy.score(peer, scene)) for peer in drawn]
+    best = nsmallest(ATTEMPTS_MAX, scored, key=lambda entry: entry[1])
+    return [Candidate(*entry) for entry in best]
+
+
+def _passed_over(peer: Peer, policy: Policy, scene: Scene, *, is_detailed: bool) -> Candidate:
+    if not is_detailed:
+        return Candidate(peer, 0.0, {})
+    return Candidate(peer, *policy.score(peer, scene))
+
+
+def explain(made: Plan) -> dict[str, Any]:
+    """The plan as JSON: who was chosen by which factors, who was left out and why."""
+    first = made.chosen
+    return {
+        "policy": made.policy,
+        "capability": made.need.capability,
+        "chosen": None if first is None else _label(first.peer.node, first.peer.name),
+        "candidates": [
+            {**_label(c.peer.node, c.peer.name), "score": c.score, "factors": dict(c.factors)}
+            for c in made.attempts
+        ],
+        "left_out": [
+            {**_label(r.node, r.name), "why": str(r.reason)} for r in made.rejected
+        ] + [
+            {
+                **_label(c.peer.node, c.peer.name),
+                "why": "could serve it, but was not among the few that were drawn or scored best",
+                **({"score": c.score, "factors": dict(c.factors)} if c.factors else {}),
+            }
+            for c in made.passed_over
+        ],
+    }  # fmt: skip
+
+
+def _label(node: NodeId, name: str) -> dict[str, str]:
+    return {"node": node.hex(), "name": name}
+
+
+def nobody(made: Plan, view: ClusterView) -> NoCandidateError:
+    """The error for a plan without attempts: whom we considered, and names that are near."""
+    need = made.need
+    by_reason: dict[Reason, list[str]] = {}
+    for rejection in made.rejected:
+        by_reason.setdefault(rejection.reason, []).append(rejection.name)
+    offering = [r for r in by_reason if r is not Reason.NOT_OFFERED]
+    parts = [f"{_names(by_reason[reason])}: {reason}" for reason in offering]
+    if not offering:
+        parts.append(f"none of {len(made.rejected)} nodes offers it")
+    near = _similar(need.capability, view)
+    if near:
+        parts.append(f"similar: {', '.join(near)}")
+    return NoCandidateError(
+        f"nobody can take {need.capability!r} now",
+        hint="; ".join(parts),
+        data={"left_out": {str(r): len(names) for r, names in by_reason.items()}},
+    )
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _similar(capability: str, view: ClusterView) -> list[str]:
+    """Other capability names in the view that are spelt nearly like this one."""
+    names: dict[str, None] = {}
+    for peer in view.by_node.values():
+        for offered in peer.capabilities:
+            if offered.name != capability and len(names) < NAMES_COMPARED:
+                names[offered.name] = None
+    return difflib.get_close_matches(capability[:64], names, n=3)
