@@ -1,0 +1,81 @@
+"""`meshd call`: run a capability on the best node and print what it returns."""
+
+import sys
+from typing import Any
+
+import click
+
+from meshd.cli.arguments import parse_input
+from meshd.cli.handover import hand_over, handover_options, whereabouts
+from meshd.cli.options import complete_capabilities, connection_options, examples, json_option
+from meshd.cli.output import escape, json_text
+from meshd.cli.session import Session, current, emit, emit_json, is_tty, with_schema
+from meshd.errors import NoCandidateError
+
+
+@click.command(
+    "call",
+    short_help="Run a capability and print its result.",
+    epilog=examples(
+        'meshd call translate text="good morning" dst=de',
+        "meshd call stats -d '{\"rows\": [1, 2, 3]}' --to lab-b --timeout 5s",
+        "meshd call stats @rows.json | jq .mean",
+    ),
+)
+@click.argument("capability", shell_complete=complete_capabilities)
+@click.argument("pairs", metavar="[K=V ...|@FILE|-]", nargs=-1)
+@handover_options
+@click.option("--dry-run", is_flag=True, help="Show who could do it with which input; run nothing.")
+@json_option
+@connection_options(hidden=True)
+@current
+def command(
+    session: Session,
+    /,
+    *,
+    capability: str,
+    pairs: tuple[str, ...],
+    data: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Run CAPABILITY and print its result alone: a string as it is, anything else as JSON.
+
+    In K=V, V is JSON if it parses (n=3 is a number, n='"3"' a string), else a string.
+    Who did it goes to stderr.
+    """
+    value = parse_input(pairs, data)
+    if dry_run:
+        _rehearse(session, capability, value, to=choices["to"], as_json=as_json)
+        return
+    answer = hand_over(session, {"capability": capability, "input": value}, **choices)
+    if as_json:
+        emit_json(with_schema("meshd.call/1", answer))
+    else:
+        emit([result_text((answer.get("peer_result") or {}).get("result"))])
+        session.note(whereabouts(answer))
+
+
+def result_text(result: Any) -> str:
+    """A result for stdout: text as it is (made harmless on a terminal), else indented JSON."""
+    if not isinstance(result, str):
+        return json_text(result, indent=2)
+    return escape(result, keep="\n\t") if is_tty(sys.stdout) else result
+
+
+def _rehearse(session: Session, capability: str, value: Any, *, to: str, as_json: bool) -> None:
+    known = session.call("capabilities", {"name": capability})["capabilities"]
+    offered = [node for found in known for node in found.get("nodes") or []]
+    able = [node for node in offered if node.get("state") == "alive"]
+    if to != "auto":
+        able = [node for node in able if to in {node.get("name"), node.get("node")}]
+    if not able:
+        where = "" if to == "auto" else f" on {to!r}"
+        raise NoCandidateError(f"nobody who is alive offers {capability!r}{where}")
+    if as_json:
+        document = {"capability": capability, "input": value, "candidates": able}
+        emit_json(with_schema("meshd.dry_run/1", document))
+        return
+    names = ", ".join(escape(node.get("name") or node.get("node")) for node in able)
+    emit([f"would call {escape(capability)} on one of: {names}", json_text(value, indent=2)])

@@ -1,0 +1,111 @@
+"""How errors are told: what, how to fix it, a stable code, and the exit code of the process."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from meshd.cli.output import Palette, escape, json_text
+from meshd.errors import Code, MeshError, NoDaemonError
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_DAEMON = 3
+    NOT_FOUND = 4
+    DEADLINE = 5
+    DENIED = 6
+    DEGRADED = 7
+    INTERRUPTED = 130
+
+
+class Report(NamedTuple):
+    """An error as it is told. `code` (`MESHD-E003`) never changes its meaning between versions."""
+
+    message: str
+    hint: str
+    code: str
+    exit: Exit
+    data: Mapping[str, Any] = _NOTHING
+
+
+_BY_CODE: dict[int, tuple[str, Exit]] = {
+    Code.PARSE: ("MESHD-E018", Exit.FAILED),
+    Code.INVALID_REQUEST: ("MESHD-E018", Exit.FAILED),
+    Code.METHOD_NOT_FOUND: ("MESHD-E018", Exit.FAILED),
+    Code.INVALID_PARAMS: ("MESHD-E002", Exit.USAGE),
+    Code.INTERNAL: ("MESHD-E019", Exit.FAILED),
+    Code.NO_CANDIDATE: ("MESHD-E004", Exit.NOT_FOUND),
+    Code.BUSY: ("MESHD-E011", Exit.FAILED),
+    Code.DEADLINE: ("MESHD-E005", Exit.DEADLINE),
+    Code.FORBIDDEN: ("MESHD-E006", Exit.DENIED),
+    Code.CYCLE: ("MESHD-E012", Exit.FAILED),
+    Code.CIRCUIT_OPEN: ("MESHD-E013", Exit.FAILED),
+    Code.REJECTED: ("MESHD-E014", Exit.FAILED),
+    Code.QUORUM: ("MESHD-E015", Exit.FAILED),
+    Code.UPSTREAM: ("MESHD-E016", Exit.FAILED),
+    Code.CANCELLED: ("MESHD-E017", Exit.FAILED),
+}
+_OTHER = ("MESHD-E001", Exit.FAILED)
+PORT_TAKEN = "MESHD-E010"
+USAGE = "MESHD-E002"
+
+_HINTS: dict[int, str] = {
+    Code.NO_CANDIDATE: "see who offers what: meshd capabilities",
+    Code.BUSY: "try again later, or add a node that offers it",
+    Code.DEADLINE: "give it more time with --timeout, or see who is slow: meshd peers",
+    Code.METHOD_NOT_FOUND: "the daemon is of another version: see meshd --version, meshd status",
+}
+
+
+def report_of(error: Exception) -> Report:
+    """What to tell about an exception of any kind."""
+    if isinstance(error, NoDaemonError):
+        hint = error.hint or "start it: meshd start"
+        return Report(error.message, hint, "MESHD-E003", Exit.NO_DAEMON, error.data)
+    if isinstance(error, MeshError):
+        code, leave = _BY_CODE.get(error.code, _OTHER)
+        hint = error.hint or _HINTS.get(error.code, "")
+        return Report(error.message, hint, code, leave, error.data)
+    if isinstance(error, PermissionError):
+        where = error.filename or "a file"
+        hint = "run it as the user who owns that, or choose another path"
+        return Report(f"permission denied on {where}", hint, "MESHD-E006", Exit.DENIED)
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        message = f"{error.filename}: {what}" if error.filename else what
+        return Report(message, "", "MESHD-E001", Exit.FAILED)
+    return Report(
+        f"internal error: {type(error).__name__}: {error}",
+        "this is a fault of meshd; `meshd -v ...` shows where it happened",
+        "MESHD-E019",
+        Exit.FAILED,
+    )
+
+
+def report_text(report: Report, palette: Palette) -> str:
+    """An error for people: `meshd: what  [code]`, then how to fix it, indented."""
+    message = escape(report.message, keep="\n").replace("\n", "\n  ")
+    head = f"{palette.paint('meshd:', 'red')} {message}"
+    lines = [f"{head}  {palette.paint(f'[{report.code}]', 'dim')}"]
+    lines += [f"  {line}" for line in escape(report.hint, keep="\n").split("\n") if line]
+    return "\n".join(lines)
+
+
+def report_json(report: Report) -> str:
+    """An error for programs: one JSON object in one line."""
+    error: dict[str, Any] = {
+        "code": report.code,
+        "exit": int(report.exit),
+        "message": report.message,
+        "hint": report.hint,
+    }
+    if report.data:
+        error["data"] = dict(report.data)
+    return json_text({"error": error})

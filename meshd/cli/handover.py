@@ -1,0 +1,99 @@
+"""What `call` and `delegate` share: options, the request, and how the answer's story is told."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from meshd.cli.options import complete_nodes, duration
+from meshd.cli.output import escape, json_text, latency
+from meshd.cli.session import Session
+
+TIMEOUT_S = 30.0
+GRACE_S = 2.0
+"""How much longer than the deadline the daemon may take to say that it has passed."""
+
+Command = Callable[..., Any]
+
+
+def handover_options(function: Command) -> Command:
+    """-d, --to, --timeout, --policy, --explain, --idempotency-key."""
+    options = [
+        click.option("-d", "--data", metavar="JSON|@FILE|-", help="The input; `-` reads stdin."),
+        click.option(
+            "--to",
+            metavar="NODE|auto",
+            default="auto",
+            shell_complete=complete_nodes,
+            help="Which node; auto: the best one.",
+        ),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=duration,
+            default=f"{TIMEOUT_S:g}s",
+            metavar="TIME",
+            help=f"Give up after this long (5s, 500ms, 2m); default {TIMEOUT_S:g}s.",
+        ),
+        click.option("--policy", metavar="NAME", help="How to choose, e.g. least_loaded."),
+        click.option("--explain", is_flag=True, help="Say on stderr why this node was chosen."),
+        click.option("--idempotency-key", metavar="KEY", help="Run at most once for this key."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def hand_over(
+    session: Session,
+    request: dict[str, Any],
+    *,
+    to: str,
+    timeout_s: float,
+    policy: str | None,
+    explain: bool,
+    idempotency_key: str | None,
+) -> dict[str, Any]:
+    """Ask the daemon to delegate, and return its whole answer.
+
+    Raises:
+        MeshError: nobody could, or the one who could failed.
+    """
+    params = {**request, "deadline_ms": max(1, round(timeout_s * 1000))}
+    optional = {
+        "to": None if to == "auto" else to,
+        "policy": policy,
+        "explain": explain or None,
+        "idempotency_key": idempotency_key,
+    }
+    params |= {key: value for key, value in optional.items() if value is not None}
+    answer: dict[str, Any] = session.call("delegate", params, timeout_s=timeout_s + GRACE_S)
+    if explain:
+        for line in explanation(answer.get("explain")):
+            session.note(line)
+    return answer
+
+
+def explanation(explain: Any) -> list[str]:
+    """Lines that say why a node was chosen, in whichever shape the daemon's version has it."""
+    if not explain:
+        return ["no explanation was given"]
+    if isinstance(explain, str):
+        explain = explain.splitlines()
+    if not isinstance(explain, list):
+        return escape(json_text(explain, indent=2), keep="\n").split("\n")
+    return [f"→ {escape(e if isinstance(e, str) else json_text(e))}" for e in explain]
+
+
+def whereabouts(answer: dict[str, Any]) -> str:
+    """`lab-b · agent nlp · 12.4 ms`: who did it, and how long it took in all."""
+    target = answer.get("delegated_to") or {}
+    result = answer.get("peer_result") or {}
+    parts = [escape(target.get("node") or result.get("node") or "?")]
+    agent = target.get("agent") or result.get("agent")
+    parts += [f"agent {escape(agent)}"] if agent else []
+    parts.append(latency(answer.get("rpc_latency_ms")))
+    attempts = answer.get("attempts")
+    tried = len(attempts) if isinstance(attempts, list) else attempts
+    parts += [f"{tried} attempts"] if isinstance(tried, int) and tried > 1 else []
+    return " · ".join(parts)
