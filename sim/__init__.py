@@ -1,0 +1,1 @@
+"""The deterministic simulator: it runs the production cores under a virtual clock."""
