@@ -1,0 +1,54 @@
+"""One request in, one answer's bytes out, whatever the handler does."""
+
+import asyncio
+import logging
+import secrets
+
+from meshd.errors import DeadlineError, MeshError
+from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
+from meshd.rpc.methods import CallContext, Registry
+
+_log = logging.getLogger("meshd.rpc")
+
+
+async def answer(
+    request: Request, registry: Registry, context: CallContext, *, bytes_max: int
+) -> bytes:
+    """Run one request and write its answer, of at most about `bytes_max` bytes.
+
+    A handler's own exception is logged under an id, and the caller learns that id alone. The
+    caller of this function drops the answer to a notification.
+    """
+    timer = asyncio.timeout(context.deadline_s)
+    try:
+        async with timer:
+            result = await registry.call(request.method, request.params, context)
+        encoded = encode_result(request.id, result)
+    except MeshError as error:
+        return encode_error(request.id, error)
+    except Exception as error:  # noqa: BLE001 - the border: a handler may raise anything
+        return encode_error(request.id, _translate(error, request, timed_out=timer.expired()))
+    if len(encoded) > bytes_max:
+        return encode_error(request.id, too_large(len(encoded), bytes_max))
+    return encoded
+
+
+def too_large(size: int, bytes_max: int) -> MeshError:
+    """The error for an answer that is larger than an answer may be."""
+    return MeshError(
+        f"the answer takes {size} bytes, more than the {bytes_max} allowed",
+        hint="ask for less, or in parts",
+        definite=False,
+    )
+
+
+def _translate(error: Exception, request: Request, *, timed_out: bool) -> MeshError:
+    if timed_out:
+        return DeadlineError(
+            f"{request.method!r} was not done within the caller's time", definite=False
+        )
+    reference = secrets.token_hex(4)
+    _log.error(
+        "event=internal_error id=%s method=%r", reference, request.method[:64], exc_info=error
+    )
+    return internal_error(reference)

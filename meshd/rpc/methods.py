@@ -1,0 +1,136 @@
+"""Which methods there are, what parameters they take, and who may call them."""
+
+import difflib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from meshd.clock import Seconds
+from meshd.errors import Code, MeshError, UsageError
+from meshd.model import NAME_CHARS_MAX, is_name
+
+Params = dict[str, Any] | list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who calls and how long they will wait.
+
+    Attributes:
+        remote: the caller's address in text; "control" on the control socket.
+        local: whether the call came over the control socket.
+        deadline_s: seconds that the caller still waits, as far as it said so.
+    """
+
+    remote: str = "control"
+    local: bool = True
+    deadline_s: Seconds | None = None
+
+
+Handler = Callable[[Any, CallContext], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    params: type[msgspec.Struct] | None
+    handler: Handler
+    control: bool
+
+
+class Registry:
+    """Methods by name. `parent` answers for names that this registry does not know."""
+
+    def __init__(self, parent: "Registry | None" = None) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._parent = parent
+
+    def add(
+        self,
+        name: str,
+        params: type[msgspec.Struct] | None,
+        handler: Handler,
+        *,
+        control: bool = False,
+    ) -> None:
+        """Serve `name`. A `control` method answers on the control socket alone.
+
+        `params` is a struct that forbids unknown fields, into which parameters are converted
+        strictly (an array by position); or None, and the handler gets them as they came.
+
+        Raises:
+            ValueError: a bug of ours: a reserved or taken name, or a struct that is not strict.
+        """
+        if not is_name(name) or _is_private(name) or name in self._entries:
+            raise ValueError(f"method name {name!r} is reserved, invalid or taken")
+        if params is not None and not params.__struct_config__.forbid_unknown_fields:
+            raise ValueError(f"{params.__name__} must set forbid_unknown_fields=True")
+        self._entries[name] = _Entry(params, handler, control)
+
+    def names(self, *, local: bool) -> list[str]:
+        """The methods that such a caller may call, sorted."""
+        inherited = self._parent.names(local=local) if self._parent else []
+        own = [name for name, entry in self._entries.items() if local or not entry.control]
+        return sorted({*own, *inherited})
+
+    async def call(self, method: str, params: Params, context: CallContext) -> Any:
+        """Call `method`.
+
+        Raises:
+            MeshError: -32601 for a name that this caller cannot call (nothing ran).
+            UsageError: -32602 for parameters that do not fit (nothing ran).
+            Exception: whatever the handler raises.
+        """
+        entry = self._find(method)
+        if entry is None or (entry.control and not context.local):
+            raise self._not_found(method, context)
+        if entry.params is None:
+            return await entry.handler(params, context)
+        return await entry.handler(_convert(method, params, entry.params), context)
+
+    def _find(self, method: str) -> _Entry | None:
+        entry = self._entries.get(method)
+        if entry is None and self._parent is not None:
+            return self._parent._find(method)  # noqa: SLF001 - a registry may look into its own kind
+        return entry
+
+    def _not_found(self, method: str, context: CallContext) -> MeshError:
+        names = self.names(local=context.local)
+        # Comparing costs length times length: nobody gets to choose a long one.
+        guess = difflib.get_close_matches(method, names, n=1) if _is_short(method) else []
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        return MeshError(
+            f"there is no method {method[:NAME_CHARS_MAX]!r}",
+            hint=f"{hint}methods here: {', '.join(names)}",
+            code=Code.METHOD_NOT_FOUND,
+        )
+
+
+def _is_short(method: str) -> bool:
+    return len(method) <= NAME_CHARS_MAX
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith(("_", "rpc."))
+
+
+def _convert(method: str, params: Params, target: type[msgspec.Struct]) -> Any:
+    fields = target.__struct_encode_fields__
+    if isinstance(params, list):
+        if len(params) > len(fields):
+            raise _misfit(method, f"{len(params)} positional values", fields)
+        params = dict(zip(fields, params, strict=False))
+    try:
+        return msgspec.convert({} if params is None else params, target)
+    except msgspec.ValidationError as error:
+        raise _misfit(method, str(error), fields) from None
+
+
+def _misfit(method: str, what: str, fields: tuple[str, ...]) -> UsageError:
+    takes = ", ".join(fields) if fields else "no parameters"
+    return UsageError(
+        f"wrong parameters for {method!r}: {what}",
+        hint=f"{method} takes: {takes}",
+        code=Code.INVALID_PARAMS,
+    )

@@ -1,0 +1,404 @@
+"""The HTTP face of a node: `POST /rpc`, health, metrics, and attached programs."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSCloseCode, web
+from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import json
+
+from meshd.clock import Seconds
+from meshd.errors import BusyError, Code, MeshError
+from meshd.model import Address
+from meshd.rpc.channel import Channel, ChannelLimits
+from meshd.rpc.dispatch import answer, too_large
+from meshd.rpc.gate import ConnectionGate
+from meshd.rpc.guard import browser_refusal
+from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
+from meshd.rpc.limits import CallGate, ServerLimits
+from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.unix import BoundSocket, bind_control_socket
+
+TIMEOUT_HEADER = "Meshd-Timeout-Ms"
+RETRY_AFTER_S = 1
+BACKLOG = 512
+_TCP_USER_TIMEOUT_S = 30
+
+Probe = Callable[[], tuple[bool, dict[str, Any]]]
+Route = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What the plain GET addresses tell: (is it well, facts), and Prometheus text."""
+
+    health: Probe = lambda: (True, {})
+    ready: Probe = lambda: (True, {})
+    metrics: Callable[[], str] = lambda: ""
+
+
+class _HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """Counts what is no HTTP instead of logging each: a log must not be flooded from outside."""
+
+    def __init__(self, logger: logging.Logger, counters: Counter[str]) -> None:
+        super().__init__(logger)
+        self._counters = counters
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log unless it is about a peer's broken HTTP."""
+        if isinstance(kwargs.get("exc_info"), HttpProcessingError):
+            self._counters["bad_http"] += 1
+        else:
+            super().log(level, msg, *args, **kwargs)
+
+
+async def _ignore(channel: Channel) -> None:
+    """Attach nobody in particular."""
+    del channel
+
+
+class RpcServer:
+    """Serves one registry on a TCP port, and on a control socket with the control methods too.
+
+    `on_attach(channel)` is awaited for each attached program before its first message is read: it
+    adds methods to `channel.methods` and callbacks, and must not itself wait for a call.
+    `host_names` are further names, in lower case, under which browsers may call this node.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        probes: Probes | None = None,
+        limits: ServerLimits | None = None,
+        channel_limits: ChannelLimits | None = None,
+        on_attach: Callable[[Channel], Awaitable[None]] = _ignore,
+        host_names: frozenset[str] = frozenset(),
+    ) -> None:
+        self.limits = limits or ServerLimits()
+        self.counters: Counter[str] = Counter()
+        self._registry = registry
+        self._probes = probes or Probes()
+        self._channel_limits = channel_limits or ChannelLimits()
+        self._on_attach = on_attach
+        self._host_names = host_names
+        self._gates = {
+            local: CallGate(self.limits.calls_max, self.limits.calls_per_remote_max)
+            for local in (False, True)
+        }
+        self._routes: dict[tuple[str, bool], Mapping[str, Route]] = {}
+        self._channels: dict[Channel, None] = {}
+        self._faces: list[tuple[asyncio.Server, web.Server]] = []
+        self._control: BoundSocket | None = None
+        for local in (False, True):
+            self._routes["/rpc", local] = {"POST": partial(self._serve_rpc, local=local)}
+            for path, page in (
+                ("/healthz", partial(_page, self._probes.health)),
+                ("/readyz", partial(_page, self._probes.ready)),
+                ("/metrics", partial(_metrics, self._probes)),
+            ):
+                self._routes[path, local] = {"GET": page, "HEAD": page}
+        self._routes["/attach", True] = {"GET": self._serve_attach}
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The links of attached programs, oldest first."""
+        return tuple(self._channels)
+
+    def add_route(self, method: str, path: str, route: Route, *, local: bool) -> None:
+        """Serve a further address, on the control socket (`local`) or on the TCP port."""
+        self._routes[path, local] = {**self._routes.get((path, local), {}), method: route}
+
+    async def start_tcp(self, bind: socket.socket | Address) -> Address:
+        """Listen on a TCP socket that is bound already, or on an address; returns where.
+
+        Raises:
+            OSError: the address cannot be bound; nothing was started.
+        """
+        listener = bind if isinstance(bind, socket.socket) else _bind_tcp(bind)
+        with contextlib.suppress(AttributeError, OSError):
+            # Cuts who stops reading his answers (Linux; inherited by accepted sockets).
+            listener.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TCP_USER_TIMEOUT_S * 1_000
+            )
+        web_server = self._make_web_server(local=False)
+        gate = partial(ConnectionGate, web_server, self.limits, self.counters)
+        server = await asyncio.get_running_loop().create_server(
+            gate, sock=listener, backlog=BACKLOG
+        )
+        self._faces.append((server, web_server))
+        host, port = listener.getsockname()[:2]
+        return Address(host, port)
+
+    async def start_control(self, path: str | Path) -> None:
+        """Listen on the control socket `path`.
+
+        Raises:
+            UsageError: it may not be made there.
+            MeshError: a daemon already answers there.
+        """
+        bound = bind_control_socket(Path(path))
+        web_server = self._make_web_server(local=True)
+        gate = partial(ConnectionGate, web_server, self.limits, self.counters)
+        server = await asyncio.get_running_loop().create_unix_server(gate, sock=bound.socket)
+        self._faces.append((server, web_server))
+        self._control = bound
+
+    async def stop(self, grace_s: Seconds = 5.0) -> None:
+        """Accept nobody more, give running calls `grace_s` to end, then close all. Idempotent."""
+        for server, web_server in self._faces:
+            server.close()
+            web_server.pre_shutdown()
+        for channel in self.channels:
+            await channel.close()
+        for _server, web_server in self._faces:
+            await web_server.shutdown(grace_s)
+        self._faces.clear()
+        if self._control is not None:
+            self._control.remove_file()
+            self._control = None
+
+    def _make_web_server(self, *, local: bool) -> web.Server:
+        return web.Server(
+            partial(self._serve, local=local),
+            handler_cancellation=True,
+            keepalive_timeout=self.limits.idle_timeout_s,
+            lingering_time=self.limits.linger_s,
+            auto_decompress=False,
+            access_log=None,
+            logger=_HttpLog(logging.getLogger("meshd.rpc.http"), self.counters),
+        )
+
+    async def _serve(self, request: web.BaseRequest, *, local: bool) -> web.StreamResponse:
+        """Answer one HTTP request, on whichever socket it came."""
+        headers = request.headers
+        refusal = browser_refusal(
+            headers.get("Host"),
+            headers.get("Origin"),
+            names=self._host_names,
+            check_host=not local,
+        )
+        if refusal:
+            hint = "call from a program, or over the node's address"
+            return self._refuse(403, Code.FORBIDDEN, refusal, hint)
+        routes = self._routes.get((request.path, local))
+        if routes is None:
+            return self._refuse(
+                404, Code.INVALID_REQUEST, "there is nothing at this address", "POST to /rpc"
+            )
+        route = routes.get(request.method)
+        if route is None:
+            return self._refuse_method(", ".join(sorted(routes)))
+        response = await route(request)
+        if isinstance(response, web.Response):
+            await self._write(request, response)
+        return response
+
+    async def _write(self, request: web.BaseRequest, response: web.Response) -> None:
+        """Send the answer, or cut the connection of a client that does not take it."""
+        if response.prepared:
+            return
+        try:
+            async with asyncio.timeout(self.limits.write_timeout_s):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            self.counters["slow_reader"] += 1
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def _serve_rpc(self, request: web.BaseRequest, *, local: bool) -> web.Response:
+        headers = request.headers
+        content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json" or headers.get("Content-Encoding", "") not in _PLAIN:
+            return self._refuse(
+                415,
+                Code.INVALID_REQUEST,
+                "the body must be plain JSON",
+                "send Content-Type: application/json and no Content-Encoding",
+            )
+        data = await self._read(request)
+        if isinstance(data, web.Response):
+            return data
+        limits = self.limits
+        body = parse_body(data, batch_max=limits.batch_max, depth_max=limits.depth_max)
+        context = CallContext(
+            remote="control" if local else request.remote or "unknown",
+            local=local,
+            deadline_s=_deadline(headers.get(TIMEOUT_HEADER), limits.call_timeout_s),
+        )
+        if body.is_batch:
+            return await self._answer_batch(body, context)
+        return await self._answer_one(body.entries[0], context)
+
+    async def _read(self, request: web.BaseRequest) -> bytes | web.Response:
+        """The whole body, or the refusal of one that is too large or too slow."""
+        limit = self.limits.body_bytes_max
+        if (request.content_length or 0) > limit:
+            return self._refuse_large()
+        data = bytearray()
+        content = request.content
+        try:
+            async with asyncio.timeout(self.limits.read_timeout_s):
+                while chunk := await content.readany():
+                    data += chunk
+                    if len(data) > limit:
+                        return self._refuse_large()
+        except TimeoutError:
+            return self._refuse(
+                408,
+                Code.DEADLINE,
+                f"the body did not arrive within {self.limits.read_timeout_s:g} s",
+                "send it in one go",
+            )
+        except web.RequestPayloadError:
+            return self._refuse(400, Code.PARSE, "the body is broken", "send valid HTTP")
+        return bytes(data)
+
+    async def _answer_one(self, entry: Request | Refused, context: CallContext) -> web.Response:
+        encoded, busy = await self._run(entry, context)
+        if encoded is None:
+            return web.Response(status=204)
+        response = _json(encoded)
+        if busy is not None:
+            response.set_status(429 if busy.data.get("bound") == "remote" else 503)
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+    async def _answer_batch(self, body: Body, context: CallContext) -> web.Response:
+        ends = await asyncio.gather(*(self._run(entry, context) for entry in body.entries))
+        limit = self.limits.response_bytes_max
+        answers: list[bytes] = []
+        total = 0
+        for entry, (encoded, _busy) in zip(body.entries, ends, strict=True):
+            if encoded is None:
+                continue
+            total += len(encoded)
+            fits = total <= limit
+            answers.append(encoded if fits else encode_error(entry.id, too_large(total, limit)))
+        return _json(encode_batch(answers)) if answers else web.Response(status=204)
+
+    async def _run(
+        self, entry: Request | Refused, context: CallContext
+    ) -> tuple[bytes | None, BusyError | None]:
+        """Run one element; the bytes are None for a notification."""
+        if isinstance(entry, Refused):
+            self.counters["refused_requests"] += 1
+            return encode_error(entry.id, entry.error), None
+        gate = self._gates[context.local]
+        busy = gate.enter(context.remote)
+        if busy is not None:
+            self.counters["busy"] += 1
+            return None if entry.is_notification else encode_error(entry.id, busy), busy
+        self.counters["calls"] += 1
+        try:
+            encoded = await answer(
+                entry, self._registry, context, bytes_max=self.limits.response_bytes_max
+            )
+        finally:
+            gate.leave(context.remote)
+        return None if entry.is_notification else encoded, None
+
+    async def _serve_attach(self, request: web.BaseRequest) -> web.StreamResponse:
+        if len(self._channels) >= self.limits.channels_max:
+            return self._refuse(
+                503, Code.BUSY, "too many programs are attached already", "detach one"
+            )
+        limits = self._channel_limits
+        link = web.WebSocketResponse(
+            heartbeat=limits.heartbeat_s,
+            compress=False,
+            max_msg_size=limits.message_bytes_max,
+            timeout=limits.close_timeout_s,
+            decode_text=False,
+        )
+        try:
+            await link.prepare(request)
+        except web.HTTPException:
+            return self._refuse(
+                400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
+            )
+        channel = Channel(
+            link, methods=Registry(parent=self._registry), context=CallContext(), limits=limits
+        )
+        self._channels[channel] = None
+        try:
+            await self._on_attach(channel)
+            await channel.run()
+        finally:
+            del self._channels[channel]
+            await link.close(code=WSCloseCode.GOING_AWAY)
+        return link
+
+    def _refuse_large(self) -> web.Response:
+        limit = self.limits.body_bytes_max
+        return self._refuse(
+            413, Code.INVALID_REQUEST, f"the body is larger than {limit} bytes", "send less"
+        )
+
+    def _refuse_method(self, allowed: str) -> web.Response:
+        response = self._refuse(
+            405, Code.INVALID_REQUEST, "this method is not allowed here", f"use {allowed}"
+        )
+        response.headers["Allow"] = allowed
+        return response
+
+    def _refuse(self, status: int, code: Code, message: str, hint: str) -> web.Response:
+        """An HTTP error that is a JSON-RPC error too; the connection ends with it."""
+        self.counters[f"http_{status}"] += 1
+        error = MeshError(message, hint=hint, code=code)
+        response = _json(encode_error(None, error))
+        response.set_status(status)
+        response.force_close()
+        return response
+
+
+_PLAIN = frozenset({"", "identity"})
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind((address.host, address.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _deadline(header: str | None, longest_s: Seconds) -> Seconds:
+    """Seconds that the caller waits; no more than the server grants."""
+    if header is None or not (header.isascii() and header.isdigit()):
+        return longest_s
+    return min(longest_s, int(header[:12]) / 1_000)
+
+
+def _json(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/json")
+
+
+async def _page(probe: Probe, request: web.BaseRequest) -> web.Response:
+    del request
+    well, facts = probe()
+    response = _json(json.encode(facts))
+    response.set_status(200 if well else 503)
+    return response
+
+
+async def _metrics(probes: Probes, request: web.BaseRequest) -> web.Response:
+    del request
+    return web.Response(
+        body=probes.metrics().encode(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )
