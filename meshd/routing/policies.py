@@ -8,7 +8,7 @@ from random import Random
 from meshd.clock import Instant, Seconds
 from meshd.errors import UsageError
 from meshd.model import NodeId
-from meshd.routing.signals import Estimate, Outstanding
+from meshd.routing.signals import UNKNOWN_RTT_S, Estimate, Outstanding
 from meshd.view import Peer
 
 LATENCY_SCALE_S: Seconds = 0.1
@@ -35,23 +35,30 @@ class Scene:
 
 
 Factors = dict[str, float]
-Score = Callable[[Peer, Scene], tuple[float, Factors]]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A named way to order candidates. `sampled`: it looks at a random few, not at all of them."""
+    """A named way to order candidates: the lowest cost is asked first.
+
+    `factors` names what the cost was made of; it is called for the few that are shown, `cost` for
+    all that are looked at. `is_sampled`: those are a random few, not all.
+    """
 
     name: str
     summary: str
-    score: Score
-    sampled: bool = False
+    cost: Callable[[Peer, Scene], float]
+    factors: Callable[[Peer, Scene], Factors]
+    is_sampled: bool = False
 
 
-def _adaptive(peer: Peer, scene: Scene) -> tuple[float, Factors]:
+def _eta(peer: Peer, scene: Scene) -> float:
+    return scene.estimate(peer).eta_s
+
+
+def _eta_factors(peer: Peer, scene: Scene) -> Factors:
     e = scene.estimate(peer)
-    return e.eta_s, {
-        "eta_s": e.eta_s,
+    return {
         "rif": e.rif,
         "slots": e.slots,
         "service_s": e.service_s,
@@ -60,57 +67,92 @@ def _adaptive(peer: Peer, scene: Scene) -> tuple[float, Factors]:
     }
 
 
-def _least_loaded(peer: Peer, scene: Scene) -> tuple[float, Factors]:
-    e = scene.estimate(peer)
-    cpu = _fraction(peer, scene, "cpu")
-    return e.rif / e.slots + cpu, {"rif": e.rif, "slots": e.slots, "cpu": cpu}
+def _requests_per_slot(peer: Peer, scene: Scene) -> float:
+    load, rif, _ = scene.outstanding.requests(peer)
+    return rif if load is None else rif / max(1, load.slots) + load.cpu_fraction
 
 
-def _weighted(peer: Peer, scene: Scene) -> tuple[float, Factors]:
-    e = scene.estimate(peer)
-    latency = min(1.0, e.rtt_s / LATENCY_SCALE_S)
-    own = max(0, e.own) / e.slots  # the CPU that a report does not show yet: our own calls
-    factors = {
-        "cpu": _fraction(peer, scene, "cpu") + own,
-        "mem": _fraction(peer, scene, "mem"),
-        "latency": latency,
-    }
-    return sum(scene.weights.get(name, 0.0) * value for name, value in factors.items()), factors
-
-
-def _round_robin(peer: Peer, scene: Scene) -> tuple[float, Factors]:
-    last = -1 if scene.last is None else int.from_bytes(scene.last)
-    distance = (int.from_bytes(peer.node) - last - 1) % _ID_SPACE
-    return distance, {"turn": distance / _ID_SPACE}
-
-
-def _random(peer: Peer, scene: Scene) -> tuple[float, Factors]:
-    del peer
-    draw = scene.random.random()
-    return draw, {"draw": draw}
-
-
-def _pinned(peer: Peer, scene: Scene) -> tuple[float, Factors]:
-    del peer, scene
-    return 0.0, {}
-
-
-def _fraction(peer: Peer, scene: Scene, name: str) -> float:
-    load = scene.outstanding.newest(peer)[0]
+def _requests_factors(peer: Peer, scene: Scene) -> Factors:
+    load, rif, _ = scene.outstanding.requests(peer)
     if load is None:
-        return 0.0
-    return load.cpu_fraction if name == "cpu" else load.mem_fraction
+        return {"rif": rif, "slots": 1, "cpu": 0.0}
+    return {"rif": rif, "slots": max(1, load.slots), "cpu": load.cpu_fraction}
+
+
+def _weighted(peer: Peer, scene: Scene) -> float:
+    cpu, mem, latency = _weighed(peer, scene)
+    of = scene.weights.get
+    return of("cpu", 0.0) * cpu + of("mem", 0.0) * mem + of("latency", 0.0) * latency
+
+
+def _weighted_factors(peer: Peer, scene: Scene) -> Factors:
+    cpu, mem, latency = _weighed(peer, scene)
+    return {"cpu": cpu, "mem": mem, "latency": latency}
+
+
+def _weighed(peer: Peer, scene: Scene) -> tuple[float, float, float]:
+    """CPU, memory and latency as fractions; CPU above 1 where our own calls queue.
+
+    A CPU report does not yet show what we sent since: each such call counts as a slot's worth.
+    """
+    load, _, own = scene.outstanding.requests(peer)
+    rtt_s = UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
+    latency = 0.0 if peer.node == scene.me else min(1.0, rtt_s / LATENCY_SCALE_S)
+    if load is None:
+        return float(max(0, own)), 0.0, latency
+    return load.cpu_fraction + max(0, own) / max(1, load.slots), load.mem_fraction, latency
+
+
+def _turn(peer: Peer, scene: Scene) -> float:
+    last = -1 if scene.last is None else int.from_bytes(scene.last)
+    return (int.from_bytes(peer.node) - last - 1) % _ID_SPACE
+
+
+def _turn_factors(peer: Peer, scene: Scene) -> Factors:
+    return {"turn": _turn(peer, scene) / _ID_SPACE}
+
+
+def _draw(peer: Peer, scene: Scene) -> float:
+    del peer
+    return scene.random.random()
+
+
+def _nothing(peer: Peer, scene: Scene) -> Factors:
+    del peer, scene
+    return {}
+
+
+def _same(peer: Peer, scene: Scene) -> float:
+    del peer, scene
+    return 0.0
 
 
 POLICIES: Mapping[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy("adaptive", "soonest done of a random few, own calls counted", _adaptive, True),
-        Policy("least_loaded", "fewest requests per slot plus CPU", _least_loaded),
-        Policy("weighted", "0.7 CPU + 0.3 latency, or your weights", _weighted),
-        Policy("round_robin", "one after the other, by node id", _round_robin),
-        Policy("random", "anyone eligible", _random, True),
-        Policy("pinned", "the node that the caller names", _pinned),
+        Policy(
+            name="adaptive",
+            summary="soonest done of a random few, own calls counted",
+            cost=_eta,
+            factors=_eta_factors,
+            is_sampled=True,
+        ),
+        Policy(
+            "least_loaded",
+            "fewest requests per slot plus CPU",
+            _requests_per_slot,
+            _requests_factors,
+        ),
+        Policy("weighted", "0.7 CPU + 0.3 latency, or your weights", _weighted, _weighted_factors),
+        Policy("round_robin", "one after the other, by node id", _turn, _turn_factors),
+        Policy(
+            name="random",
+            summary="anyone eligible",
+            cost=_draw,
+            factors=_nothing,
+            is_sampled=True,
+        ),
+        Policy("pinned", "the node that the caller names", _same, _nothing),
     )
 }
 

@@ -1,7 +1,8 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from heapq import nsmallest
 from random import Random
 from typing import Any
@@ -19,14 +20,15 @@ from meshd.view import ClusterView, Peer
 ATTEMPTS_MAX = 1 + RETRIES_MAX
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
+NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An eligible peer with its score: the lower, the sooner it is asked."""
+    """An eligible peer with its score: the lower, the sooner it is asked; None if not computed."""
 
     peer: Peer
-    score: float
+    score: float | None
     factors: Factors
 
 
@@ -35,13 +37,15 @@ class Plan:
     """Whom to ask, in order; who else was eligible; who was left out and why.
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
+    `scores` are those of the passed over, where they were asked for.
     """
 
     need: Need
     policy: str
     attempts: tuple[Candidate, ...]
-    passed_over: tuple[Candidate, ...]
+    passed_over: tuple[Peer, ...]
     rejected: tuple[Rejection, ...]
+    scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Candidate | None:
@@ -79,14 +83,17 @@ def plan(
     scene = Scene(outstanding, random, settings.weights, view.me, last, now)
     drawn, rest = _sample(candidates, chosen, settings.sample, random)
     attempts = _rank(drawn, chosen, scene)
-    taken = {c.peer.node for c in attempts}
-    rest += [p for p in drawn if p.node not in taken]
+    if len(attempts) < len(drawn):
+        taken = {c.peer.node for c in attempts}
+        rest = [p for p in drawn if p.node not in taken]
+    scored = [_score(p, chosen, scene) for p in rest] if is_detailed else []
     return Plan(
         need=need,
         policy=chosen.name,
         attempts=tuple(attempts),
-        passed_over=tuple(_passed_over(p, chosen, scene, is_detailed=is_detailed) for p in rest),
+        passed_over=tuple(rest),
         rejected=tuple(rejected),
+        scores={c.peer.node: c for c in scored},
     )
 
 
@@ -100,7 +107,7 @@ def _sample(
     count = len(candidates)
     if count < 2:
         return candidates, []
-    if not policy.sampled:
+    if not policy.is_sampled:
         start = random.randrange(count)
         return candidates[start:] + candidates[:start], []
     indices = random.sample(range(count), min(size, count))
@@ -111,15 +118,13 @@ def _sample(
 
 def _rank(drawn: list[Peer], policy: Policy, scene: Scene) -> list[Candidate]:
     """The best few, in order. Equal scores keep the order in which they were drawn."""
-    scored = [(peer, *policy.score(peer, scene)) for peer in drawn]
-    best = nsmallest(ATTEMPTS_MAX, scored, key=lambda entry: entry[1])
-    return [Candidate(*entry) for entry in best]
+    costs = [policy.cost(peer, scene) for peer in drawn]
+    best = nsmallest(ATTEMPTS_MAX, range(len(drawn)), key=costs.__getitem__)
+    return [Candidate(drawn[i], costs[i], policy.factors(drawn[i], scene)) for i in best]
 
 
-def _passed_over(peer: Peer, policy: Policy, scene: Scene, *, is_detailed: bool) -> Candidate:
-    if not is_detailed:
-        return Candidate(peer, 0.0, {})
-    return Candidate(peer, *policy.score(peer, scene))
+def _score(peer: Peer, policy: Policy, scene: Scene) -> Candidate:
+    return Candidate(peer, policy.cost(peer, scene), policy.factors(peer, scene))
 
 
 def explain(made: Plan) -> dict[str, Any]:
@@ -129,21 +134,19 @@ def explain(made: Plan) -> dict[str, Any]:
         "policy": made.policy,
         "capability": made.need.capability,
         "chosen": None if first is None else _label(first.peer.node, first.peer.name),
-        "candidates": [
-            {**_label(c.peer.node, c.peer.name), "score": c.score, "factors": dict(c.factors)}
-            for c in made.attempts
-        ],
+        "candidates": [_row(c) for c in made.attempts],
         "left_out": [
-            {**_label(r.node, r.name), "why": str(r.reason)} for r in made.rejected
-        ] + [
-            {
-                **_label(c.peer.node, c.peer.name),
-                "why": "could serve it, but was not among the few that were drawn or scored best",
-                **({"score": c.score, "factors": dict(c.factors)} if c.factors else {}),
-            }
-            for c in made.passed_over
+            *({**_label(r.node, r.name), "why": str(r.reason)} for r in made.rejected),
+            *(
+                {**_row(made.scores.get(p.node) or Candidate(p, None, {})), "why": NOT_DRAWN}
+                for p in made.passed_over
+            ),
         ],
-    }  # fmt: skip
+    }
+
+
+def _row(c: Candidate) -> dict[str, Any]:
+    return {**_label(c.peer.node, c.peer.name), "score": c.score, "factors": dict(c.factors)}
 
 
 def _label(node: NodeId, name: str) -> dict[str, str]:

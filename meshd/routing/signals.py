@@ -196,19 +196,25 @@ class Outstanding:
             return peer.load, peer.load_at
         return report
 
+    def requests(self, peer: Peer) -> tuple[Load | None, int, int]:
+        """Its newest load, the requests in flight there by now, and which of them we added."""
+        load, at = self.newest(peer)
+        record = self._records.get(peer.node)
+        own = 0 if record is None else self._own_since(record, at, peer.rtt_s or 0.0)
+        if load is None:
+            return None, max(0, own), own
+        return load, max(0, load.in_flight + load.queue + own), own
+
     def estimate(self, peer: Peer, now: Instant, *, local: bool = False) -> Estimate:
         """What a call to `peer` would meet now. `local`: it is this node, with no way to go."""
-        load, at = self.newest(peer)
-        rtt_s = 0.0 if local else UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
+        load, rif, own = self.requests(peer)
         record = self._records.get(peer.node)
-        own = 0 if record is None else self._own_since(record, at, rtt_s)
-        reported = 0 if load is None else load.in_flight + load.queue
+        rtt_s = 0.0 if local else UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
         slots = 1 if load is None else max(1, load.slots)
         service_s = _service_s(load, record)
         penalty_s = 0.0 if record is None else record.penalty_s(now)
         if load is not None and load.error_fraction:
             penalty_s += load.error_fraction * FAILURE_FACTOR * service_s
-        rif = max(0, reported + own)
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s)
 
