@@ -1,0 +1,148 @@
+"""Which network interfaces mDNS runs on. The choice is pure; reading the machine is one call."""
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+import msgspec
+import psutil
+
+from meshd.discovery.address import IPNetwork
+
+VIRTUAL_PREFIXES = ("docker", "veth", "br-", "virbr", "tailscale")
+"""Containers and tunnels: never chosen by themselves; `--iface` still takes them."""
+
+INTERFACES_MAX = 16
+"""Each costs a socket, and each query a datagram."""
+
+
+class Interface(msgspec.Struct, frozen=True, order=True):
+    """One network interface. `networks` are its addresses with their prefix lengths."""
+
+    name: str
+    up: bool
+    multicast: bool
+    loopback: bool
+    networks: tuple[str, ...] = ()
+
+    def addresses(self, version: int) -> tuple[str, ...]:
+        """Its addresses of IP version 4 or 6, without link-local IPv6."""
+        parsed = (ipaddress.ip_interface(text).ip for text in self.networks)
+        return tuple(
+            str(ip)
+            for ip in parsed
+            if ip.version == version and not (version == 6 and ip.is_link_local)
+        )
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The chosen interfaces, and why others that were asked for are not among them."""
+
+    interfaces: tuple[Interface, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def loopback(self) -> bool:
+        """Whether we speak to this machine alone."""
+        return bool(self.interfaces) and all(i.loopback for i in self.interfaces)
+
+    @property
+    def names(self) -> str:
+        """Their names, for people."""
+        return ",".join(i.name for i in self.interfaces)
+
+
+def choose(
+    interfaces: Sequence[Interface], wanted: Sequence[str], *, loopback_only: bool
+) -> Choice:
+    """The interfaces named in `wanted`; where none is, all fit ones.
+
+    Fit means up, multicast, with an IPv4 address, and not virtual. Where none is fit, or the node
+    is bound to loopback (`loopback_only`), the loopback interface: several nodes on one machine
+    find each other without a network.
+    """
+    if wanted:
+        return _named(interfaces, wanted)
+    loopback = tuple(i for i in interfaces if i.loopback and i.up and i.addresses(4))[:1]
+    if loopback_only:
+        return Choice(loopback, () if loopback else ("the loopback interface is not up",))
+    fit = tuple(
+        i
+        for i in sorted(interfaces)
+        if not i.loopback and not i.name.startswith(VIRTUAL_PREFIXES) and not _fault(i)
+    )[:INTERFACES_MAX]
+    if fit:
+        return Choice(fit)
+    return Choice(loopback, ("no network interface is up with multicast and an IPv4 address",))
+
+
+def _named(interfaces: Sequence[Interface], wanted: Sequence[str]) -> Choice:
+    by_name = {i.name: i for i in interfaces}
+    chosen: list[Interface] = []
+    problems: list[str] = []
+    for name in dict.fromkeys(wanted):
+        interface = by_name.get(name)
+        fault = "there is no such interface" if interface is None else _fault(interface)
+        if interface is None or fault:
+            problems.append(f"{name}: {fault}")
+        else:
+            chosen.append(interface)
+    return Choice(tuple(chosen[:INTERFACES_MAX]), tuple(problems))
+
+
+def _fault(interface: Interface) -> str:
+    if not interface.up:
+        return "it is down"
+    if not interface.addresses(4):
+        return "it has no IPv4 address"
+    # Linux's lo has no multicast flag, and multicast on it works all the same.
+    if not interface.multicast and not interface.loopback:
+        return "it has no multicast"
+    return ""
+
+
+def networks_of(interfaces: Sequence[Interface]) -> tuple[IPNetwork, ...]:
+    """The networks that these interfaces are on."""
+    return tuple(ipaddress.ip_interface(text).network for i in interfaces for text in i.networks)
+
+
+def read_interfaces() -> tuple[Interface, ...]:
+    """The machine's interfaces, sorted by name. Blocks for a moment: run it in a thread.
+
+    Raises:
+        OSError: the system refuses to say.
+    """
+    stats = psutil.net_if_stats()
+    found = []
+    for name, addresses in sorted(psutil.net_if_addrs().items()):
+        stat = stats.get(name)
+        if stat is None:
+            continue  # it vanished between the two calls
+        flags = stat.flags.split(",")
+        networks = [
+            network
+            for entry in addresses
+            if entry.family in {socket.AF_INET, socket.AF_INET6}
+            and (network := _network(entry.address, entry.netmask))
+        ]
+        found.append(
+            Interface(
+                name,
+                up=stat.isup,
+                multicast="multicast" in flags,
+                loopback="loopback" in flags,
+                networks=tuple(sorted(networks)),
+            )
+        )
+    return tuple(found)
+
+
+def _network(address: str, netmask: str | None) -> str:
+    """`address/length`; an empty string for what cannot be read as one."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        full = (1 << ip.max_prefixlen) - 1
+        mask = full if netmask is None else int(ipaddress.ip_address(netmask))
+    except ValueError:
+        return ""
+    return f"{ip}/{mask.bit_count()}"

@@ -1,0 +1,1 @@
+"""Who a node is, and the files in which it keeps that."""

@@ -1,0 +1,127 @@
+"""A node's Ed25519 key, kept in its state directory, and the ids that are derived from names."""
+
+import contextlib
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from meshd.errors import UsageError
+from meshd.model import ID_BYTES, MeshId, NodeId
+from meshd.security.files import DamagedError, read_bounded, set_aside, write_atomic
+
+KEY_FILE = "node.key"
+KEY_BYTES_MAX = 4096
+"""A PEM file with an Ed25519 key has about 120 bytes."""
+
+_OTHERS = 0o077
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A private key and the node id that follows from it.
+
+    `kept` is false where the key could not be written: the node is somebody new at each start.
+    """
+
+    private_key: Ed25519PrivateKey = field(repr=False)
+    node: NodeId
+    kept: bool = True
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key, 32 bytes."""
+        return self.private_key.public_key().public_bytes_raw()
+
+
+def node_id(public_key: bytes) -> NodeId:
+    """The id of the node that owns this raw Ed25519 public key: its BLAKE2b, 8 bytes."""
+    return NodeId(hashlib.blake2b(public_key, digest_size=ID_BYTES).digest())
+
+
+def mesh_id(name: str) -> MeshId:
+    """The id of an open mesh: BLAKE2b of its name, 8 bytes."""
+    return MeshId(hashlib.blake2b(name.encode("utf-8"), digest_size=ID_BYTES).digest())
+
+
+def load_or_create(state_dir: Path) -> Identity:
+    """The identity in `state_dir`, made there if there is none.
+
+    A damaged key is kept aside and replaced. A disk that takes no new key costs a warning and the
+    constancy of the identity, not the start.
+
+    Raises:
+        UsageError: a key is there and may not be read; nothing changed. To go on with another
+            identity without being asked would hide the fault.
+    """
+    path = state_dir / KEY_FILE
+    try:
+        data = read_bounded(path, KEY_BYTES_MAX)
+        key = _parse(data)
+    except FileNotFoundError:
+        return _create(path)
+    except DamagedError as error:
+        aside = set_aside(path)
+        _warn("node_key_damaged", path=path, reason=error, kept_as=aside or "(not kept)")
+        return _create(path) if aside else _identity(Ed25519PrivateKey.generate(), kept=False)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the node's key {path}: {error.strerror}",
+            hint="run as the user that owns the file, or give another --state-dir",
+        ) from error
+    _narrow(path)
+    return _identity(key, kept=True)
+
+
+def _parse(data: bytes) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise DamagedError("no readable PEM private key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise DamagedError("a private key, but not an Ed25519 one")
+    return key
+
+
+def _create(path: Path) -> Identity:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        write_atomic(path, pem, mode=0o600)
+    except OSError as error:
+        _warn(
+            "node_key_not_kept",
+            path=path,
+            reason=error.strerror,
+            effect="this node gets a new id at each start",
+        )
+        return _identity(key, kept=False)
+    return _identity(key, kept=True)
+
+
+def _identity(key: Ed25519PrivateKey, *, kept: bool) -> Identity:
+    return Identity(key, node_id(key.public_key().public_bytes_raw()), kept)
+
+
+def _narrow(path: Path) -> None:
+    """Take away other users' access to a key that was copied carelessly."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if mode & _OTHERS:
+            path.chmod(0o600)
+            _warn("node_key_was_open", path=path, mode=f"{mode & 0o777:o}", now="600")
+
+
+def _warn(name: str, **fields: object) -> None:
+    logger.warning(name, extra={"fields": fields})

@@ -1,0 +1,144 @@
+"""The directory in which one node keeps what must outlive it; one daemon at a time."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from meshd.errors import UsageError
+from meshd.model import Epoch, Incarnation
+from meshd.security.files import DamagedError, read_checked, set_aside, write_checked
+
+LOCK_FILE = "lock"
+RUN_FILE = "run"
+_PID_BYTES_MAX = 32
+_BUSY = {errno.EACCES, errno.EAGAIN}
+
+logger = logging.getLogger(__name__)
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last run of the node: its epoch (ms since 1970) and its highest incarnation."""
+
+    epoch: int = 0
+    incarnation: int = 0
+
+
+class StateDir:
+    """A state directory, locked from `open` until `close`.
+
+    After `open` nothing here raises: a disk that is full or read-only costs one warning until it
+    takes a write again. `problem` then says in a sentence what is wrong, for status and doctor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem = ""
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Make the directory (0700) and take the lock.
+
+        Raises:
+            UsageError: another daemon holds it, or the path is no directory; nothing changed.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"the state directory {self.path} is not a directory",
+                hint="give another one with --state-dir",
+            ) from error
+        except OSError as error:
+            self._failed("cannot make", self.path, error)
+            return
+        self._take_lock()
+
+    def _take_lock(self) -> None:
+        path = self.path / LOCK_FILE
+        descriptor = self._open_lock(path)
+        if descriptor is None:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(descriptor, _PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            if error.errno not in _BUSY:
+                # A file system without locks (some network mounts): go on, unprotected.
+                self._failed("cannot lock", path, error)
+                return
+            raise UsageError(
+                f"another meshd daemon (pid {pid or 'unknown'}) uses the state directory"
+                f" {self.path}",
+                hint="see `meshd status`; a second node here needs its own --name or --state-dir",
+            ) from error
+        self._lock = descriptor
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def _open_lock(self, path: Path) -> int | None:
+        """Open the lock file; for reading only where it cannot be written: flock needs no more."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._failed("cannot open", path, error)
+            return None
+
+    def close(self) -> None:
+        """Release the lock. Idempotent. The lock file stays: removing it would race."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read_run(self) -> Run:
+        """The last run; zeros if there was none or its record is damaged (kept aside, warned)."""
+        path = self.path / RUN_FILE
+        try:
+            return msgspec.json.decode(read_checked(path), type=Run)
+        except FileNotFoundError:
+            return Run()
+        except OSError as error:
+            self._failed("cannot read", path, error)
+            return Run()
+        except (DamagedError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            aside = set_aside(path)
+            fields = {"path": path, "reason": error, "kept_as": aside or "(not kept)"}
+            logger.warning("run_record_damaged", extra={"fields": fields})
+            return Run()
+
+    def write_run(self, epoch: Epoch, incarnation: Incarnation) -> bool:
+        """Keep what the next start must go past. False if the disk would not take it."""
+        path = self.path / RUN_FILE
+        try:
+            write_checked(path, msgspec.json.encode(Run(int(epoch), int(incarnation))))
+        except OSError as error:
+            self._failed("cannot write", path, error)
+            return False
+        self.problem = ""
+        return True
+
+    def begin_run(self, wall_ms: int) -> Epoch:
+        """The epoch of the run that starts now, already on disk: later than any earlier one."""
+        epoch = next_epoch(self.read_run(), wall_ms)
+        self.write_run(epoch, Incarnation(0))
+        return epoch
+
+    def _failed(self, what: str, path: Path, error: OSError) -> None:
+        first = not self.problem
+        self.problem = f"{what} {path}: {error.strerror}"
+        if first:
+            fields = {"path": path, "reason": error.strerror, "effect": "state is not kept"}
+            logger.warning("state_dir_failed", extra={"fields": fields})
+
+
+def next_epoch(last: Run, wall_ms: int) -> Epoch:
+    """An epoch past the last run's, even where the clock was set back in between."""
+    return Epoch(max(wall_ms, last.epoch + 1))
