@@ -189,5 +189,5 @@ def _check_host(host: str, given: str) -> str:
 def _fault(given: str, why: str) -> UsageError:
     return UsageError(
         f"{given[:80]!r} is not an address: {why}",
-        hint=f"for example lab-a, 192.168.1.17:{DEFAULT_PORT} or [fd00::17]:{DEFAULT_PORT}",
+        hint=f"write it like 192.168.1.17:{DEFAULT_PORT} or [fd00::17]:{DEFAULT_PORT}",
     )

@@ -1,0 +1,505 @@
+"""The configuration of `meshd start`: defaults < TOML files < `MESHD_*` < flags, all checked."""
+
+import difflib
+import math
+import os
+import re
+import socket
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NewType, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
+from meshd.errors import UsageError
+from meshd.model import NAME_CHARS_MAX, is_name
+
+CONFIG_BYTES_MAX = 1024 * 1024
+SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
+ENV_PREFIX = "MESHD_"
+CLIENT_VARIABLES = frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"})
+"""Variables of the command line itself, which are no settings of a node."""
+
+POLICIES = ("adaptive", "least_loaded", "weighted", "round_robin", "random")
+Policy = Literal["adaptive", "least_loaded", "weighted", "round_robin", "random"]
+Profile = Literal["lan", "wan", "local"]
+Loop = Literal["auto", "uvloop", "asyncio"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+FilePath = NewType("FilePath", str)
+"""A path; in a TOML file, relative to that file. `~` is the home directory."""
+
+
+def _about(text: str, **bounds: Any) -> Meta:
+    return Meta(description=text, **bounds)
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[node]`: who this node is, where it listens, how it finds others and how much it takes."""
+
+    name: Annotated[str, _about("Label of this node. Default: the host's name.")] = ""
+    mesh: Annotated[str, _about("Name of the mesh. Nodes of other meshes are ignored.")] = "default"
+    bind: Annotated[
+        str,
+        _about(
+            "IP address and port for gossip (UDP) and calls (TCP): ADDR[:PORT] or :PORT;"
+            " port 0 picks a free one."
+        ),
+    ] = "0.0.0.0:6374"
+    advertise: Annotated[
+        str,
+        _about("IP address[:port] told to others, where they cannot reach `bind` as it is."),
+    ] = ""
+    join: Annotated[
+        tuple[str, ...],
+        _about("Seeds: host[:port] or [IPv6]:port of any nodes of the mesh.", max_length=4096),
+    ] = ()
+    peers_file: Annotated[
+        FilePath, _about("File with one seed a line, read again when it changes.")
+    ] = FilePath("")
+    mdns: Annotated[bool, _about("Announce and find nodes on the local network.")] = True
+    iface: Annotated[
+        tuple[str, ...],
+        _about("Network interfaces for mDNS. Default: all fit ones.", max_length=64),
+    ] = ()
+    profile: Annotated[Profile, _about("Timing of the failure detector.")] = "lan"
+    state_dir: Annotated[
+        FilePath,
+        _about("Directory for key, epoch and known peers. Default: by mesh and name, per user."),
+    ] = FilePath("")
+    capability: Annotated[
+        tuple[str, ...],
+        _about("Capabilities to serve: module:object or a TOML file.", max_length=1024),
+    ] = ()
+    slots: Annotated[
+        int, _about("Tasks that run at a time, 0..1024; 0 is one a CPU.", ge=0, le=1024)
+    ] = 0
+    queue: Annotated[
+        int, _about("Tasks that may wait for a slot, 0..100000.", ge=0, le=100_000)
+    ] = 64
+    drain_s: Annotated[
+        float,
+        _about("Seconds that a stop waits for running tasks, 0..86400.", ge=0, le=86_400),
+    ] = 20.0
+    loop: Annotated[Loop, _about("Event loop; auto is uvloop where it is installed.")] = "auto"
+    ready_file: Annotated[
+        FilePath, _about("File that is written once the node serves, for scripts.")
+    ] = FilePath("")
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[log]`: what the daemon writes to standard error."""
+
+    level: Annotated[LogLevel, _about("The least level that is written.")] = "info"
+    format: Annotated[LogFormat, _about("key=value text, or one JSON object a line.")] = "text"
+
+
+class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[routing]`: how work finds its node where the caller does not say."""
+
+    policy: Annotated[Policy, _about("Default policy.")] = "adaptive"
+    weights: Annotated[
+        dict[str, float],
+        _about("Of the policy `weighted`: signal to weight, each 0..1000.", max_length=32),
+    ] = msgspec.field(default_factory=lambda: {"cpu": 0.7, "latency": 0.3})
+    hops_max: Annotated[
+        int, _about("Delegations that one task may go through, 1..32.", ge=1, le=32)
+    ] = 8
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[limits]`: bounds on what others may ask of this node."""
+
+    datagram_bytes_max: Annotated[
+        int, _about("Bytes of a gossip datagram, 576..1400.", ge=576, le=1400)
+    ] = 1200
+    body_bytes_max: Annotated[
+        int,
+        _about("Bytes of a call's body, 1 KiB..256 MiB.", ge=1024, le=256 * 1024 * 1024),
+    ] = 4 * 1024 * 1024
+    batch_max: Annotated[int, _about("Calls in one batch, 1..1000.", ge=1, le=1000)] = 50
+    depth_max: Annotated[int, _about("Nesting of a call's JSON, 8..512.", ge=8, le=512)] = 64
+    calls_max: Annotated[int, _about("Calls served at a time, 1..100000.", ge=1, le=100_000)] = 256
+    members_max: Annotated[
+        int, _about("Members that the table holds, 2..100000.", ge=2, le=100_000)
+    ] = 10_000
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that `meshd start` can be told.
+
+    `capability` holds the `[[capability]]` tables of the TOML files as they are; the capability
+    room checks them.
+    """
+
+    node: NodeConfig = NodeConfig()
+    log: LogConfig = LogConfig()
+    routing: RoutingConfig = RoutingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    capability: tuple[dict[str, Any], ...] = ()
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A checked configuration, where each setting came from, and what was odd but harmless.
+
+    `origins` maps key paths (`node.name`) to `default`, a file's path, `$MESHD_NAME` or `--name`.
+    """
+
+    config: Config
+    origins: dict[str, str]
+    warnings: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One setting: its key path, its flag and variable, and its type."""
+
+    path: str
+    option: str
+    type: Any
+    description: str
+    default: Any
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return ENV_PREFIX + self.option.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its command line flag."""
+        return "--" + self.option.replace("_", "-")
+
+
+def options() -> tuple[Option, ...]:
+    """All settings, in the order of their sections. `node` needs no prefix in flags."""
+    return _OPTIONS
+
+
+def _options() -> Iterator[Option]:
+    for section, kind in get_type_hints(Config).items():
+        if section == "capability":
+            continue
+        hints = get_type_hints(kind, include_extras=True)
+        defaults = kind()
+        for field in msgspec.structs.fields(kind):
+            meta = get_args(hints[field.name])[1]
+            name = field.name if section == "node" else f"{section}_{field.name}"
+            yield Option(
+                path=f"{section}.{field.name}",
+                option=name,
+                type=hints[field.name],
+                description=meta.description,
+                default=getattr(defaults, field.name),
+            )
+
+
+_OPTIONS = tuple(_options())
+_BY_PATH = {option.path: option for option in _OPTIONS}
+_BY_OPTION = {option.option: option for option in _OPTIONS}
+_BY_VARIABLE = {option.variable: option for option in _OPTIONS}
+_SECTIONS = tuple(dict.fromkeys(option.path.partition(".")[0] for option in _OPTIONS))
+
+
+def search_paths(env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where TOML files may be, the weakest first: the system's, then the user's."""
+    base = env.get("XDG_CONFIG_HOME") or str(_home(env) / ".config")
+    return (SYSTEM_CONFIG, Path(base) / "meshd" / "meshd.toml")
+
+
+def default_state_dir(env: Mapping[str, str], mesh: str, name: str) -> Path:
+    """Where a node keeps its state unless told otherwise."""
+    if sys.platform == "darwin":
+        base = _home(env) / "Library" / "Application Support"
+    else:
+        given = env.get("XDG_STATE_HOME")
+        base = Path(given) if given else _home(env) / ".local" / "state"
+    return base / "meshd" / mesh / name
+
+
+def load_config(
+    flags: Mapping[str, Any],
+    env: Mapping[str, str] = os.environ,
+    paths: Sequence[Path] | None = None,
+    *,
+    hostname: str | None = None,
+) -> Loaded:
+    """Merge and check everything.
+
+    Args:
+        flags: option names (`name`, `log_level`, see `options`) to values; None is "not given",
+            and so is an empty list. `config` names the one file to read.
+        env: the environment.
+        paths: the files to read, the weakest first, missing ones skipped; `search_paths` if None.
+        hostname: this machine's name; asked of the system if None.
+
+    Raises:
+        UsageError: the configuration is wrong; one message lists every fault. Nothing changed.
+    """
+    merge = _Merge()
+    explicit = flags.get("config") or env.get("MESHD_CONFIG")
+    if explicit:
+        merge.file(Path(explicit).expanduser(), required=True)
+    else:
+        for path in search_paths(env) if paths is None else paths:
+            merge.file(path, required=False)
+    merge.environment(env)
+    merge.flags(flags)
+    _derive(merge, env, socket.gethostname() if hostname is None else hostname)
+    for key, fault in _check(merge.values):
+        merge.fault(key, fault)
+    if merge.faults:
+        raise UsageError(_all_faults(merge.faults), data={"faults": merge.faults})
+    return merge.loaded()
+
+
+class _Merge:
+    """Values, origins, faults and warnings while the layers are laid over one another."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {option.path: option.default for option in _OPTIONS}
+        self.origins = dict.fromkeys(self.values, "default")
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.files: list[Path] = []
+        self.capability: tuple[dict[str, Any], ...] = ()
+
+    def fault(self, path: str, fault: str) -> None:
+        """Note what is wrong with the value that holds now."""
+        self.faults.append(f"{self.origins[path]}: {path}: {fault}")
+
+    def take(self, option: Option, value: Any, origin: str, *, lax: bool) -> None:
+        """Convert one value and lay it over the earlier ones; a wrong one is a fault."""
+        try:
+            converted = msgspec.convert(value, option.type, strict=not lax)
+        except (msgspec.ValidationError, UnicodeDecodeError) as error:
+            self.faults.append(f"{origin}: {option.path}: {_lower_first(str(error))}")
+            return
+        self.values[option.path] = converted
+        self.origins[option.path] = origin
+
+    def file(self, path: Path, *, required: bool) -> None:
+        """Lay a TOML file over what there is."""
+        try:
+            tables = _read_toml(path)
+        except FileNotFoundError:
+            if required:
+                self.faults.append(f"{path}: there is no such file")
+            return
+        except OSError as error:
+            self.faults.append(f"{path}: cannot be read: {error.strerror}")
+            return
+        except ValueError as error:
+            self.faults.append(f"{path}{error}")
+            return
+        self.files.append(path)
+        for section, table in tables.items():
+            if section == "capability":
+                self._capabilities(path, table)
+            elif section not in _SECTIONS:
+                near = _near(section, (*_SECTIONS, "capability"))
+                self.faults.append(f"{path}: {section}: unknown section{near}")
+            elif not isinstance(table, dict):
+                self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
+            else:
+                self._section(path, section, table)
+
+    def _section(self, path: Path, section: str, table: dict[str, Any]) -> None:
+        for key, value in table.items():
+            option = _BY_PATH.get(f"{section}.{key}")
+            if option is None:
+                known = [o.path.partition(".")[2] for o in _OPTIONS if o.path.startswith(section)]
+                self.faults.append(f"{path}: {section}.{key}: unknown key{_near(key, known)}")
+                continue
+            anchored = _anchored(value, path.parent) if _is_path(option) else value
+            self.take(option, anchored, str(path), lax=False)
+
+    def _capabilities(self, path: Path, value: Any) -> None:
+        if isinstance(value, list) and all(isinstance(table, dict) for table in value):
+            self.capability = tuple(value)
+        else:
+            self.faults.append(f"{path}: capability: must be tables, each written [[capability]]")
+
+    def environment(self, env: Mapping[str, str]) -> None:
+        """Lay `MESHD_*` variables over what there is. Empty ones count as not set."""
+        for variable in sorted(v for v in env if v.startswith(ENV_PREFIX)):
+            option = _BY_VARIABLE.get(variable)
+            if option is None:
+                if variable not in CLIENT_VARIABLES:
+                    near = _near(variable, [*_BY_VARIABLE, *CLIENT_VARIABLES])
+                    self.warnings.append(f"${variable}: unknown variable, ignored{near}")
+            elif env[variable]:
+                text = env[variable]
+                try:
+                    value = _from_text(option, text)
+                except ValueError as error:
+                    self.faults.append(f"${variable}: {option.path}: {error}")
+                    continue
+                self.take(option, value, f"${variable}", lax=True)
+
+    def flags(self, flags: Mapping[str, Any]) -> None:
+        """Lay flags over what there is."""
+        for name, value in flags.items():
+            if name == "config" or value is None or value in ((), []):
+                continue
+            option = _BY_OPTION.get(name)
+            if option is None:
+                self.faults.append(f"--{name}: unknown option{_near(name, list(_BY_OPTION))}")
+                continue
+            given = str(value) if isinstance(value, Path) else value
+            self.take(option, given, option.flag, lax=True)
+
+    def loaded(self) -> Loaded:
+        """The result, once there are no faults."""
+        sections = {
+            section: {
+                path.partition(".")[2]: value
+                for path, value in self.values.items()
+                if path.partition(".")[0] == section
+            }
+            for section in _SECTIONS
+        }
+        config = Config(
+            node=NodeConfig(**sections["node"]),
+            log=LogConfig(**sections["log"]),
+            routing=RoutingConfig(**sections["routing"]),
+            limits=LimitsConfig(**sections["limits"]),
+            capability=self.capability,
+        )
+        return Loaded(config, self.origins, tuple(self.warnings), tuple(self.files))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no TOML; the text begins with `:line:column: ` where that is known.
+    """
+    with path.open("rb") as file:
+        data = file.read(CONFIG_BYTES_MAX + 1)
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ValueError(f": larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f":{line}: not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
+        if match is None:
+            raise ValueError(f": broken TOML: {error}") from error
+        raise ValueError(f":{match[2]}:{match[3]}: broken TOML: {match[1]}") from error
+    except RecursionError as error:
+        raise ValueError(": broken TOML: nested too deeply") from error
+
+
+def _from_text(option: Option, text: str) -> Any:
+    """What an environment variable's text stands for: lists by commas, weights as `cpu=0.7`.
+
+    Raises:
+        ValueError: it has no such form.
+    """
+    if isinstance(option.default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(option.default, dict):
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        if not all(sign for _, sign, _ in pairs):
+            raise ValueError("write it as name=number,name=number")
+        return {key.strip(): value.strip() for key, _, value in pairs}
+    if isinstance(option.default, bool):
+        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+        return words.get(text.lower(), text)
+    return text
+
+
+def _derive(merge: _Merge, env: Mapping[str, str], hostname: str) -> None:
+    """Fill what depends on the machine and on other settings."""
+    values = merge.values
+    if not values["node.name"] and merge.origins["node.name"] == "default":
+        values["node.name"] = _name_from_host(hostname)
+    for option in _OPTIONS:
+        if _is_path(option) and values[option.path]:
+            values[option.path] = FilePath(_expand(values[option.path], env))
+    mesh, name = values["node.mesh"], values["node.name"]
+    if not values["node.state_dir"] and is_name(mesh) and is_name(name):
+        values["node.state_dir"] = FilePath(str(default_state_dir(env, mesh, name)))
+
+
+def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Faults that no type shows, as (key path, sentence)."""
+    for path in ("node.name", "node.mesh"):
+        # A directory is named after each: `.` and `..` are names of other directories.
+        if not is_name(values[path]) or not values[path].strip("."):
+            rule = f"use 1 to {NAME_CHARS_MAX} letters, digits, dots, hyphens or underscores"
+            yield path, f"{values[path][:80]!r} is not a valid name: {rule}"
+    port = 0
+    try:
+        port = parse_bind(values["node.bind"]).port
+    except UsageError as error:
+        yield "node.bind", str(error)
+    if values["node.advertise"]:
+        try:
+            parse_advertise(values["node.advertise"], port)
+        except UsageError as error:
+            yield "node.advertise", str(error)
+    for text in values["node.join"]:
+        try:
+            parse_seed(text)
+        except UsageError as error:
+            yield "node.join", str(error)
+    if not math.isfinite(values["node.drain_s"]):
+        yield "node.drain_s", "must be a finite number of seconds"
+    weights = values["routing.weights"]
+    if not all(math.isfinite(w) and 0 <= w <= 1000 for w in weights.values()):
+        yield "routing.weights", "each weight must be a number from 0 to 1000"
+    elif not any(weights.values()):
+        yield "routing.weights", "at least one weight must be above 0"
+
+
+def _all_faults(faults: Sequence[str]) -> str:
+    if len(faults) == 1:
+        return f"the configuration is wrong: {faults[0]}"
+    return f"the configuration has {len(faults)} faults:" + "".join(f"\n  {f}" for f in faults)
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_path(option: Option) -> bool:
+    return get_args(option.type)[0] is FilePath
+
+
+def _anchored(value: Any, directory: Path) -> Any:
+    """A path in a file is relative to that file."""
+    if not isinstance(value, str) or not value or value.startswith("~"):
+        return value
+    return str(directory / value)
+
+
+def _expand(path: str, env: Mapping[str, str]) -> str:
+    if path == "~" or path.startswith("~/"):
+        return str(_home(env)) + path[1:]
+    return path
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    home = env.get("HOME")
+    return Path(home) if home else Path.home()
+
+
+def _name_from_host(hostname: str) -> str:
+    """The host's short name, made valid."""
+    short = re.sub(r"[^A-Za-z0-9._-]", "-", hostname.partition(".")[0])[:NAME_CHARS_MAX].strip("-.")
+    return short or "node"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
