@@ -1,1 +1,1 @@
-"""What nodes offer: manifests, schemas, matching. Pure."""
+"""What a node offers: descriptions, schemas, definitions from code and files, and matching."""
