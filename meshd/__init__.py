@@ -1,4 +1,4 @@
-"""meshd: a pure peer-to-peer gossip daemon. Public names load on first use, to keep start-up cheap."""
+"""A pure peer-to-peer gossip daemon. Public names load on first use, to keep start-up cheap."""
 
 from typing import TYPE_CHECKING, Any
 

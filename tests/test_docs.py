@@ -150,7 +150,8 @@ def test_every_command_line_in_the_documentation_exists():
 
 @needs_cli
 def test_every_command_is_in_the_documentation():
-    text = "\n".join(document.text for document in DOCUMENTS)
+    read_first = [d for d in DOCUMENTS if d.path.parts[0] in {"README.md", "docs"}]
+    text = "\n".join(document.text for document in read_first)
     assert not [name for name in _visible_commands() if f"meshd {name}" not in text]
 
 
