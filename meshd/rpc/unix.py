@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +42,9 @@ def bind_control_socket(path: Path) -> BoundSocket:
     """
     try:
         _make_private(path.parent)
-        _clear_stale(path)
-        return _bind(path)
+        with _only_one(path.parent):
+            _clear_stale(path)
+            return _bind(path)
     except PermissionError as error:
         raise UsageError(
             f"permission denied on {error.filename or path}",
@@ -66,6 +69,17 @@ def _make_private(directory: Path) -> None:
             f"the control socket's directory {directory} is open to others",
             hint=f"chmod 700 {directory}, or choose another place with --socket",
         )
+
+
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Keep other starting daemons out: one that has bound but not yet listens looks stale."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _clear_stale(path: Path) -> None:
