@@ -5,7 +5,6 @@ knows for certain is what it sent there itself; adding that to the report keeps 
 everything to the node that looked idle last.
 """
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
@@ -45,6 +44,8 @@ EJECT_S: Seconds = 30.0
 EJECTIONS_MAX = 10
 EJECTIONS_FORGOTTEN_S: Seconds = 300.0
 SLOTS_MAX = 4096
+FIGURE_MAX = 1e9
+"""No figure of a load record is larger; this also bars NaN and infinity."""
 
 
 class Outcome(IntEnum):
@@ -174,13 +175,12 @@ class Outstanding:
         record = self._records[node]
         record.mine -= 1
         record.events.append(_Event(now, -1, Instant(now - took_s)))
-        match outcome:
-            case Outcome.OK:
-                self._succeeded(node, record, took_s)
-            case Outcome.FAILED:
-                self._failed(node, record, deadline_s, now)
-            case Outcome.NEUTRAL:
-                record.trial = False
+        if outcome is Outcome.OK:
+            self._succeeded(node, record, took_s)
+        elif outcome is Outcome.FAILED:
+            self._failed(node, record, deadline_s, now)
+        else:
+            record.trial = False
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
@@ -321,7 +321,7 @@ def load_from_wire(value: Any) -> Load | None:
         load.cpu_fraction, load.mem_fraction, load.in_flight, load.queue, load.slots,
         load.service_s, load.dispatch_per_s, load.error_fraction, load.lag_s, load.sequence,
     )  # fmt: skip
-    if any(number < 0 or not math.isfinite(number) for number in numbers):
+    if not all(0 <= number <= FIGURE_MAX for number in numbers):
         return None
     fractions = (load.cpu_fraction, load.mem_fraction, load.error_fraction)
     return load if max(fractions) <= 1.0 and load.slots <= SLOTS_MAX else None

@@ -1,0 +1,235 @@
+"""Who may be asked, who may not, and the plan's explanation."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from routing_world import NOW, node_id, offer, peer, view
+
+from meshd.errors import UsageError
+from meshd.model import Load, MemberState
+from meshd.routing.filters import Reason, eligible
+from meshd.routing.need import Need, version_matches
+from meshd.routing.policies import POLICIES, policy_named
+from meshd.routing.router import explain, nobody, plan
+from meshd.routing.settings import RoutingSettings
+from meshd.routing.signals import Outcome, Outstanding
+
+
+def make_plan(seen, need=None, now=NOW, **options):
+    given_options = {
+        "outstanding": Outstanding(),
+        "random": random.Random(1),
+        "settings": RoutingSettings(),
+        **options,
+    }
+    return plan(seen, need or Need("echo"), now, **given_options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "need", "reason"),
+    [
+        ({}, Need("echo", pinned="n9"), Reason.NOT_PINNED),
+        ({"capabilities": ()}, Need("echo"), Reason.NOT_OFFERED),
+        ({}, Need("echo", version="2"), Reason.VERSION),
+        ({}, Need("echo", tags=("gpu",)), Reason.TAGS),
+        ({}, Need("echo", tried=frozenset({node_id(2)})), Reason.TRIED),
+        ({}, Need("echo", hops=(node_id(2).hex(),)), Reason.VISITED),
+        ({"state": MemberState.SUSPECT}, Need("echo"), Reason.SUSPECT),
+        ({"state": MemberState.DEAD}, Need("echo"), Reason.DEAD),
+        ({"state": MemberState.LEFT}, Need("echo"), Reason.LEFT),
+        ({"reachable": False}, Need("echo"), Reason.UNREACHABLE),
+        ({"heard_at": NOW - 6}, Need("echo"), Reason.STALE),
+        ({"heard_at": None}, Need("echo"), Reason.STALE),
+        ({"load": Load(draining=True)}, Need("echo"), Reason.DRAINING),
+        ({"load": Load(ready=False)}, Need("echo"), Reason.NOT_READY),
+        ({"load": Load(full=True)}, Need("echo"), Reason.FULL),
+    ],
+)
+def test_a_peer_is_left_out_for_the_right_reason(changes, need, reason):
+    candidates, rejected = eligible(view(peer(1, capabilities=()), peer(2, **changes)), need, NOW)
+    assert candidates == []
+    assert {r.node: r.reason for r in rejected}[node_id(2)] is reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "need"),
+    [
+        ({}, Need("echo", pinned="n2", version="1.0", tags=())),
+        ({}, Need("echo", pinned=node_id(2).hex(), version="1.0.0")),
+        ({"capabilities": (offer("x"), offer(tags=("gpu", "big")))}, Need("echo", tags=("gpu",))),
+        ({"load": None}, Need("echo", hops=(node_id(7).hex(),))),
+    ],
+)  # fmt: skip
+def test_a_fitting_peer_is_a_candidate(changes, need):
+    candidates, _ = eligible(view(peer(1, capabilities=()), peer(2, **changes)), need, NOW)
+    assert [p.name for p in candidates] == ["n2"]
+
+
+def test_this_node_is_a_candidate_whatever_the_mesh_believes():
+    me = peer(1, state=MemberState.SUSPECT, reachable=False, heard_at=None)
+    assert eligible(view(me), Need("echo"), NOW)[0] == [me]
+
+
+def test_work_that_runs_here_may_go_on_here_but_not_come_back():
+    me, other = node_id(1).hex(), node_id(9).hex()
+    assert eligible(view(peer(1)), Need("echo", hops=(other, me)), NOW)[0]
+    assert not eligible(view(peer(1)), Need("echo", hops=(me, other)), NOW)[0]
+
+
+def test_the_newer_of_reply_and_gossip_says_whether_a_peer_is_full():
+    seen = view(peer(1, capabilities=()), peer(2, load=Load(full=True)))
+    newer, older = {node_id(2): (Load(), NOW + 1)}, {node_id(2): (Load(), NOW - 1)}
+    assert eligible(seen, Need("echo"), NOW, reports=newer)[0]
+    assert not eligible(seen, Need("echo"), NOW, reports=older)[0]
+
+
+def test_a_version_matches_by_whole_leading_parts():
+    assert version_matches("1.4.2", "1")
+    assert version_matches("1.4.2", "1.4.2")
+    assert not version_matches("11.4.2", "1")
+
+
+@st.composite
+def worlds(draw):
+    peers = []
+    for n in range(1, 1 + draw(st.integers(1, 12))):
+        load = draw(
+            st.none()
+            | st.builds(
+                Load,
+                in_flight=st.integers(0, 9),
+                slots=st.integers(1, 8),
+                full=st.booleans(),
+                draining=st.booleans(),
+                ready=st.booleans(),
+                cpu_fraction=st.floats(0, 1),
+            )
+        )
+        peers.append(
+            peer(
+                n,
+                load=load,
+                state=draw(st.sampled_from(MemberState)),
+                reachable=draw(st.booleans()),
+                heard_at=draw(st.sampled_from([None, NOW, NOW - 9])),
+                capabilities=draw(st.sampled_from([(), (offer(),), (offer("other"),)])),
+            )
+        )
+    return view(*peers)
+
+
+@given(worlds(), st.sampled_from(sorted(set(POLICIES) - {"pinned"})), st.booleans())
+def test_a_plan_asks_only_eligible_nodes_and_explains_every_peer_once(seen, policy, is_detailed):
+    made = make_plan(seen, policy=policy, is_detailed=is_detailed)
+    allowed = {p.node for p in eligible(seen, Need("echo"), NOW)[0]}
+    asked = [c.peer.node for c in made.attempts]
+    assert set(asked) <= allowed
+    assert len(asked) == min(4, len(allowed))
+    assert [c.score for c in made.attempts] == sorted(c.score for c in made.attempts)
+    told = explain(made)
+    rows = [row["node"] for row in told["candidates"] + told["left_out"]]
+    assert sorted(rows) == sorted(node.hex() for node in seen.by_node)
+    assert all(row["why"] for row in told["left_out"])
+
+
+def test_an_explanation_scores_those_passed_over_when_asked():
+    seen = view(*(peer(n) for n in range(1, 9)))
+    told = explain(make_plan(seen, is_detailed=True))
+    assert told["chosen"] == {k: told["candidates"][0][k] for k in ("node", "name")}
+    assert all("eta_s" not in r["factors"] and "rif" in r["factors"] for r in told["left_out"])
+    assert all(r["score"] is None for r in explain(make_plan(seen))["left_out"])
+    assert explain(make_plan(view(peer(1, capabilities=()))))["chosen"] is None
+
+
+def test_adaptive_gives_the_less_loaded_of_two_more():
+    busy = peer(2, load=Load(in_flight=8, slots=4, service_s=0.1))
+    seen = view(*(peer(n) for n in (1, 3, 4, 5, 6)), busy)
+    rng, settings = random.Random(3), RoutingSettings(sample=2)
+    firsts = [make_plan(seen, random=rng, settings=settings).chosen.peer.node for _ in range(300)]
+    assert firsts.count(node_id(2)) == 0
+    assert min(firsts.count(node_id(n)) for n in (1, 3, 4, 5, 6)) > 30
+
+
+def test_least_loaded_and_weighted_order_by_their_factors():
+    low, high = Load(cpu_fraction=0.1, slots=4), Load(cpu_fraction=0.9, slots=4)
+    seen = view(
+        peer(1, load=None, rtt_s=None), peer(2, load=high), peer(3, load=low), peer(4, load=None)
+    )
+    for policy in ("least_loaded", "weighted"):
+        names = [c.peer.name for c in make_plan(seen, policy=policy).attempts]
+        assert names[-1] == "n2", policy
+    far = view(peer(1, capabilities=()), peer(2, load=low, rtt_s=0.2), peer(3, load=high))
+    assert make_plan(far, policy="weighted").chosen.peer.name == "n2"
+    near = RoutingSettings(weights={"latency": 1.0})
+    assert make_plan(far, policy="weighted", settings=near).chosen.peer.name == "n3"
+
+
+def test_round_robin_takes_turns_by_id_from_the_last():
+    seen = view(*(peer(n << 60) for n in range(1, 6)), me=1 << 60)
+    last, order = None, []
+    for _ in range(7):
+        last = make_plan(seen, policy="round_robin", last=last).chosen.peer.node
+        order.append(int.from_bytes(last) >> 60)
+    assert order == [1, 2, 3, 4, 5, 1, 2]
+
+
+def test_an_unknown_policy_names_its_neighbours():
+    with pytest.raises(UsageError, match=r"did you mean least_loaded\? policies: adaptive"):
+        policy_named("least-loaded")
+    with pytest.raises(UsageError) as caught:
+        policy_named("zzz")
+    assert "did you mean" not in caught.value.hint
+
+
+def test_pinned_needs_a_node():
+    with pytest.raises(UsageError, match="needs a node"):
+        make_plan(view(peer(1)), policy="pinned")
+    made = make_plan(view(peer(1), peer(2)), Need("echo", pinned="n2"), policy="pinned")
+    assert [c.peer.name for c in made.attempts] == ["n2"]
+
+
+def test_an_ejected_peer_is_left_out_of_the_plan():
+    seen, signals = view(peer(1), peer(2), peer(3)), Outstanding()
+    for _ in range(3):
+        signals.begin(peer(2), NOW)
+        signals.end(node_id(2), Outcome.FAILED, NOW, took_s=0.0, deadline_s=1.0)
+    made = make_plan(seen, outstanding=signals)
+    assert [(r.name, r.reason) for r in made.rejected] == [("n2", Reason.EJECTED)]
+    assert {c.peer.name for c in made.attempts} == {"n1", "n3"}
+
+
+def test_nobody_says_who_was_considered_and_what_is_spelt_alike():
+    seen = view(
+        peer(1, capabilities=(offer("resize-image"),)),
+        *(peer(n, capabilities=(offer("resize-images"),), reachable=False) for n in range(2, 9)),
+    )
+    need = Need("resize-images")
+    error = nobody(make_plan(seen, need), seen)
+    assert "n2, n3, n4, n5 and 3 more: did not answer the last probe" in error.hint
+    assert "similar: resize-image" in error.hint
+    error = nobody(make_plan(seen, Need("zzz")), seen)
+    assert error.hint == "none of 8 nodes offers it"
+
+
+def test_settings_out_of_range_are_all_named_at_once():
+    with pytest.raises(UsageError) as caught:
+        RoutingSettings(
+            sample=1, hops_max=0, queue_max=-1, deadline_s=0, reserve_fraction=0.9,
+            reserve_s_max=-1, weights={"speed": 1},
+        )  # fmt: skip
+    words = ("sample", "hops_max", "queue_max", "deadline_s", "fraction", "s_max", "speed")
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("weights", [{"cpu": -1.0}, {"cpu": 0.0}, {}, {"cpu": float("nan")}])
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(UsageError, match="weight"):
+        RoutingSettings(weights=weights)
+
+
+def test_a_hop_reserves_a_tenth_but_at_most_fifty_milliseconds():
+    settings = RoutingSettings()
+    assert settings.reserve_s(0.1) == pytest.approx(0.01)
+    assert settings.reserve_s(30.0) == 0.05

@@ -1,0 +1,256 @@
+"""First-hand knowledge: own calls between reports, failures, ejection."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from routing_world import NOW, node_id, peer, view
+
+from meshd.model import Epoch, Load
+from meshd.routing.need import Need
+from meshd.routing.router import plan
+from meshd.routing.settings import RoutingSettings
+from meshd.routing.signals import (
+    EJECT_S,
+    PEERS_MAX,
+    Outcome,
+    Outstanding,
+    load_from_wire,
+)
+
+TWO = peer(2)
+
+
+def fail(signals, node=TWO, now=NOW, deadline_s=1.0):
+    signals.begin(node, now)
+    signals.end(node.node, Outcome.FAILED, now, took_s=0.0, deadline_s=deadline_s)
+
+
+def succeed(signals, node=TWO, now=NOW, took_s=0.2):
+    signals.begin(node, now - took_s)
+    signals.end(node.node, Outcome.OK, now, took_s=took_s, deadline_s=1.0)
+
+
+def test_own_calls_since_the_report_are_added_to_it():
+    signals = Outstanding()
+    reported = peer(2, load=Load(in_flight=2, queue=1, slots=4, service_s=0.1))
+    signals.begin(reported, NOW - 1)  # the report has seen this one
+    for _ in range(3):
+        signals.begin(reported, NOW + 1)
+    estimate = signals.estimate(reported, NOW + 2)
+    assert (estimate.rif, estimate.own) == (6, 3)
+    assert estimate.eta_s == pytest.approx(0.1 * 7 / 4 + 0.001)
+
+
+def test_calls_that_ended_since_the_report_are_taken_off_but_never_below_nothing():
+    signals = Outstanding()
+    reported = peer(2, load=Load(in_flight=1, slots=1, service_s=0.1))
+    for _ in range(3):
+        signals.begin(reported, NOW - 1)
+    for _ in range(3):
+        signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=2.0, deadline_s=9.0)
+    assert signals.estimate(reported, NOW + 2).rif == 0
+
+
+def test_a_reply_newer_than_gossip_counts_and_newer_gossip_counts_again():
+    signals = Outstanding()
+    signals.begin(TWO, NOW)
+    signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=1.0, deadline_s=9.0)
+    signals.on_reply(TWO.node, Load(in_flight=7, slots=4, service_s=0.1), NOW + 1)
+    assert signals.estimate(TWO, NOW + 1).rif == 7
+    fresh = peer(2, load=Load(in_flight=3), load_at=NOW + 2)
+    assert signals.estimate(fresh, NOW + 2).rif == 3
+
+
+def test_a_call_on_its_way_was_not_yet_in_the_report():
+    signals = Outstanding()
+    far = peer(2, rtt_s=0.5)
+    signals.begin(far, NOW - 0.4)
+    assert signals.estimate(far, NOW + 0.1).rif == 1
+
+
+def test_a_short_call_begun_and_ended_within_a_round_trip_leaves_no_trace():
+    signals = Outstanding()
+    far = peer(2, rtt_s=0.5)
+    signals.begin(far, NOW - 9)
+    signals.begin(far, NOW - 0.4)
+    signals.end(far.node, Outcome.OK, NOW - 0.2, took_s=0.2, deadline_s=1.0)
+    assert signals.estimate(far, NOW).own == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0.01, 10)), max_size=30), st.floats(0, 20))
+def test_own_calls_at_a_report_are_exactly_those_then_under_way(calls, at):
+    signals, events = Outstanding(), []
+    for start, took in calls:
+        events += [(start, 0, took), (start + took, 1, took)]
+    for when, ends, took in sorted(events):
+        if ends:
+            signals.end(TWO.node, Outcome.NEUTRAL, when, took_s=took, deadline_s=1.0)
+        else:
+            signals.begin(TWO, when)
+    seen = sum(start <= at < start + took for start, took in calls)
+    assert signals.estimate(peer(2, load_at=at, rtt_s=0.0), 30.0).own == -seen
+
+
+def test_without_any_report_own_calls_are_the_load():
+    signals = Outstanding()
+    unknown = peer(2, load=None, load_at=None, rtt_s=None)
+    signals.begin(unknown, NOW)
+    estimate = signals.estimate(unknown, NOW)
+    assert (estimate.rif, estimate.slots, estimate.service_s, estimate.rtt_s) == (1, 1, 0.1, 0.01)
+    assert signals.estimate(unknown, NOW, local=True).rtt_s == 0.0
+
+
+def test_service_time_seen_here_counts_where_the_peer_says_none():
+    signals = Outstanding()
+    succeed(signals, took_s=0.4)
+    assert signals.estimate(peer(2, load=Load()), NOW).service_s == pytest.approx(0.4)
+    assert signals.estimate(TWO, NOW).service_s == 0.1
+
+
+def test_a_failure_costs_as_much_as_a_slow_call_and_fades():
+    signals = Outstanding()
+    fail(signals, deadline_s=8.0)
+    now_s = signals.estimate(TWO, NOW).penalty_s
+    assert now_s == pytest.approx(2.4)
+    assert signals.estimate(TWO, NOW + 10).penalty_s == pytest.approx(now_s / 2)
+    succeed(signals)
+    assert signals.estimate(TWO, NOW).penalty_s < now_s
+
+
+def test_reported_errors_lower_a_peers_chances():
+    flawed = peer(2, load=Load(slots=4, service_s=0.1, error_fraction=0.5))
+    assert Outstanding().estimate(flawed, NOW).penalty_s == pytest.approx(0.5)
+
+
+def test_three_failures_in_a_row_eject_and_one_good_call_readmits():
+    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
+    fail(signals)
+    fail(signals)
+    assert signals.admit(three, NOW) == (three, [])
+    fail(signals)
+    assert signals.admit(three, NOW) == ([three[0], three[2]], [TWO])
+    later = NOW + EJECT_S
+    assert signals.admit(three, later) == (three, [])
+    signals.begin(TWO, later)  # half-open: one call at a time
+    assert signals.admit(three, later) == ([three[0], three[2]], [TWO])
+    signals.end(TWO.node, Outcome.OK, later, took_s=0.1, deadline_s=1.0)
+    assert signals.admit(three, later) == (three, [])
+
+
+def test_a_failed_trial_ejects_for_longer_and_a_refused_one_decides_nothing():
+    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
+    for _ in range(3):
+        fail(signals)
+    later = NOW + EJECT_S
+    signals.begin(TWO, later)
+    signals.end(TWO.node, Outcome.NEUTRAL, later, took_s=0.1, deadline_s=1.0)
+    assert signals.admit(three, later)[1] == []
+    fail(signals, now=later)
+    assert signals.admit(three, later + 2 * EJECT_S - 1)[1] == [TWO]
+    assert signals.admit(three, later + 2 * EJECT_S)[1] == []
+    much_later = later + 2 * EJECT_S + 301
+    fail(signals, now=much_later)
+    assert signals.admit(three, much_later + EJECT_S)[1] == []
+
+
+def test_six_failures_among_the_last_ten_eject():
+    signals = Outstanding()
+    for good in (1, 0, 0, 1, 0, 0, 1, 0, 0, 1):
+        assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == []
+        succeed(signals) if good else fail(signals)
+    fail(signals)  # the oldest good one drops out: 7 of 10
+    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == [TWO]
+    fail(signals)  # of calls that were still under way: nothing more
+    fail(signals)
+    fail(signals)
+    assert signals.admit([peer(1), TWO, peer(3)], NOW + EJECT_S)[1] == []
+
+
+def test_never_more_than_a_third_is_ejected():
+    signals, peers = Outstanding(), [peer(n) for n in range(1, 7)]
+    for at, node in enumerate(peers[:4]):
+        for _ in range(3):
+            fail(signals, node, NOW + at)
+    kept, out = signals.admit(peers, NOW + 5)
+    assert [p.name for p in out] == ["n4", "n3"]  # the longest to go
+    assert len(kept) == 4
+
+
+def test_a_restarted_peer_starts_with_a_clean_slate():
+    signals, anew = Outstanding(), peer(2, epoch=Epoch(2))
+    for _ in range(3):
+        fail(signals)
+    signals.observe(view(peer(1)))
+    signals.observe(view(peer(1), TWO))
+    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == [TWO]
+    signals.observe(view(peer(1), anew))
+    assert signals.admit([peer(1), anew, peer(3)], NOW)[1] == []
+    for _ in range(3):
+        fail(signals)
+    signals.begin(anew, NOW)
+    assert signals.admit([peer(1), anew, peer(3)], NOW)[1] == []
+
+
+def test_an_ejected_peer_leaves_the_others_alone():
+    signals = Outstanding()
+    for _ in range(3):
+        fail(signals)
+    others = [peer(1), peer(3), peer(4)]
+    assert signals.admit(others, NOW) == (others, [])
+
+
+def test_records_are_bounded_and_those_with_calls_under_way_stay():
+    signals = Outstanding(peers_max=2)
+    signals.begin(peer(1), NOW)
+    for _ in range(3):
+        fail(signals)
+    signals.begin(peer(3), NOW)
+    assert signals.forgotten == 1
+    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == []
+    signals.begin(peer(4), NOW)  # nobody is idle: nothing is forgotten
+    assert signals.forgotten == 1
+    for n in range(5):
+        signals.on_reply(node_id(n), Load(), NOW)
+    assert list(signals.reports) == [node_id(3), node_id(4)]
+    assert PEERS_MAX >= 1000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 7, {"in_flight": "x"}, {"in_flight": -1}, {"service_s": float("nan")},
+        {"service_s": float("inf")}, {"cpu_fraction": 1.5}, {"slots": 10**9},
+        {"in_flight": 10**400},
+    ],
+)  # fmt: skip
+def test_a_load_that_makes_no_sense_is_ignored(value):
+    assert load_from_wire(value) is None
+
+
+def test_a_load_from_the_wire_is_read_with_defaults():
+    assert load_from_wire({"in_flight": 2, "slots": 4}) == Load(in_flight=2, slots=4)
+
+
+def spread(policy):
+    """Max over mean of calls per node: 8 dispatchers, one stale view in which one looks idle."""
+    busy = Load(in_flight=4, slots=4, service_s=0.1)
+    peers = [peer(1, load=Load(slots=4, service_s=0.1))]
+    peers += [peer(n, load=busy) for n in range(2, 21)]
+    counts = {p.node: 0 for p in peers}
+    for seed in range(8):
+        signals, rng = Outstanding(), random.Random(seed)
+        seen = view(*peers, me=100)
+        for _ in range(5):
+            made = plan(
+                seen, Need("echo"), NOW + 1, outstanding=signals, random=rng,
+                settings=RoutingSettings(sample=2), policy=policy,
+            )  # fmt: skip
+            signals.begin(made.chosen.peer, NOW + 1)
+            counts[made.chosen.peer.node] += 1
+    return max(counts.values()) * len(peers) / sum(counts.values())
+
+
+def test_a_stale_view_makes_least_loaded_herd_and_adaptive_spread():
+    assert spread("adaptive") * 3 < spread("least_loaded")
