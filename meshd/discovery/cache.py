@@ -95,7 +95,7 @@ class PeerCache:
             self._evict()
 
     def _evict(self) -> None:
-        if len(self._peers) > ENTRIES_MAX:
+        while len(self._peers) > ENTRIES_MAX:
             oldest = min(self._peers.values(), key=lambda p: (p.seen_ms, p.node))
             del self._peers[oldest.node]
             self.evicted += 1
@@ -120,8 +120,10 @@ class PeerCache:
             kept = aside or "(not kept)"
             event(logger, "warning", "cache_damaged", path=self._path, reason=error, kept_as=kept)
             return
-        self._peers = {peer.node: peer for peer in peers}
+        # What is in memory already is newer than the file.
+        self._peers = {peer.node: peer for peer in peers} | self._peers
         self.changes += 1
+        self._evict()
 
     def encode(self) -> bytes:
         """The file's body."""

@@ -1,7 +1,6 @@
 """Finding peers on the local network by mDNS: hints only, never liveness, never fatal."""
 
 import asyncio
-import contextlib
 import errno
 import random
 import socket
@@ -454,13 +453,15 @@ class _Link:
 
     async def close(self) -> None:
         """Say goodbye (as far as the network lets us) and close the sockets."""
-        with contextlib.suppress(Exception):
+        try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 if self._broadcast is not None:
                     self._broadcast.cancel()
                 if self._browser is not None:
                     await self._browser.async_cancel()
                 await self._zeroconf.async_close()
+        except Exception as error:  # noqa: BLE001  # the network may be gone, and with it the goodbye
+            event(logger, "debug", "mdns_close_failed", reason=_sentence(error))
 
 
 def multicast_addresses(addresses: list[str]) -> list[str]:
