@@ -1,0 +1,184 @@
+"""Capabilities declared in the configuration file: a command to run or a URL to forward to."""
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from meshd.capability.definition import (
+    TIMEOUT_DEFAULT_S,
+    CapabilityDefinition,
+    CommandHandler,
+    Handler,
+    HttpHandler,
+)
+from meshd.capability.manifest import Manifest, check_manifest
+from meshd.capability.validation import compile_schema
+from meshd.errors import UsageError
+from meshd.model import check_name
+
+CAPABILITIES_MAX = 256
+
+
+class CapabilityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[[capability]]` table.
+
+    Exactly one of `command` (program and arguments, no shell) and `url` (http or https; on
+    another machine only with `allow_remote`). `cwd` and `env` go with `command`. The other fields
+    are those of `Manifest`; `timeout_s` in seconds above 0.
+    """
+
+    name: str
+    command: tuple[str, ...] | None = None
+    url: str | None = None
+    allow_remote: bool = False
+    cwd: str | None = None
+    env: dict[str, str] = {}
+    version: str = "1.0.0"
+    description: str = ""
+    agent: str = ""
+    tags: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    idempotent: bool = False
+    timeout_s: float = TIMEOUT_DEFAULT_S
+    concurrency: int = 0
+    input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] = {}
+
+
+def definitions_from_config(
+    entries: Iterable[CapabilityConfig | Mapping[str, Any]],
+) -> tuple[CapabilityDefinition, ...]:
+    """The capabilities that `[[capability]]` tables declare, in their order.
+
+    Raises:
+        UsageError: one error lists every fault of every table.
+    """
+    found: dict[str, CapabilityDefinition] = {}
+    faults: list[str] = []
+    for number, entry in enumerate(entries, start=1):
+        if number > CAPABILITIES_MAX:
+            faults.append(f"more than {CAPABILITIES_MAX} capabilities are declared")
+            break
+        config, wrong = _read(entry)
+        if config is None:
+            faults.extend(f"capability {number}: {fault}" for fault in wrong)
+            continue
+        where = f"capability {number} ({config.name[:80]!r})"
+        if config.name in found:
+            faults.append(f"{where}: the name is declared twice")
+            continue
+        definition, wrong = _define(config)
+        faults.extend(f"{where}: {fault}" for fault in wrong)
+        if definition is not None:
+            found[config.name] = definition
+    if faults:
+        raise UsageError("; ".join(faults), hint="correct the [[capability]] tables")
+    return tuple(found.values())
+
+
+def _read(entry: CapabilityConfig | Mapping[str, Any]) -> tuple[CapabilityConfig | None, list[str]]:
+    """The table, field by field, so that every fault of it is told at once."""
+    if isinstance(entry, CapabilityConfig):
+        return entry, []
+    fields = {field.name: field for field in msgspec.structs.fields(CapabilityConfig)}
+    values: dict[str, Any] = {}
+    faults = []
+    for key, value in entry.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, list(fields), n=1)
+            faults.append(
+                f"unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+            )
+            continue
+        try:
+            values[key] = msgspec.convert(value, fields[key].type)
+        except msgspec.ValidationError as error:
+            faults.append(f"{key}: {error}")
+    if "name" not in entry:
+        faults.append("name is missing")
+    return (None, faults) if faults else (CapabilityConfig(**values), [])
+
+
+def _define(config: CapabilityConfig) -> tuple[CapabilityDefinition | None, list[str]]:
+    faults = _handler_faults(config)
+    check: Callable[[Any], None] | None = None
+    manifest = Manifest(
+        name=config.name,
+        version=config.version,
+        description=config.description,
+        agent=config.agent,
+        tags=config.tags,
+        examples=config.examples,
+        input_schema=config.input_schema,
+        output_schema=config.output_schema,
+        idempotent=config.idempotent,
+        timeout_s=config.timeout_s,
+        concurrency=config.concurrency,
+    )
+    try:
+        check_manifest(manifest)
+        if config.agent:
+            check_name(config.agent, "agent")
+    except UsageError as error:
+        faults.append(str(error))
+    if config.input_schema:
+        try:
+            check = compile_schema(config.input_schema, config.name)
+        except UsageError as error:
+            faults.append(str(error))
+    if faults:
+        return None, faults
+    return CapabilityDefinition(manifest, _handler(config), check), []
+
+
+def _handler(config: CapabilityConfig) -> Handler:
+    if config.command is not None:
+        return CommandHandler(config.command, config.cwd, dict(config.env))
+    return HttpHandler(config.url or "")
+
+
+def _handler_faults(config: CapabilityConfig) -> list[str]:
+    if (config.command is None) == (config.url is None):
+        return ["it needs exactly one of command = [...] and url = '...'"]
+    faults = []
+    if config.command is not None:
+        texts = (*config.command, config.cwd or "", *config.env, *config.env.values())
+        if not config.command or not config.command[0]:
+            faults.append("command is empty: write the program and its arguments")
+        if any("\0" in text for text in texts):
+            faults.append("command, cwd and env must not hold null characters")
+        if config.allow_remote:
+            faults.append("allow_remote goes with url, not with command")
+    else:
+        faults.extend(_url_faults(config.url or "", allow_remote=config.allow_remote))
+        if config.cwd is not None or config.env:
+            faults.append("cwd and env go with command, not with url")
+    return faults
+
+
+def _url_faults(url: str, *, allow_remote: bool) -> list[str]:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return [f"url {url[:200]!r} is not valid: {error}"]
+    if parts.scheme not in {"http", "https"} or not host:
+        return [f"url {url[:200]!r} must begin with http:// or https:// and name a host"]
+    if not allow_remote and not _is_loopback(host):
+        return [
+            f"url {url[:200]!r} is on another machine: set allow_remote = true if that is meant",
+        ]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
