@@ -17,31 +17,37 @@ _FULL = (
 )
 
 
-class ConnectionGate(asyncio.Protocol):
-    """Hands an accepted connection on to aiohttp, or turns it away."""
+class Door:
+    """One listening socket's way in to its web server; shut, it lets nobody through."""
 
     def __init__(
         self, web_server: web.Server, limits: ServerLimits, counters: Counter[str]
     ) -> None:
-        self._web_server = web_server
+        self.web_server = web_server
+        self.is_open = True
         self._limits = limits
         self._counters = counters
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection if there is room for it."""
-        # A cast, because uvloop's transports are no subclass.
-        stream = cast("asyncio.Transport", transport)
-        if self._has_room(stream):
-            handler = self._web_server()
-            stream.set_protocol(handler)
-            handler.connection_made(stream)
-            return
-        self._counters["connections_refused"] += 1
-        stream.write(_FULL)
-        stream.close()
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol of a connection that was just accepted."""
+        return _Arrival(self)
+
+    def receive(self, transport: asyncio.Transport) -> None:
+        """Hand the connection on to HTTP, or turn it away."""
+        if not self.is_open:
+            # It was accepted just before the listener closed.
+            transport.abort()
+        elif self._has_room(transport):
+            handler = self.web_server()
+            transport.set_protocol(handler)
+            handler.connection_made(transport)
+        else:
+            self._counters["connections_refused"] += 1
+            transport.write(_FULL)
+            transport.close()
 
     def _has_room(self, transport: asyncio.Transport) -> bool:
-        connections = self._web_server.connections
+        connections = self.web_server.connections
         if len(connections) >= self._limits.connections_max:
             return False
         most = self._limits.connections_per_remote_max
@@ -50,6 +56,18 @@ class ConnectionGate(asyncio.Protocol):
             return True
         mine = sum(_host(connection.peername) == name[0] for connection in connections)
         return bool(mine < most)
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection until the door has decided."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask the door."""
+        # A cast, because uvloop's transports are no subclass.
+        self._door.receive(cast("asyncio.Transport", transport))
 
 
 def _host(peername: object) -> str | None:

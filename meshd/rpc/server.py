@@ -20,7 +20,7 @@ from meshd.errors import BusyError, Code, MeshError
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.dispatch import answer, too_large
-from meshd.rpc.gate import ConnectionGate
+from meshd.rpc.gate import Door
 from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
 from meshd.rpc.limits import CallGate, ServerLimits
@@ -31,6 +31,8 @@ TIMEOUT_HEADER = "Meshd-Timeout-Ms"
 RETRY_AFTER_S = 1
 BACKLOG = 512
 _TCP_USER_TIMEOUT_S = 30
+_CLOSING_TURNS = 4
+"""Of the loop, from an accepted connection over its refusal to the end of its transport."""
 
 Probe = Callable[[], tuple[bool, dict[str, Any]]]
 Route = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -96,7 +98,7 @@ class RpcServer:
         }
         self._routes: dict[tuple[str, bool], Mapping[str, Route]] = {}
         self._channels: dict[Channel, None] = {}
-        self._faces: list[tuple[asyncio.Server, web.Server]] = []
+        self._faces: list[tuple[asyncio.Server, Door]] = []
         self._control: BoundSocket | None = None
         for local in (False, True):
             self._routes["/rpc", local] = {"POST": partial(self._serve_rpc, local=local)}
@@ -129,12 +131,10 @@ class RpcServer:
             listener.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TCP_USER_TIMEOUT_S * 1_000
             )
-        web_server = self._make_web_server(local=False)
-        gate = partial(ConnectionGate, web_server, self.limits, self.counters)
-        server = await asyncio.get_running_loop().create_server(
-            gate, sock=listener, backlog=BACKLOG
-        )
-        self._faces.append((server, web_server))
+        door = self._make_door(local=False)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(door, sock=listener, backlog=BACKLOG)
+        self._faces.append((server, door))
         host, port = listener.getsockname()[:2]
         return Address(host, port)
 
@@ -146,28 +146,38 @@ class RpcServer:
             MeshError: a daemon already answers there.
         """
         bound = bind_control_socket(Path(path))
-        web_server = self._make_web_server(local=True)
-        gate = partial(ConnectionGate, web_server, self.limits, self.counters)
-        server = await asyncio.get_running_loop().create_unix_server(gate, sock=bound.socket)
-        self._faces.append((server, web_server))
+        door = self._make_door(local=True)
+        server = await asyncio.get_running_loop().create_unix_server(door, sock=bound.socket)
+        self._faces.append((server, door))
         self._control = bound
 
     async def stop(self, grace_s: Seconds = 5.0) -> None:
         """Accept nobody more, give running calls `grace_s` to end, then close all. Idempotent."""
-        for server, web_server in self._faces:
-            server.close()
-            web_server.pre_shutdown()
+        await self._stop_accepting()
         for channel in self.channels:
             await channel.close()
-        for _server, web_server in self._faces:
-            await web_server.shutdown(grace_s)
+        for _server, door in self._faces:
+            await door.web_server.shutdown(grace_s)
         self._faces.clear()
         if self._control is not None:
             self._control.remove_file()
             self._control = None
+        await _let_transports_end()
 
-    def _make_web_server(self, *, local: bool) -> web.Server:
-        return web.Server(
+    async def _stop_accepting(self) -> None:
+        loop = asyncio.get_running_loop()
+        for server, door in self._faces:
+            door.is_open = False
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+        # asyncio loses a socket that it accepted in the turn before its server closes.
+        await _let_transports_end()
+        for server, door in self._faces:
+            server.close()
+            door.web_server.pre_shutdown()
+
+    def _make_door(self, *, local: bool) -> Door:
+        web_server = web.Server(
             partial(self._serve, local=local),
             handler_cancellation=True,
             keepalive_timeout=self.limits.idle_timeout_s,
@@ -176,6 +186,7 @@ class RpcServer:
             access_log=None,
             logger=_HttpLog(logging.getLogger("meshd.rpc.http"), self.counters),
         )
+        return Door(web_server, self.limits, self.counters)
 
     async def _serve(self, request: web.BaseRequest, *, local: bool) -> web.StreamResponse:
         """Answer one HTTP request, on whichever socket it came."""
@@ -359,6 +370,11 @@ class RpcServer:
         response.set_status(status)
         response.force_close()
         return response
+
+
+async def _let_transports_end() -> None:
+    for _ in range(_CLOSING_TURNS):
+        await asyncio.sleep(0)
 
 
 _PLAIN = frozenset({"", "identity"})

@@ -118,7 +118,7 @@ async def test_calls_share_kept_connections(serve, client):
     server, address = await serve()
     for _ in range(5):
         await call(client, address)
-    assert len(server._faces[0][1].connections) == 1
+    assert len(server._faces[0][1].web_server.connections) == 1
 
 
 async def test_a_refused_connection_is_definite(client):
