@@ -245,7 +245,7 @@ def spread(policy):
         for _ in range(5):
             made = plan(
                 seen, Need("echo"), NOW + 1, outstanding=signals, random=rng,
-                settings=RoutingSettings(sample=2), policy=policy,
+                settings=RoutingSettings(), policy=policy,
             )  # fmt: skip
             signals.begin(made.chosen.peer, NOW + 1)
             counts[made.chosen.peer.node] += 1
