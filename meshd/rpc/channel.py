@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiohttp import WSMsgType
@@ -34,6 +34,7 @@ class ChannelLimits:
         depth_max: nesting of a message.
         outgoing_max: own calls that wait for an answer; more raise `BusyError`.
         incoming_max: the other side's calls that run; more are answered -32011.
+        call_timeout_s: the longest time that one of the other side's calls may take.
         heartbeat_s: a ping each so often; without an answer within half of it the channel closes.
         close_timeout_s: for the other side to say goodbye.
     """
@@ -42,6 +43,7 @@ class ChannelLimits:
     depth_max: int = DEPTH_MAX
     outgoing_max: int = 1_024
     incoming_max: int = 1_024
+    call_timeout_s: Seconds = 3_600.0
     heartbeat_s: Seconds = 30.0
     close_timeout_s: Seconds = 2.0
 
@@ -84,8 +86,8 @@ class Channel:
         limits: ChannelLimits | None = None,
     ) -> None:
         self.methods = methods or Registry()
-        self.context = context or CallContext()
         self.limits = limits or ChannelLimits()
+        self.context = replace(context or CallContext(), deadline_s=self.limits.call_timeout_s)
         self.late_answers = 0
         self._socket = socket
         self._ids = itertools.count(1)

@@ -24,6 +24,7 @@ from meshd.errors import (
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.jsonrpc import encode_request, parse_response
+from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
 
 RESPONSE_BYTES_MAX = 8 * 1_048_576
@@ -105,7 +106,7 @@ class RpcClient:
         self, target: Address, body: "_Body", timeout_s: Seconds
     ) -> tuple[int, bytes | None]:
         """Send one request; the body is None if it is larger than allowed."""
-        headers = {**_HEADERS, "Meshd-Timeout-Ms": str(max(1, int(timeout_s * 1_000)))}
+        headers = {**_HEADERS, TIMEOUT_HEADER: str(max(1, int(timeout_s * 1_000)))}
         async with self._open_session().post(
             _url(target), data=body, headers=headers, allow_redirects=False
         ) as response:

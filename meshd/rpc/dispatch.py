@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 
-from meshd.errors import DeadlineError, MeshError
+from meshd.errors import Code, DeadlineError, MeshError
 from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
 from meshd.rpc.methods import CallContext, Registry
 
@@ -26,6 +26,13 @@ async def answer(
         encoded = encode_result(request.id, result)
     except MeshError as error:
         return encode_error(request.id, error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Not this call was cancelled but something that its handler waited for.
+        cancelled = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
+        return encode_error(request.id, cancelled)
     except Exception as error:  # noqa: BLE001 - the border: a handler may raise anything
         return encode_error(request.id, _translate(error, request, timed_out=timer.expired()))
     if len(encoded) > bytes_max:

@@ -6,6 +6,9 @@ from meshd.clock import Seconds
 from meshd.errors import BusyError
 from meshd.rpc.jsonrpc import BATCH_MAX, BODY_BYTES_MAX, DEPTH_MAX
 
+TIMEOUT_HEADER = "Meshd-Timeout-Ms"
+"""How long an HTTP caller still waits, in whole milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:

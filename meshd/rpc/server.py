@@ -23,11 +23,10 @@ from meshd.rpc.dispatch import answer, too_large
 from meshd.rpc.gate import Door
 from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
-from meshd.rpc.limits import CallGate, ServerLimits
+from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.unix import BoundSocket, bind_control_socket
 
-TIMEOUT_HEADER = "Meshd-Timeout-Ms"
 RETRY_AFTER_S = 1
 BACKLOG = 512
 _TCP_USER_TIMEOUT_S = 30
@@ -255,6 +254,9 @@ class RpcServer:
         limit = self.limits.body_bytes_max
         if (request.content_length or 0) > limit:
             return self._refuse_large()
+        if _waits_for_continue(request):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         data = bytearray()
         content = request.content
         try:
@@ -391,6 +393,10 @@ def _bind_tcp(address: Address) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _waits_for_continue(request: web.BaseRequest) -> bool:
+    return request.headers.get("Expect", "").lower() == "100-continue"
 
 
 def _deadline(header: str | None, longest_s: Seconds) -> Seconds:

@@ -31,6 +31,7 @@ class Bench:
         add("hold", None, self.hold)
         add("fail", None, self.fail)
         add("refuse", None, self.refuse)
+        add("cancelled", None, self.cancelled)
         add("odd", None, self.odd)
         add("big", None, self.big)
         add("who", None, self.who)
@@ -53,6 +54,9 @@ class Bench:
 
     async def refuse(self, params, context):
         raise BusyError("no slot", hint="later", data={"eta_s": 3})
+
+    async def cancelled(self, params, context):
+        raise asyncio.CancelledError
 
     async def odd(self, params, context):
         return object()

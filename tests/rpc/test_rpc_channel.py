@@ -177,6 +177,15 @@ async def test_a_call_past_its_time_is_an_indefinite_deadline_and_its_late_answe
     await channel.close()
 
 
+async def test_a_call_of_the_other_side_ends_at_the_longest_time(daemon_with):
+    daemon = await daemon_with(channel_limits=ChannelLimits(call_timeout_s=0.05))
+    channel = await connect_channel(daemon.path)
+    with pytest.raises(DeadlineError, match="not done within"):
+        await channel.call("hold")
+    await daemon.bench.ended.acquire()
+    await channel.close()
+
+
 async def test_own_waiting_calls_are_bounded(daemon_with):
     daemon = await daemon_with()
     channel = await connect_channel(daemon.path, limits=ChannelLimits(outgoing_max=1))

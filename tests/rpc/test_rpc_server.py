@@ -5,6 +5,7 @@ import socket
 
 import pytest
 import uvloop
+from aiohttp import web
 from rpc_bench import LOOPBACK, Bench, Wire, http, rpc
 
 from meshd.errors import Code
@@ -79,6 +80,42 @@ async def test_a_result_that_is_no_json_is_an_internal_error(serve, dial, caplog
     _, address = await serve()
     _, answer, _ = await ask(await dial(address), http(rpc("odd")))
     assert answer["error"]["code"] == Code.INTERNAL
+
+
+async def test_a_handler_whose_own_work_was_cancelled_is_answered(serve, dial):
+    _, address = await serve()
+    _, answer, _ = await ask(await dial(address), http(rpc("cancelled")))
+    assert answer["error"]["code"] == Code.CANCELLED
+    assert answer["error"]["data"]["definite"] is False
+
+
+async def test_a_client_that_asks_whether_to_continue_is_told_to(serve, dial):
+    _, address = await serve()
+    wire = await dial(address)
+    head, _, body = http(rpc("echo"), Expect="100-continue").partition(b"\r\n\r\n")
+    wire.send(head + b"\r\n\r\n")
+    assert (await wire.answer())[0] == 100
+    assert (await ask(wire, body))[1]["result"] == {"text": ""}
+
+
+async def test_further_addresses_may_be_added_for_one_side(serve, dial):
+    server, address = await serve()
+
+    async def page(request):
+        return web.Response(text="[]")
+
+    server.add_route("GET", "/ui", page, local=False)
+    server.add_route("GET", "/inside", page, local=True)
+    wire = await dial(address)
+    assert (await ask(wire, http(method="GET", path="/ui")))[:2] == (200, [])
+    assert (await ask(wire, http(method="GET", path="/inside")))[0] == 404
+
+
+async def test_a_head_request_gets_no_body(serve, dial):
+    _, address = await serve()
+    wire = await dial(address)
+    wire.send(http(method="HEAD", path="/healthz", Connection="close"))
+    assert (await wire.rest()).endswith(b"\r\n\r\n")
 
 
 async def test_a_refusal_carries_its_data(serve, dial):
