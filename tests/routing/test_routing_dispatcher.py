@@ -453,3 +453,18 @@ def test_params_become_a_request():
 def test_params_that_are_not_valid_say_why(params, said):
     with pytest.raises(UsageError, match=said):
         request_from_params(params)
+
+
+async def test_calls_lost_to_one_missed_probe_do_not_eject_the_peer():
+    others = [peer(n, capabilities=SAFE) for n in (3, 4)]
+    world = World(me(), peer(2, capabilities=SAFE))
+    world.answer({2: asyncio.Event()})
+    tasks = [await under_way(world) for _ in range(4)]
+    while len(world.invoker.asked) < 4:
+        await asyncio.sleep(0)
+    world.change(me(), peer(2, capabilities=SAFE, reachable=False), *others)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
+    world.change(me(), peer(2, capabilities=SAFE), *others)
+    made = world.dispatcher.plan(DelegateRequest(capability="echo"))
+    assert "n2" in {c.peer.name for c in made.attempts}
