@@ -1,9 +1,17 @@
 import asyncio
 
 import pytest
+import uvloop
 from rpc_bench import LOOPBACK, Bench, Wire
 
 from meshd.rpc.server import RpcServer
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Sockets behave a little differently on the loop that daemons use: try them on both."""
+    stock = {"asyncio": asyncio.SelectorEventLoop}
+    both = {**stock, "uvloop": uvloop.new_event_loop}
+    return both if item.get_closest_marker("net") else stock
 
 
 @pytest.fixture
