@@ -4,6 +4,8 @@ Source: aiohttp bounds neither, and a file descriptor is what an idle attacker t
 """
 
 import asyncio
+import resource
+import sys
 from collections import Counter
 from typing import cast
 
@@ -26,6 +28,7 @@ class Door:
         self.web_server = web_server
         self.is_open = True
         self._limits = limits
+        self._connections_max = min(limits.connections_max, _affordable())
         self._counters = counters
 
     def __call__(self) -> asyncio.Protocol:
@@ -48,7 +51,7 @@ class Door:
 
     def _has_room(self, transport: asyncio.Transport) -> bool:
         connections = self.web_server.connections
-        if len(connections) >= self._limits.connections_max:
+        if len(connections) >= self._connections_max:
             return False
         most = self._limits.connections_per_remote_max
         name = transport.get_extra_info("peername")
@@ -68,6 +71,18 @@ class _Arrival(asyncio.Protocol):
         """Ask the door."""
         # A cast, because uvloop's transports are no subclass.
         self._door.receive(cast("asyncio.Transport", transport))
+
+
+def _affordable() -> int:
+    """How many connections leave half of the process's file descriptors for everything else.
+
+    Source: asyncio, out of descriptors, fails to accept and logs that thousands of times a second.
+    """
+    try:
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except (OSError, ValueError):
+        return sys.maxsize
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, soft // 2)
 
 
 def _host(peername: object) -> str | None:

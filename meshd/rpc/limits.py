@@ -25,7 +25,8 @@ class ServerLimits:
         call_timeout_s: the longest time that a call may take, whatever its caller says.
         calls_max: calls that run at a time, over all callers; then 503.
         calls_per_remote_max: calls that run at a time for one address; then 429.
-        connections_max: open connections; then 503 and closed.
+        connections_max: open connections; then 503 and closed. Never more than half of the file
+            descriptors that the process may have.
         connections_per_remote_max: open connections of one address.
         channels_max: attached programs.
         linger_s: how long the rest of a refused body is read and dropped.

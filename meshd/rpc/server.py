@@ -30,6 +30,7 @@ from meshd.rpc.unix import BoundSocket, bind_control_socket
 RETRY_AFTER_S = 1
 BACKLOG = 512
 _TCP_USER_TIMEOUT_S = 30
+_ACCEPTS_PER_TURN = 16
 _CLOSING_TURNS = 4
 """Of the loop, from an accepted connection over its refusal to the end of its transport."""
 
@@ -132,7 +133,9 @@ class RpcServer:
             )
         door = self._make_door(local=False)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(door, sock=listener, backlog=BACKLOG)
+        # asyncio accepts as many in a turn as this backlog, before any door can turn one away.
+        server = await loop.create_server(door, sock=listener, backlog=_ACCEPTS_PER_TURN)
+        listener.listen(BACKLOG)
         self._faces.append((server, door))
         host, port = listener.getsockname()[:2]
         return Address(host, port)
@@ -279,7 +282,7 @@ class RpcServer:
     async def _answer_one(self, entry: Request | Refused, context: CallContext) -> web.Response:
         encoded, busy = await self._run(entry, context)
         if encoded is None:
-            return web.Response(status=204)
+            return _nothing()
         response = _json(encoded)
         if busy is not None:
             response.set_status(429 if busy.data.get("bound") == "remote" else 503)
@@ -297,7 +300,7 @@ class RpcServer:
             total += len(encoded)
             fits = total <= limit
             answers.append(encoded if fits else encode_error(entry.id, too_large(total, limit)))
-        return _json(encode_batch(answers)) if answers else web.Response(status=204)
+        return _json(encode_batch(answers)) if answers else _nothing()
 
     async def _run(
         self, entry: Request | Refused, context: CallContext
@@ -380,6 +383,8 @@ async def _let_transports_end() -> None:
 
 
 _PLAIN = frozenset({"", "identity"})
+_NAME = {"Server": "meshd"}
+_JSON_HEADERS = {**_NAME, "Content-Type": "application/json"}
 
 
 def _bind_tcp(address: Address) -> socket.socket:
@@ -407,7 +412,11 @@ def _deadline(header: str | None, longest_s: Seconds) -> Seconds:
 
 
 def _json(data: bytes) -> web.Response:
-    return web.Response(body=data, content_type="application/json")
+    return web.Response(body=data, headers=_JSON_HEADERS)
+
+
+def _nothing() -> web.Response:
+    return web.Response(status=204, headers=_NAME)
 
 
 async def _page(probe: Probe, request: web.BaseRequest) -> web.Response:
@@ -422,5 +431,5 @@ async def _metrics(probes: Probes, request: web.BaseRequest) -> web.Response:
     del request
     return web.Response(
         body=probes.metrics().encode(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        headers={**_NAME, "Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )

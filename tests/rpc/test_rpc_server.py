@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import resource
 import socket
 
 import pytest
@@ -313,6 +314,27 @@ async def test_connections_are_bounded_for_one_address_and_for_all(serve, dial):
         assert (await (await dial(address)).rest()).startswith(b"HTTP/1.1 503 ")
         assert server.counters["connections_refused"] == 1
         assert (await ask(kept[0], http(rpc("echo"))))[0] == 200
+
+
+async def test_half_of_the_file_descriptors_stay_free(serve, dial, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (2, 2))
+    server, address = await serve()
+    kept = await dial(address)
+    assert (await ask(kept, http(rpc("echo"))))[0] == 200
+    assert (await (await dial(address)).rest()).startswith(b"HTTP/1.1 503 ")
+    assert server.counters["connections_refused"] == 1
+
+
+@pytest.mark.parametrize("soft", [resource.RLIM_INFINITY, None])
+async def test_without_a_bound_on_file_descriptors_our_own_holds(serve, dial, monkeypatch, soft):
+    def limit(what):
+        if soft is None:
+            raise OSError
+        return soft, soft
+
+    monkeypatch.setattr(resource, "getrlimit", limit)
+    _, address = await serve()
+    assert (await ask(await dial(address), http(rpc("echo"))))[0] == 200
 
 
 async def test_a_caller_that_leaves_cancels_its_call(serve, dial, bench):
