@@ -1,0 +1,1 @@
+"""Membership, failure detection and dissemination: SWIM with Lifeguard, node state, load."""

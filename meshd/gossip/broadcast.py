@@ -1,0 +1,89 @@
+"""Rumours waiting to be passed on, each a limited number of times (SWIM section 5)."""
+
+import math
+from collections.abc import Hashable
+
+
+def transmit_limit(mult: int, members: int) -> int:
+    """How often each node passes one rumour on: mult * ceil(log10(n + 1))."""
+    return mult * math.ceil(math.log10(members + 1)) if members > 0 else mult
+
+
+class BroadcastQueue:
+    """Encoded rumours, one slot a subject: a newer rumour replaces the older one.
+
+    Selection prefers the least sent, then the newest. One dict per send count makes it cost in
+    proportion to what fits the datagram, not to what waits. The queue is bounded by the number of
+    subjects, which the member table bounds.
+    """
+
+    def __init__(self) -> None:
+        self._tiers: list[dict[Hashable, bytes]] = []
+        self._tier_of: dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tier_of)
+
+    def add(self, subject: Hashable, rumour: bytes) -> None:
+        """Queue a fresh rumour about `subject`, in place of an older one."""
+        self.discard(subject)
+        self._put(0, subject, rumour)
+
+    def discard(self, subject: Hashable) -> None:
+        """Forget what waits about `subject`. Idempotent."""
+        tier = self._tier_of.pop(subject, None)
+        if tier is not None:
+            del self._tiers[tier][subject]
+
+    def peek(self, subject: Hashable) -> bytes | None:
+        """The rumour waiting about `subject`, without counting a transmission."""
+        tier = self._tier_of.get(subject)
+        return None if tier is None else self._tiers[tier][subject]
+
+    def sent(self, subject: Hashable) -> int | None:
+        """How often the waiting rumour was sent; None if none waits (any more)."""
+        return self._tier_of.get(subject)
+
+    def take(
+        self, bytes_free: int, limit: int, *, exclude: Hashable = None, count: int = 64
+    ) -> list[bytes]:
+        """Rumours that fit into `bytes_free`, each counted as sent once more.
+
+        Args:
+            bytes_free: room in the datagram.
+            limit: sends after which a rumour is dropped.
+            exclude: a subject that already travels in this datagram by other means.
+            count: how many at most.
+        """
+        if not self._tier_of:
+            return []
+        chosen: list[bytes] = []
+        moved: list[tuple[int, Hashable, bytes]] = []
+        for tier, waiting in enumerate(self._tiers):
+            for subject in reversed(waiting):
+                rumour = waiting[subject]
+                if subject == exclude or len(rumour) > bytes_free:
+                    continue
+                bytes_free -= len(rumour)
+                chosen.append(rumour)
+                moved.append((tier, subject, rumour))
+                if bytes_free < _RUMOUR_BYTES_MIN or len(chosen) == count:
+                    break
+            if bytes_free < _RUMOUR_BYTES_MIN or len(chosen) == count:
+                break
+        # Moved after the choice, oldest first, so that the order within a tier stays by age.
+        for tier, subject, rumour in reversed(moved):
+            del self._tiers[tier][subject]
+            del self._tier_of[subject]
+            if tier + 1 < limit:
+                self._put(tier + 1, subject, rumour)
+        return chosen
+
+    def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
+        while len(self._tiers) <= tier:
+            self._tiers.append({})
+        self._tiers[tier][subject] = rumour
+        self._tier_of[subject] = tier
+
+
+_RUMOUR_BYTES_MIN = 18  # nothing shorter is ever queued, so a smaller rest is not worth a search

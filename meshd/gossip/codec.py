@@ -1,0 +1,264 @@
+"""Datagrams to messages and back: a fixed header, an optional load record, a msgpack body.
+
+```
+header  version u8 | flags u8 | key id u16 | mesh id 8 | destination id 8 (0: unknown) | source 8
+load    11 bytes, where flag LOAD is set: the sender's own
+body    msgpack array [kind, field, ...]
+```
+
+A datagram is refused by its size before anything is decoded, and every limit of the decoder is set.
+48 bytes are kept free in each for the seal that encryption will add.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Any
+
+import msgpack
+import msgspec
+
+from meshd.errors import DecodeError
+from meshd.gossip.config import DATAGRAM_BYTES_MAX
+from meshd.gossip.messages import Delta, Message, Update
+from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
+
+PROTOCOL_VERSION = 1
+SEAL_BYTES_RESERVED = 48
+FLAG_LOAD = 0x01
+_FLAGS_KNOWN = FLAG_LOAD
+NOBODY = NodeId(bytes(8))
+
+_HEADER = struct.Struct(">BBH8s8s8s")
+HEADER_BYTES = _HEADER.size
+_LOAD = struct.Struct(">9BH")
+LOAD_BYTES = _LOAD.size
+LOAD_ENTRY_BYTES = 8 + LOAD_BYTES
+LOAD_SEQUENCES = 2**12
+_ARRAY_ELEMENTS_MAX = 512
+
+
+class Datagram(msgspec.Struct, frozen=True, gc=False):
+    """A decoded datagram. `load` is the sender's packed record, or empty."""
+
+    destination: NodeId
+    source: NodeId
+    load: bytes
+    message: Message
+
+
+def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes = b"") -> bytes:
+    """The clear part of a datagram, with the sender's packed load where given."""
+    flags = FLAG_LOAD if load else 0
+    return _HEADER.pack(PROTOCOL_VERSION, flags, 0, mesh, destination, source) + load
+
+
+def encode_body(
+    kind: int, fields: Sequence[Any], updates: Sequence[bytes] = (), loads: bytes = b""
+) -> bytes:
+    """The msgpack body; `updates` are rumours that were encoded once by `encode_update`."""
+    body: bytes = msgpack.packb((kind, *fields))
+    if not updates and not loads:
+        return body
+    count = len(fields) + (3 if loads else 2)
+    tail = (_array_header(len(updates)), *updates)
+    ending = msgpack.packb(loads) if loads else b""
+    return b"".join((bytes((0x90 | count,)), body[1:], *tail, ending))
+
+
+def decode(data: bytes, mesh: MeshId) -> Datagram:
+    """Parse one datagram.
+
+    Raises:
+        DecodeError: `data` holds no valid message; its text is one of a fixed set of reasons.
+    """
+    if len(data) > DATAGRAM_BYTES_MAX:
+        raise DecodeError("too_large")
+    if len(data) <= HEADER_BYTES:
+        raise DecodeError("too_short")
+    version, flags, key, its_mesh, destination, source = _HEADER.unpack_from(data)
+    if version != PROTOCOL_VERSION:
+        raise DecodeError("other_version")
+    if its_mesh != mesh:
+        raise DecodeError("other_mesh")
+    if key or flags & ~_FLAGS_KNOWN:
+        raise DecodeError("sealed")
+    at = HEADER_BYTES
+    load = b""
+    if flags & FLAG_LOAD:
+        if len(data) <= at + LOAD_BYTES:
+            raise DecodeError("too_short")
+        load = data[at : at + LOAD_BYTES]
+        at += LOAD_BYTES
+    return Datagram(NodeId(destination), NodeId(source), load, _decode_body(data[at:]))
+
+
+def _decode_body(body: bytes) -> Message:
+    try:
+        plain = msgpack.unpackb(
+            body,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=128,
+            max_bin_len=DATAGRAM_BYTES_MAX,
+            max_array_len=_ARRAY_ELEMENTS_MAX,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    # StackError, FormatError, ExtraData and UnicodeDecodeError are all ValueErrors.
+    except (ValueError, msgpack.UnpackException) as error:
+        raise DecodeError("not_msgpack") from error
+    try:
+        message: Message = msgspec.convert(plain, Message)
+    except msgspec.ValidationError as error:
+        raise DecodeError("not_a_message") from error
+    return message
+
+
+def _array_header(count: int) -> bytes:
+    return bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+
+
+def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ...]:
+    """A rumour's fields in wire order."""
+    return (
+        int(member.state),
+        member.node,
+        member.epoch,
+        member.incarnation,
+        pack_address(member.address),
+        member.state_version,
+        *(() if source is None else (source,)),
+    )
+
+
+def encode_update(member: Member, source: NodeId | None = None) -> bytes:
+    """One rumour, encoded once and kept."""
+    encoded: bytes = msgpack.packb(update_fields(member, source))
+    return encoded
+
+
+def member_from(update: Update) -> Member:
+    """The record that a rumour states.
+
+    Raises:
+        DecodeError: its address cannot be anybody's.
+    """
+    return Member(
+        node=NodeId(update.node),
+        epoch=Epoch(update.epoch),
+        incarnation=Incarnation(update.incarnation),
+        state=MemberState(update.state),
+        address=unpack_address(update.address),
+        state_version=update.state_version,
+    )
+
+
+@lru_cache(maxsize=16_384)
+def pack_address(address: Address) -> bytes:
+    """4 or 16 bytes of IP and 2 of port."""
+    port = address.port.to_bytes(2, "big")
+    if ":" in address.host:
+        return IPv6Address(address.host.partition("%")[0]).packed + port
+    return bytes(int(part) for part in address.host.split(".")) + port
+
+
+@lru_cache(maxsize=16_384)
+def unpack_address(packed: bytes) -> Address:
+    """Read what `pack_address` wrote.
+
+    Raises:
+        DecodeError: the length is neither 6 nor 18, the port is 0, or the IP is unspecified,
+            multicast or broadcast: nobody can be reached there.
+    """
+    port = int.from_bytes(packed[-2:], "big")
+    host = packed[:-2]
+    if port == 0 or len(host) not in {4, 16}:
+        raise DecodeError("bad_address")
+    if len(host) == 4:
+        if host[0] == 0 or host[0] >= 224:
+            raise DecodeError("bad_address")
+        return Address(".".join(map(str, host)), port)
+    ip = IPv6Address(host)
+    if ip.is_unspecified or ip.is_multicast:
+        raise DecodeError("bad_address")
+    return Address(str(ip), port)
+
+
+def pack_load(load: Load) -> bytes:
+    """11 bytes: fractions in 1/255, counts and times on a log scale, flags and sequence."""
+    flags = load.ready | load.full << 1 | load.draining << 2
+    return _LOAD.pack(
+        _to_fraction(load.cpu_fraction),
+        _to_fraction(load.mem_fraction),
+        _to_scale(load.in_flight, 4),
+        _to_scale(load.queue, 4),
+        _to_scale(load.slots, 4),
+        _to_scale(round(load.service_s * 1e6), 3),
+        _to_scale(round(load.dispatch_per_s * 10), 3),
+        _to_fraction(load.error_fraction),
+        _to_scale(round(load.lag_s * 1e3), 3),
+        flags << 12 | load.sequence % LOAD_SEQUENCES,
+    )
+
+
+def unpack_load(packed: bytes) -> Load:
+    """Read what `pack_load` wrote. Every pattern of 11 bytes is a valid record."""
+    cpu, mem, in_flight, queue, slots, service, dispatch, errors, lag, tail = _LOAD.unpack(packed)
+    return Load(
+        cpu_fraction=cpu / 255,
+        mem_fraction=mem / 255,
+        in_flight=_from_scale(in_flight, 4),
+        queue=_from_scale(queue, 4),
+        slots=_from_scale(slots, 4),
+        service_s=_from_scale(service, 3) / 1e6,
+        dispatch_per_s=_from_scale(dispatch, 3) / 10,
+        error_fraction=errors / 255,
+        lag_s=_from_scale(lag, 3) / 1e3,
+        ready=bool(tail & 0x1000),
+        full=bool(tail & 0x2000),
+        draining=bool(tail & 0x4000),
+        sequence=tail % LOAD_SEQUENCES,
+    )
+
+
+def load_sequence(packed: bytes) -> int:
+    """The sequence in a packed record, without unpacking the rest."""
+    return int.from_bytes(packed[-2:], "big") % LOAD_SEQUENCES
+
+
+def is_newer_load(sequence: int, than: int) -> bool:
+    """Whether `sequence` comes after `than` on the circle of 4096 (RFC 1982)."""
+    return 0 < (sequence - than) % LOAD_SEQUENCES < LOAD_SEQUENCES // 2
+
+
+def _to_fraction(value: float) -> int:
+    return 0 if not math.isfinite(value) else round(min(1.0, max(0.0, value)) * 255)
+
+
+def _to_scale(value: int, mantissa_bits: int) -> int:
+    """A byte on a log scale: exact for small values, then within one part in 2**mantissa_bits."""
+    one = 1 << mantissa_bits
+    if value < 2 * one:
+        return max(0, value)
+    exponent = value.bit_length() - mantissa_bits - 1
+    code = (exponent + 1) * one + (value >> exponent) - one
+    return min(code, 255)
+
+
+def _from_scale(code: int, mantissa_bits: int) -> int:
+    one = 1 << mantissa_bits
+    if code < 2 * one:
+        return code
+    exponent = code // one - 1
+    return (code % one + one) << exponent
+
+
+def encode_delta(delta: Delta) -> bytes:
+    """One delta, to be counted against the room of a datagram before it is sent."""
+    entries = [(entry.key, entry.version, entry.value) for entry in delta.entries]
+    encoded: bytes = msgpack.packb((delta.node, delta.epoch, delta.base, delta.upto, entries))
+    return encoded

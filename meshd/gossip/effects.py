@@ -1,0 +1,72 @@
+"""What the gossip machine wants done, or wants known."""
+
+import msgspec
+
+from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
+
+
+class SendDatagram(msgspec.Struct, frozen=True, gc=False):
+    """Send `data` to `to`."""
+
+    to: Address
+    data: bytes
+
+
+class MemberChanged(msgspec.Struct, frozen=True):
+    """A member is now believed to be in another state, run or place. `before` is None if new."""
+
+    member: Member
+    before: MemberState | None
+    reason: str
+
+
+class StateChanged(msgspec.Struct, frozen=True):
+    """More of a node's state is known."""
+
+    node: NodeId
+
+
+class ProbeCompleted(msgspec.Struct, frozen=True):
+    """A probe round ended: `rtt_s` of a direct ack, None where it was indirect or failed."""
+
+    node: NodeId
+    succeeded: bool
+    rtt_s: float | None
+
+
+class DatagramRejected(msgspec.Struct, frozen=True):
+    """A datagram was dropped; `reason` is one of a fixed set of words, fit for a metric label."""
+
+    reason: str
+    source: Address
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """A handshake with `node` is complete: there is a mesh."""
+
+    node: NodeId
+
+
+class IdentityRaised(msgspec.Struct, frozen=True):
+    """Own epoch or incarnation rose: keep them on disk, so that a restart outranks this run."""
+
+    epoch: Epoch
+    incarnation: Incarnation
+
+
+class ConflictSeen(msgspec.Struct, frozen=True):
+    """Somebody else runs with this node's identity, at `address`."""
+
+    address: Address
+
+
+Effect = (
+    SendDatagram
+    | MemberChanged
+    | StateChanged
+    | ProbeCompleted
+    | DatagramRejected
+    | Joined
+    | IdentityRaised
+    | ConflictSeen
+)

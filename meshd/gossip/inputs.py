@@ -1,0 +1,60 @@
+"""What may happen to the gossip machine."""
+
+import msgspec
+
+from meshd.model import Address, Load
+
+
+class DatagramReceived(msgspec.Struct, frozen=True, gc=False):
+    """A datagram came from `source`."""
+
+    data: bytes
+    source: Address
+
+
+class DeadlineReached(msgspec.Struct, frozen=True):
+    """The time that `next_deadline()` named has come. The mail has been read before."""
+
+
+class JoinRequested(msgspec.Struct, frozen=True):
+    """Addresses where meshd may answer: seeds, mDNS, the cache. Hints, not beliefs."""
+
+    addresses: tuple[Address, ...]
+
+
+class LeaveRequested(msgspec.Struct, frozen=True):
+    """Say goodbye; the node goes on answering until it is closed."""
+
+
+class RejoinRequested(msgspec.Struct, frozen=True):
+    """Come back after a leave."""
+
+
+class StateSet(msgspec.Struct, frozen=True):
+    """This node's own state changes: key -> value, None to delete."""
+
+    entries: dict[str, bytes | None]
+
+
+class LoadSampled(msgspec.Struct, frozen=True):
+    """A fresh sample of this node's load. Its sequence is set by the machine."""
+
+    load: Load
+
+
+class AddressChanged(msgspec.Struct, frozen=True):
+    """This node is reachable at another address from now on."""
+
+    address: Address
+
+
+Input = (
+    DatagramReceived
+    | DeadlineReached
+    | JoinRequested
+    | LeaveRequested
+    | RejoinRequested
+    | StateSet
+    | LoadSampled
+    | AddressChanged
+)

@@ -1,0 +1,128 @@
+"""The load plane: fixed small records, the newest wins, lossy on purpose."""
+
+from collections.abc import Callable, Iterator
+
+from meshd.clock import Instant
+from meshd.gossip.broadcast import BroadcastQueue
+from meshd.gossip.codec import (
+    LOAD_BYTES,
+    LOAD_ENTRY_BYTES,
+    LOAD_SEQUENCES,
+    is_newer_load,
+    load_sequence,
+    pack_load,
+    unpack_load,
+)
+from meshd.gossip.config import GossipConfig
+from meshd.model import Load, NodeId
+
+_BUSY_STEP = 0.25  # of the slots
+_FRACTION_STEP = 0.25  # CPU noise stays below; memory and errors share it
+_TIME_FACTOR = 2.0
+
+
+def is_significant(before: Load, after: Load) -> bool:
+    """Whether a change of load is worth a rumour: it could change where work is sent."""
+    if (before.ready, before.full, before.draining) != (after.ready, after.full, after.draining):
+        return True
+    slots = max(1, after.slots)
+    busy = abs((after.in_flight + after.queue) - (before.in_flight + before.queue)) / slots
+    fractions = (
+        abs(after.cpu_fraction - before.cpu_fraction),
+        abs(after.mem_fraction - before.mem_fraction),
+        abs(after.error_fraction - before.error_fraction),
+    )
+    low, high = sorted((before.service_s, after.service_s))
+    return (
+        before.slots != after.slots
+        or busy >= _BUSY_STEP
+        or max(fractions) >= _FRACTION_STEP
+        or high > _TIME_FACTOR * low + 0.001
+    )
+
+
+class LoadPlane:
+    """Own load, others' loads, and the load rumours that wait."""
+
+    def __init__(self, me: NodeId, config: GossipConfig) -> None:
+        self._me = me
+        self._config = config
+        self._queue = BroadcastQueue()
+        self._records: dict[NodeId, tuple[bytes, Instant]] = {}
+        self._announced: Load | None = None
+        self._announced_at: Instant | None = None
+        self._sequence = 0
+        self.own = b""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether load rumours wait to be sent."""
+        return len(self._queue) > 0
+
+    def sampled(self, load: Load, members: int, now: Instant) -> bool:
+        """Take a fresh own sample; true if it became a rumour."""
+        self._sequence = (self._sequence + 1) % LOAD_SEQUENCES
+        load = Load(
+            load.cpu_fraction, load.mem_fraction, load.in_flight, load.queue, load.slots,
+            load.service_s, load.dispatch_per_s, load.error_fraction, load.lag_s,
+            load.ready, load.full, load.draining, self._sequence,
+        )  # fmt: skip
+        self.own = pack_load(load)
+        self._records[self._me] = (self.own, now)
+        if self._announced is not None and not is_significant(self._announced, load):
+            return False
+        if self._announced_at is not None and now - self._announced_at < self.period_s(members):
+            return False
+        self._announced, self._announced_at = load, now
+        self._queue.add(self._me, self._me + self.own)
+        return True
+
+    def period_s(self, members: int) -> float:
+        """Shortest time between own rumours: the interval, stretched by the byte budget.
+
+        Each node passes on each of n records `load_transmit_limit` times in a period, so a period
+        of n * limit * entry / budget spends the budget when all change at once.
+        """
+        spent = members * self._config.load_transmit_limit * LOAD_ENTRY_BYTES
+        return max(self._config.load_interval_s, spent / self._config.load_bytes_per_s)
+
+    def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
+        """The sender's own record came on one of its packets. Equal or newer ones count."""
+        held = self._records.get(node)
+        if held is None or not is_newer_load(load_sequence(held[0]), load_sequence(packed)):
+            self._records[node] = (packed, now)
+
+    def heard_rumour(
+        self, entries: bytes, known: Callable[[NodeId], object], now: Instant
+    ) -> Iterator[NodeId]:
+        """Take in rumoured records of nodes that are `known`; yields those whose record was news.
+
+        A torn last entry is left out.
+        """
+        for at in range(0, len(entries) - LOAD_ENTRY_BYTES + 1, LOAD_ENTRY_BYTES):
+            node = NodeId(entries[at : at + 8])
+            packed = entries[at + 8 : at + 8 + LOAD_BYTES]
+            held = self._records.get(node)
+            if node == self._me or not known(node):
+                continue
+            if held is None or is_newer_load(load_sequence(packed), load_sequence(held[0])):
+                self._records[node] = (packed, now)
+                yield node
+
+    def pass_on(self, node: NodeId) -> None:
+        """Queue the record held of `node` as a rumour."""
+        self._queue.add(node, node + self._records[node][0])
+
+    def take(self, bytes_free: int) -> bytes:
+        """Load entries that fit into `bytes_free`."""
+        return b"".join(self._queue.take(bytes_free, self._config.load_transmit_limit))
+
+    def get(self, node: NodeId) -> tuple[Load, Instant] | None:
+        """The record held of a node, and when it came."""
+        held = self._records.get(node)
+        return None if held is None else (unpack_load(held[0]), held[1])
+
+    def forget(self, node: NodeId) -> None:
+        """Drop a node's record: it is gone, or runs anew and counts from the start."""
+        self._records.pop(node, None)
+        self._queue.discard(node)

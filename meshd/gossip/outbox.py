@@ -1,0 +1,130 @@
+"""What leaves the machine: effects in order, and datagrams filled up with what waits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from meshd.gossip.broadcast import BroadcastQueue, transmit_limit
+from meshd.gossip.codec import (
+    HEADER_BYTES,
+    LOAD_ENTRY_BYTES,
+    SEAL_BYTES_RESERVED,
+    encode_body,
+    encode_header,
+)
+from meshd.gossip.config import GossipConfig
+from meshd.gossip.effects import DatagramRejected, Effect, SendDatagram
+from meshd.gossip.loads import LoadPlane
+from meshd.gossip.messages import Message
+from meshd.model import Address, MeshId, NodeId
+
+_BIN_HEADER_BYTES = 3
+_ARRAY_HEADER_BYTES = 3
+_UPDATES_MAX = 64
+_FULL = 24  # room below which nothing that waits could fit
+
+
+class Outbox:
+    """Collects the effects of one step."""
+
+    def __init__(
+        self,
+        *,
+        mesh: MeshId,
+        me: NodeId,
+        config: GossipConfig,
+        rumours: BroadcastQueue,
+        loads: LoadPlane,
+    ) -> None:
+        self._mesh = mesh
+        self._me = me
+        self._bytes_max = config.datagram_bytes_max - SEAL_BYTES_RESERVED
+        self._mult = config.transmit_mult
+        self._rumours = rumours
+        self._loads = loads
+        self._effects: list[Effect] = []
+        self.members = 1
+        """Live members, which the transmit limit grows with; kept by the machine."""
+
+    def add(self, effect: Effect) -> None:
+        """Append an effect."""
+        self._effects.append(effect)
+
+    def reject(self, reason: str, source: Address) -> None:
+        """Report a datagram that was dropped."""
+        self._effects.append(DatagramRejected(reason, source))
+
+    def drain(self) -> list[Effect]:
+        """The effects so far; the outbox starts anew."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def room(self) -> int:
+        """Bytes for a body without anything riding along."""
+        return self._bytes_max - HEADER_BYTES - len(self._loads.own)
+
+    def send(
+        self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
+    ) -> None:
+        """Send a message with nothing riding along."""
+        self._put(to, address, encode_body(_tag(kind), fields))
+
+    def send_with(
+        self,
+        to: NodeId,
+        address: Address,
+        kind: type[Message],
+        fields: Sequence[Any],
+        parts: Sequence[bytes],
+    ) -> None:
+        """Send a message whose last field is an array of encoded `parts`, and nothing else."""
+        self._put(to, address, encode_body(_tag(kind), fields, parts))
+
+    def send_full(
+        self,
+        to: NodeId,
+        address: Address,
+        kind: type[Message],
+        fields: Sequence[Any],
+        *,
+        first: tuple[NodeId, bytes] | None = None,
+    ) -> None:
+        """Send a message and fill its datagram with rumours, then with load records.
+
+        Args:
+            to: the receiver's id.
+            address: where it is.
+            kind: the message's class.
+            fields: its fixed fields, in order.
+            first: subject and rumour that must ride along before all others: what the receiver
+                has to hear to defend itself (Lifeguard's buddy system).
+        """
+        body = encode_body(_tag(kind), fields)
+        free = self.room - len(body) - _ARRAY_HEADER_BYTES
+        updates: list[bytes] = []
+        if first is not None:
+            updates.append(first[1])
+            free -= len(first[1])
+        if free > _FULL and len(self._rumours):
+            limit = transmit_limit(self._mult, self.members)
+            taken = self._rumours.take(
+                free, limit, exclude=first[0] if first else None, count=_UPDATES_MAX - len(updates)
+            )
+            updates += taken
+            free -= sum(map(len, taken))
+        loads = b""
+        if free > LOAD_ENTRY_BYTES + _BIN_HEADER_BYTES and self._loads.waiting:
+            loads = self._loads.take(free - _BIN_HEADER_BYTES)
+        if updates or loads:
+            body = encode_body(_tag(kind), fields, updates, loads)
+        self._put(to, address, body)
+
+    def _put(self, to: NodeId, address: Address, body: bytes) -> None:
+        header = encode_header(self._mesh, to, self._me, self._loads.own)
+        self._effects.append(SendDatagram(address, header + body))
+
+
+def _tag(kind: type[Message]) -> int:
+    tag = kind.__struct_config__.tag
+    assert isinstance(tag, int)
+    return tag

@@ -1,0 +1,211 @@
+"""Failure detection: probe rounds, help by others, and help for others (SWIM section 3)."""
+
+import random
+
+from meshd.clock import Instant
+from meshd.gossip.beliefs import Beliefs
+from meshd.gossip.config import GossipConfig
+from meshd.gossip.effects import ProbeCompleted
+from meshd.gossip.health import LocalHealth
+from meshd.gossip.members import is_live
+from meshd.gossip.messages import Ack, Nack, Ping, PingReq
+from meshd.gossip.outbox import Outbox
+from meshd.gossip.probe import ProbeRing, ProbeRound, Relay
+from meshd.gossip.timers import Timers
+from meshd.model import Address, Member, MemberState, NodeId
+
+RELAYS_MAX = 256
+_SEQUENCES = 2**16
+_RTT_WEIGHT = 0.2  # of a new sample in the moving average
+
+
+class Prober:
+    """One own round at a time, and up to RELAYS_MAX on behalf of others."""
+
+    def __init__(
+        self,
+        *,
+        config: GossipConfig,
+        beliefs: Beliefs,
+        timers: Timers,
+        outbox: Outbox,
+        health: LocalHealth,
+        rng: random.Random,
+        now: Instant,
+    ) -> None:
+        self._config = config
+        self._beliefs = beliefs
+        self._timers = timers
+        self._outbox = outbox
+        self._health = health
+        self._rng = rng
+        self._ring = ProbeRing(rng)
+        self._round: ProbeRound | None = None
+        self._relays: dict[int, Relay] = {}
+        self._sequence = rng.randrange(_SEQUENCES)
+        # Nodes that start together must not probe together.
+        timers.set("probe", now + rng.random() * config.probe_interval_s)
+
+    # Own rounds
+
+    def on_tick(self, now: Instant) -> None:
+        """The interval is over: judge the round that was, begin the next."""
+        self._judge(now)
+        target = self._next_target()
+        interval_s = self._config.probe_interval_s * self._health.factor
+        self._timers.set("probe", now + interval_s)
+        if target is None:
+            return
+        self._round = ProbeRound(target.node, target.incarnation, self._next_sequence(), now)
+        self._timers.set("probe_timeout", now + self._config.probe_timeout_s * self._health.factor)
+        self._ping(target, self._round.sequence)
+
+    def _next_target(self) -> Member | None:
+        table = self._beliefs.table
+        for _ in range(table.row_count):
+            member = table.at(self._ring.next_row(table.row_count))
+            if member is not None and self._may_ask(member):
+                return member
+        return None
+
+    def _may_ask(self, member: Member) -> bool:
+        return is_live(member.state) and member.node != self._beliefs.me.node
+
+    def _ping(self, target: Member, sequence: int) -> None:
+        self._outbox.send_full(
+            target.node,
+            target.address,
+            Ping,
+            (sequence,),
+            first=self._beliefs.accusation(target.node),
+        )
+
+    def on_timeout(self, now: Instant) -> None:
+        """No direct ack in time: ask helpers to ping the target."""
+        del now
+        current = self._round
+        if current is None or current.acked:
+            return
+        helpers = self._beliefs.table.pick(
+            self._config.indirect_probes,
+            self._rng,
+            lambda m: self._may_ask(m) and m.node != current.target,
+        )
+        current.helpers = tuple(helper.node for helper in helpers)
+        for helper in helpers:
+            self._outbox.send_full(
+                helper.node, helper.address, PingReq, (current.sequence, current.target)
+            )
+
+    def _judge(self, now: Instant) -> None:
+        current, self._round = self._round, None
+        self._timers.cancel("probe_timeout")
+        if current is None or current.acked:
+            return
+        member = self._beliefs.table.get(current.target)
+        if member is None or not is_live(member.state):
+            return
+        self._health.probe_failed(len(current.helpers), len(current.nacks))
+        self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
+        self._beliefs.probe_failed(current.target, current.incarnation, now)
+
+    def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
+        """Somebody lives: the target of our round, or one whom we asked for somebody else."""
+        current = self._round
+        if current is not None and ack.sequence == current.sequence:
+            direct = source == current.target
+            if not current.acked and (direct or source in current.helpers):
+                current.acked = True
+                self._timers.cancel("probe_timeout")
+                self._health.probe_succeeded()
+                rtt_s = now - current.started if direct else None
+                if rtt_s is not None:
+                    self._measured(source, rtt_s)
+                else:
+                    self._beliefs.heard_from(current.target, now)
+                self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
+            return
+        relay = self._relays.get(ack.sequence)
+        if relay is not None and relay.target == source and not relay.acked:
+            relay.acked = True
+            requester = self._beliefs.table.get(relay.requester)
+            if requester is not None:
+                self._outbox.send_full(requester.node, requester.address, Ack, (relay.sequence, 0))
+
+    def _measured(self, node: NodeId, rtt_s: float) -> None:
+        held = self._beliefs.rtt_s.get(node)
+        self._beliefs.rtt_s[node] = rtt_s if held is None else held + _RTT_WEIGHT * (rtt_s - held)
+
+    def on_nack(self, nack: Nack, source: NodeId) -> None:
+        """A helper heard us but not the target: our own side works."""
+        current = self._round
+        if current is not None and nack.sequence == current.sequence and source in current.helpers:
+            current.nacks[source] = None
+
+    # For others
+
+    def on_ping(self, ping: Ping, source: NodeId, address: Address, view_hash: int) -> None:
+        """Answer. Whoever is doubted hears of it in the same datagram."""
+        self._outbox.send_full(
+            source,
+            address,
+            Ack,
+            (ping.sequence, view_hash),
+            first=self._beliefs.accusation(source),
+        )
+
+    def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
+        """Ping a member on behalf of another, within the window that the requester has left."""
+        target = self._beliefs.table.get(NodeId(request.target))
+        if target is None or len(self._relays) >= RELAYS_MAX:
+            return
+        if target.state in {MemberState.DEAD, MemberState.LEFT}:
+            # The requester is behind: the answer is what became of the target.
+            self._outbox.send_full(
+                requester.node,
+                requester.address,
+                Nack,
+                (request.sequence,),
+                first=self._beliefs.accusation(target.node),
+            )
+            return
+        sequence = self._next_sequence()
+        self._relays[sequence] = Relay(requester.node, request.sequence, target.node)
+        window_s = self._config.probe_interval_s - self._config.probe_timeout_s
+        self._timers.set(("nack", sequence), now + window_s * self._config.nack_fraction)
+        self._timers.set(("relay", sequence), now + self._config.probe_interval_s)
+        self._ping(target, sequence)
+
+    def on_nack_due(self, sequence: int) -> None:
+        """The window is nearly over: tell the requester if there is no ack yet."""
+        relay = self._relays.get(sequence)
+        if relay is None or relay.acked:
+            return
+        requester = self._beliefs.table.get(relay.requester)
+        if requester is not None:
+            self._outbox.send_full(requester.node, requester.address, Nack, (relay.sequence,))
+
+    def on_relay_over(self, sequence: int) -> None:
+        """Forget a ping made for somebody else."""
+        self._relays.pop(sequence, None)
+
+    def on_reconnect(self, now: Instant) -> None:
+        """Ping one of the dead: a healed network shows itself by an answer."""
+        gone = self._beliefs.gone
+        table = self._beliefs.table
+        dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
+        if gone:
+            self._timers.set("reconnect", now + self._config.reconnect_interval_s)
+        if dead:
+            target = table.get(self._rng.choice(dead))
+            assert target is not None
+            self._ping(target, self._next_sequence())
+
+    def _next_sequence(self) -> int:
+        self._sequence = (self._sequence + 1) % _SEQUENCES
+        return self._sequence
+
+    @property
+    def relays(self) -> int:
+        """Pings under way for others."""
+        return len(self._relays)

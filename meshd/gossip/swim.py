@@ -1,0 +1,428 @@
+"""The gossip machine: SWIM with Lifeguard, put together from its parts.
+
+```
+datagram -> decode -> what rides along (rumours, loads) -> the message itself -> effects
+deadline -> each timer that is due -> effects
+```
+
+Everything that is decided is decided here and below, from the input, the state and `now` alone.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import assert_never
+
+import msgspec
+
+from meshd.clock import Instant
+from meshd.errors import DecodeError
+from meshd.gossip.beliefs import Beliefs
+from meshd.gossip.broadcast import BroadcastQueue
+from meshd.gossip.codec import NOBODY, Datagram, decode
+from meshd.gossip.config import GossipConfig
+from meshd.gossip.effects import Effect
+from meshd.gossip.health import LocalHealth
+from meshd.gossip.inputs import (
+    AddressChanged,
+    DatagramReceived,
+    DeadlineReached,
+    Input,
+    JoinRequested,
+    LeaveRequested,
+    LoadSampled,
+    RejoinRequested,
+    StateSet,
+)
+from meshd.gossip.loads import LoadPlane
+from meshd.gossip.members import MemberTable, is_live, record_hash
+from meshd.gossip.messages import (
+    Ack,
+    Gossip,
+    Join,
+    Message,
+    Nack,
+    Ping,
+    PingReq,
+    Records,
+    StateDelta,
+    StatePull,
+    Sync,
+    Update,
+    Welcome,
+)
+from meshd.gossip.outbox import Outbox
+from meshd.gossip.prober import Prober
+from meshd.gossip.state import NodeState, StateStore
+from meshd.gossip.sync import Exchange
+from meshd.gossip.timers import Timers
+from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
+
+_REAP_INTERVAL_S = 60.0
+_STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
+_GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
+_STRANGER_INTERVAL_S = 1.0
+
+
+class Swim:
+    """One node's whole gossip protocol. Satisfies `Machine[Input, Effect]`.
+
+    Args:
+        me: the node's own record as it starts: its epoch outranks all earlier runs'.
+        mesh: datagrams of any other mesh are refused.
+        config: the protocol's numbers.
+        rng: the only source of chance.
+        now: the present.
+        table: rows to start from, for the simulator; empty if not given.
+    """
+
+    def __init__(
+        self,
+        me: Member,
+        mesh: MeshId,
+        config: GossipConfig,
+        rng: random.Random,
+        now: Instant,
+        table: MemberTable | None = None,
+    ) -> None:
+        self._mesh = mesh
+        self._config = config
+        self._rng = rng
+        self._timers = Timers()
+        self._health = LocalHealth(config.health_max)
+        self._rumours = BroadcastQueue()
+        self._loads = LoadPlane(me.node, config)
+        self._states = StateStore(me.node, me.epoch)
+        self._outbox = Outbox(
+            mesh=mesh, me=me.node, config=config, rumours=self._rumours, loads=self._loads
+        )
+        self._beliefs = Beliefs(
+            me=me,
+            config=config,
+            table=table or MemberTable({}, ()),
+            rumours=self._rumours,
+            loads=self._loads,
+            states=self._states,
+            timers=self._timers,
+            outbox=self._outbox,
+            health=self._health,
+            now=now,
+        )
+        self._prober = Prober(
+            config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
+            health=self._health, rng=rng, now=now,
+        )  # fmt: skip
+        self._exchange = Exchange(
+            config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
+            outbox=self._outbox, rng=rng, now=now,
+        )  # fmt: skip
+        self._gossiped_at = Instant(now - config.gossip_interval_s)
+        self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
+        self._timers.set("reap", now + _REAP_INTERVAL_S)
+
+    # The machine's two doors
+
+    def step(self, event: Input, now: Instant) -> list[Effect]:
+        """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
+
+        Raises:
+            UsageError: a StateSet holds what gossip cannot carry; nothing changed.
+        """
+        match event:
+            case DatagramReceived():
+                self._on_datagram(event, now)
+            case DeadlineReached():
+                self._on_deadline(now)
+            case JoinRequested():
+                for address in event.addresses:
+                    self._exchange.join(address, now)
+            case StateSet():
+                self._on_state_set(event, now)
+            case LoadSampled():
+                if self._loads.sampled(event.load, self._beliefs.table.live, now):
+                    self._timers.set_earlier("gossip", now)
+                self._beliefs.touch(self._beliefs.me.node)
+            case LeaveRequested():
+                self._on_leave(now)
+            case RejoinRequested():
+                self._on_rejoin(now)
+            case AddressChanged():
+                if event.address != self._beliefs.me.address:
+                    self._beliefs.raise_incarnation(now, address=event.address)
+            case _:
+                assert_never(event)
+        return self._outbox.drain()
+
+    def next_deadline(self) -> Instant | None:
+        """When the machine wants a DeadlineReached."""
+        return self._timers.next_deadline()
+
+    # Datagrams
+
+    def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+        try:
+            datagram = decode(event.data, self._mesh)
+        except DecodeError as error:
+            self._outbox.reject(error.message, event.source)
+            return
+        me = self._beliefs.me.node
+        if datagram.source in {me, NOBODY}:
+            self._outbox.reject("own_id", event.source)
+        elif datagram.destination != me and not (
+            datagram.destination == NOBODY and isinstance(datagram.message, Join)
+        ):
+            self._outbox.reject("other_destination", event.source)
+        else:
+            member = self._beliefs.table.get(datagram.source)
+            if member is None:
+                self._on_stranger(datagram, event.source, now)
+            else:
+                self._on_member(datagram, member, event.source, now)
+
+    def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
+        """Somebody outside the table: only the handshake, and a plain answer to a ping."""
+        match datagram.message:
+            case Join() as join:
+                self._exchange.on_join(join, datagram.source, address)
+            case Welcome() as welcome:
+                self._exchange.on_welcome(welcome, datagram.source, address, now)
+                self._after(datagram.source, now)
+            case Sync() as sync:
+                self._exchange.on_sync(sync, datagram.source, address, now)
+                self._after(datagram.source, now)
+            case Ping() as ping:
+                # It knows us by id, so it is worth getting to know, but not at any rate.
+                self._outbox.send(datagram.source, address, Ack, (ping.sequence, 0))
+                if now - self._stranger_at >= _STRANGER_INTERVAL_S:
+                    self._stranger_at = now
+                    self._exchange.join(address, now)
+                self._hear_all(ping.updates, address, now)
+            case Gossip() as gossip:
+                # In a crowd of newcomers the news of the sender may come after its own news.
+                self._hear_all(gossip.updates, address, now)
+                self._after(datagram.source, now)
+            case _:
+                self._outbox.reject("not_a_member", address)
+
+    def _hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
+        for update in updates:
+            self._beliefs.hear(update, source, now)
+
+    def _on_member(
+        self, datagram: Datagram, member: Member, address: Address, now: Instant
+    ) -> None:
+        node = datagram.source
+        self._beliefs.heard_from(node, now)
+        if datagram.load and is_live(member.state):
+            self._loads.heard_directly(node, datagram.load, now)
+        message = datagram.message
+        if isinstance(message, Ping | Ack | PingReq | Nack | Gossip):
+            self._hear_all(message.updates, address, now)
+            if message.loads:
+                for told in self._loads.heard_rumour(message.loads, self._is_live, now):
+                    self._loads.pass_on(told)
+                    self._beliefs.touch(told)
+                    self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+        self._on_message(message, node, address, now)
+        self._after(node, now)
+
+    def _on_message(self, message: Message, node: NodeId, address: Address, now: Instant) -> None:
+        member = self._beliefs.table.get(node)
+        assert member is not None
+        match message:
+            case Ping():
+                self._prober.on_ping(message, node, address, self._exchange.short_hash)
+            case Ack():
+                self._prober.on_ack(message, node, now)
+                if message.view_hash and member.state is MemberState.ALIVE:
+                    self._exchange.compare(member, message.view_hash, now)
+            case PingReq():
+                self._prober.on_ping_req(message, member, now)
+            case Nack():
+                self._prober.on_nack(message, node)
+            case Gossip():
+                pass
+            case Join():
+                self._exchange.on_join(message, node, address)
+            case Welcome():
+                self._exchange.on_welcome(message, node, address, now)
+            case Sync():
+                self._hear_all(message.updates, address, now)
+                self._exchange.on_sync(message, node, address, now)
+            case Records():
+                self._exchange.on_records(message, node, address, now)
+            case StatePull():
+                self._exchange.on_state_pull(message, member)
+            case StateDelta():
+                self._exchange.on_state_delta(message, member, now)
+            case _:
+                assert_never(message)
+
+    def _after(self, source: NodeId, now: Instant) -> None:
+        self._exchange.pull_missing(self._beliefs.table.get(source), now)
+
+    def _is_live(self, node: NodeId) -> bool:
+        member = self._beliefs.table.get(node)
+        return member is not None and is_live(member.state)
+
+    # Timers
+
+    def _on_deadline(self, now: Instant) -> None:
+        due = self._timers.next_deadline()
+        if due is not None and now - due > self._config.probe_interval_s * _STALL_FRACTION:
+            # We were stopped or starved: whatever seems late may be late because of us. Nobody is
+            # judged before everybody has had one more interval to answer.
+            self._timers.shift(now - due + self._config.probe_interval_s)
+            self._health.stalled()
+            return
+        while (key := self._timers.pop_due(now)) is not None:
+            self._on_timer(key, now)
+
+    def _on_timer(self, key: object, now: Instant) -> None:
+        match key:
+            case "probe":
+                self._prober.on_tick(now)
+            case "probe_timeout":
+                self._prober.on_timeout(now)
+            case "gossip":
+                self._on_gossip(now)
+            case "reconnect":
+                self._prober.on_reconnect(now)
+            case "pull":
+                self._exchange.pull_missing(None, now)
+            case "reap":
+                self._beliefs.reap(now)
+                self._timers.set("reap", now + _REAP_INTERVAL_S)
+            case ("suspicion", bytes() as node):
+                self._beliefs.suspicion_ran_out(NodeId(node), now)
+            case ("nack", int() as sequence):
+                self._prober.on_nack_due(sequence)
+            case ("relay", int() as sequence):
+                self._prober.on_relay_over(sequence)
+            case ("join", Address() as address):
+                self._exchange.on_join_due(address, now)
+            case _:
+                raise AssertionError(f"no such timer: {key!r}")
+
+    def _on_gossip(self, now: Instant) -> None:
+        """Send waiting rumours to a few members at random."""
+        config = self._config
+        gap_until = self._gossiped_at + config.gossip_interval_s * _GOSSIP_GAP_FRACTION
+        if now < gap_until:
+            self._timers.set("gossip", gap_until)
+            return
+        if not self._rumours and not self._loads.waiting:
+            return
+        self._gossiped_at = now
+        me = self._beliefs.me.node
+        targets = self._beliefs.table.pick(
+            config.gossip_fanout, self._rng, lambda m: is_live(m.state) and m.node != me
+        )
+        for target in targets:
+            if self._rumours or self._loads.waiting:
+                self._outbox.send_full(target.node, target.address, Gossip, ())
+        if targets and (self._rumours or self._loads.waiting):
+            self._timers.set_earlier("gossip", now + config.gossip_interval_s)
+
+    # Local wishes
+
+    def _on_state_set(self, event: StateSet, now: Instant) -> None:
+        before = self._states.own.version
+        for key, value in event.entries.items():
+            self._states.own.write(key, value)
+        if self._states.own.version != before:
+            me = msgspec.structs.replace(self._beliefs.me, state_version=self._states.own.version)
+            self._beliefs.replace_self(me, now)
+
+    def _on_leave(self, now: Instant) -> None:
+        if self._beliefs.leaving:
+            return
+        self._beliefs.leaving = True
+        left = msgspec.structs.replace(self._beliefs.me, state=MemberState.LEFT)
+        self._beliefs.replace_self(left, now)
+
+    def _on_rejoin(self, now: Instant) -> None:
+        if not self._beliefs.leaving:
+            return
+        self._beliefs.leaving = False
+        self._beliefs.raise_incarnation(now, state=MemberState.ALIVE)
+
+    # Reading
+
+    @property
+    def me(self) -> Member:
+        """The own record."""
+        return self._beliefs.me
+
+    @property
+    def health(self) -> int:
+        """Lifeguard's local health score: 0 is well."""
+        return self._health.score
+
+    @property
+    def members(self) -> MemberTable:
+        """All records. To be read, not written."""
+        return self._beliefs.table
+
+    def state_of(self, node: NodeId) -> NodeState | None:
+        """What is held of a node's state."""
+        return self._states.get(node)
+
+    def load_of(self, node: NodeId) -> tuple[Load, Instant] | None:
+        """A node's newest load record and when it came."""
+        return self._loads.get(node)
+
+    def heard_at(self, node: NodeId) -> Instant | None:
+        """When a packet last came from a member itself."""
+        return self._beliefs.heard_at.get(node)
+
+    def rtt_s(self, node: NodeId) -> float | None:
+        """Moving average of direct probes' round trips."""
+        return self._beliefs.rtt_s.get(node)
+
+    def is_reachable(self, node: NodeId) -> bool:
+        """False from an own failed probe round until the member is heard again."""
+        return node not in self._beliefs.unreachable
+
+    def take_touched(self) -> Mapping[NodeId, None]:
+        """Members whose row in the view may have changed since the last call."""
+        return self._beliefs.take_touched()
+
+    def goodbyes_sent(self) -> int | None:
+        """How often the own record was passed on; None once it needs no more."""
+        return self._rumours.sent(self._beliefs.me.node)
+
+    def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
+        """The last events of a member, oldest first: why it is believed to be what it is."""
+        return self._beliefs.history(node)
+
+    def pending(self) -> Mapping[str, int]:
+        """What waits, for metrics and for resource checks."""
+        return {
+            "rumours": len(self._rumours),
+            "timers": len(self._timers),
+            "suspicions": len(self._beliefs.suspicions),
+            "relays": self._prober.relays,
+            "gone": len(self._beliefs.gone),
+        }
+
+    def validate(self) -> None:
+        """Check what must always hold; the simulator runs it after each step.
+
+        Raises:
+            AssertionError: a bug of ours.
+        """
+        beliefs = self._beliefs
+        live = [m for m in beliefs.table if is_live(m.state)]
+        assert beliefs.table.live == len(live)
+        view_hash = 0
+        for member in live:
+            view_hash ^= record_hash(member)
+        assert beliefs.table.view_hash == view_hash
+        assert beliefs.table.get(beliefs.me.node) == beliefs.me
+        assert beliefs.me.state is (MemberState.LEFT if beliefs.leaving else MemberState.ALIVE)
+        suspects = {m.node for m in live if m.state is MemberState.SUSPECT}
+        assert suspects == set(beliefs.suspicions)
+        for node in suspects:
+            assert self._timers.pending(("suspicion", node))
+        gone = {m.node for m in beliefs.table if not is_live(m.state)} - {beliefs.me.node}
+        assert gone == set(beliefs.gone)

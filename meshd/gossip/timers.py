@@ -1,0 +1,65 @@
+"""Named timers in one queue, so that a machine has a single next deadline."""
+
+import heapq
+from collections.abc import Hashable
+
+from meshd.clock import Instant, Seconds
+
+
+class Timers:
+    """At most one pending time per key. Ties fire in the order in which they were set."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Hashable]] = []
+        self._live: dict[Hashable, tuple[float, int]] = {}
+        self._count = 0
+
+    def set(self, key: Hashable, at: float) -> None:
+        """Fire `key` at `at`; replaces its earlier time."""
+        self._count += 1
+        self._live[key] = (at, self._count)
+        heapq.heappush(self._heap, (at, self._count, key))
+
+    def set_earlier(self, key: Hashable, at: float) -> None:
+        """Fire `key` at `at` unless it fires earlier anyway."""
+        live = self._live.get(key)
+        if live is None or live[0] > at:
+            self.set(key, at)
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget `key`. Idempotent."""
+        self._live.pop(key, None)
+
+    def pending(self, key: Hashable) -> bool:
+        """Whether `key` is set."""
+        return key in self._live
+
+    def next_deadline(self) -> Instant | None:
+        """The earliest pending time."""
+        heap = self._heap
+        while heap and not self._is_live(heap[0]):
+            heapq.heappop(heap)
+        return Instant(heap[0][0]) if heap else None
+
+    def pop_due(self, now: Instant) -> Hashable | None:
+        """Remove and return one key that is due, earliest first; None if none is."""
+        at = self.next_deadline()
+        if at is None or at > now:
+            return None
+        key = heapq.heappop(self._heap)[2]
+        del self._live[key]
+        return key
+
+    def shift(self, delay_s: Seconds) -> None:
+        """Push every pending time back: after a pause of our own, nobody is late but us."""
+        live = sorted(entry for entry in self._heap if self._is_live(entry))
+        # A sorted list is a heap.
+        self._heap = [(at + delay_s, order, key) for at, order, key in live]
+        self._live = {key: (at, order) for at, order, key in self._heap}
+
+    def _is_live(self, entry: tuple[float, int, Hashable]) -> bool:
+        live = self._live.get(entry[2])
+        return live is not None and live[1] == entry[1]
+
+    def __len__(self) -> int:
+        return len(self._live)
