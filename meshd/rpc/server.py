@@ -244,7 +244,7 @@ class RpcServer:
         limits = self.limits
         body = parse_body(data, batch_max=limits.batch_max, depth_max=limits.depth_max)
         context = CallContext(
-            remote="control" if local else request.remote or "unknown",
+            remote="control" if local else _remote(request),
             local=local,
             deadline_s=_deadline(headers.get(TIMEOUT_HEADER), limits.call_timeout_s),
         )
@@ -398,6 +398,11 @@ def _bind_tcp(address: Address) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _remote(request: web.BaseRequest) -> str:
+    """The caller's address; an IPv4 caller of an IPv6 socket is known by its IPv4 address."""
+    return (request.remote or "unknown").removeprefix("::ffff:")
 
 
 def _waits_for_continue(request: web.BaseRequest) -> bool:

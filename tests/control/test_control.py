@@ -325,6 +325,27 @@ def test_an_answer_that_breaks_the_rules_is_an_indefinite_error(answering, data,
 
 
 @pytest.mark.net
+def test_a_daemon_that_dies_while_it_is_asked_is_an_indefinite_error(home):
+    path = str(home / "dying.sock")
+
+    def die(listener):
+        link, _ = listener.accept()
+        with link:
+            # Closing with unread bytes resets the connection, as a killed process does.
+            link.recv(1)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=die, args=(listener,))
+        thread.start()
+        with pytest.raises(PeerError, match="went away|without an answer") as caught:
+            ControlClient(path).call("status", {"x": "y" * 1_000})
+        thread.join(5)
+    assert not caught.value.definite
+
+
+@pytest.mark.net
 def test_an_answer_is_bounded(answering, monkeypatch):
     monkeypatch.setattr(control, "RESPONSE_BYTES_MAX", 1_000)
     monkeypatch.setattr(control, "_CHUNK", 500)

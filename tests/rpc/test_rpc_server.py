@@ -414,6 +414,16 @@ async def test_ipv6_is_served_too(bench, dial):
     await server.stop()
 
 
+async def test_an_ipv4_caller_of_an_ipv6_socket_is_known_by_its_ipv4_address(bench, dial):
+    server = RpcServer(bench.registry)
+    address = await server.start_tcp(Address("::ffff:127.0.0.1", 0))
+    wire = await dial(Address("127.0.0.1", address.port))
+    _, answer, _ = await ask(wire, http(rpc("who")))
+    assert answer["result"]["remote"] == "127.0.0.1"
+    await wire.close()
+    await server.stop()
+
+
 async def test_stopping_lets_a_running_call_end(serve, dial, bench):
     server, address = await serve()
     wire = await dial(address)
