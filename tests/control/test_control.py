@@ -339,7 +339,7 @@ def test_a_daemon_that_dies_while_it_is_asked_is_an_indefinite_error(home):
         listener.listen()
         thread = threading.Thread(target=die, args=(listener,))
         thread.start()
-        with pytest.raises(PeerError, match="went away|without an answer") as caught:
+        with pytest.raises(PeerError, match=r"went away|without an answer") as caught:
             ControlClient(path).call("status", {"x": "y" * 1_000})
         thread.join(5)
     assert not caught.value.definite
