@@ -22,7 +22,9 @@ from meshd.errors import UsageError
 
 
 def load(flags=None, env=None, paths=()):
-    return load_config(flags or {}, {"HOME": "/h", **(env or {})}, list(paths), hostname="lab-a.lan")
+    return load_config(
+        flags or {}, {"HOME": "/h", **(env or {})}, list(paths), hostname="lab-a.lan"
+    )
 
 
 def faults(*arguments, **keywords):
@@ -110,7 +112,9 @@ def test_one_error_lists_every_fault_of_every_layer(tmp_path):
     )
     second = written(tmp_path / "b.toml", "[node\n")
     found = faults(
-        {"bind": "nowhere", "polcy": 1}, {"MESHD_DRAIN_S": "-1", "MESHD_NAME": "a b"}, [first, second]
+        {"bind": "nowhere", "polcy": 1},
+        {"MESHD_DRAIN_S": "-1", "MESHD_NAME": "a b"},
+        [first, second],
     )
     assert found == [
         f"{first}: node.nmae: unknown key; did you mean name?",

@@ -133,7 +133,9 @@ def usable(host, port=6374, *, loopback=False):
     return is_usable(Address(host, port), own=OWN, networks=LINK, loopback=loopback)
 
 
-@pytest.mark.parametrize("host", ["10.0.0.2", "192.168.1.5", "169.254.7.7", "fd00::9", "198.18.0.9"])
+@pytest.mark.parametrize(
+    "host", ["10.0.0.2", "192.168.1.5", "169.254.7.7", "fd00::9", "198.18.0.9"]
+)
 def test_private_and_on_link_addresses_are_usable(host):
     assert usable(host)
 

@@ -81,9 +81,7 @@ async def started(world):
 
     async def start(*seeds):
         pause = Steps()
-        source = StaticSource(
-            [parse_seed(s) for s in seeds], world.resolve, **world.options(pause)
-        )
+        source = StaticSource([parse_seed(s) for s in seeds], world.resolve, **world.options(pause))
         await source.start(world.hints.append)
         sources.append(source)
         return source, pause
@@ -280,9 +278,7 @@ async def test_a_missing_file_is_a_failed_source_until_it_appears(world, watched
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"#" * (PEERS_FILE_BYTES_MAX + 1)])
-async def test_a_file_that_is_no_text_or_too_large_keeps_the_earlier_content(
-    world, watched, data
-):
+async def test_a_file_that_is_no_text_or_too_large_keeps_the_earlier_content(world, watched, data):
     path, source, pause = watched
     path.write_text("10.0.0.1\n")
     await source.start(world.hints.append)

@@ -179,7 +179,5 @@ def test_a_flood_is_counted_instead_of_written(caplog):
 
 
 def test_event_names_beyond_the_bound_share_one_budget():
-    limited = LimitedLog(
-        get_logger("meshd.room"), per_s=0, burst=1, names_max=2, now=lambda: 0.0
-    )
+    limited = LimitedLog(get_logger("meshd.room"), per_s=0, burst=1, names_max=2, now=lambda: 0.0)
     assert [limited.event("warning", name) for name in "abcd"] == [True, True, True, False]

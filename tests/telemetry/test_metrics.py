@@ -63,9 +63,7 @@ def test_label_sets_beyond_the_bound_go_into_one():
 def test_a_reader_is_asked_at_each_exposition():
     registry = Registry()
     numbers = {"alive": 3.0}
-    registry.read(
-        "meshd_members", "M.", lambda: {(k,): v for k, v in numbers.items()}, ["state"]
-    )
+    registry.read("meshd_members", "M.", lambda: {(k,): v for k, v in numbers.items()}, ["state"])
     registry.read("meshd_uptime_seconds", "U.", lambda: 7)
     assert parsed(registry)[("meshd_members", ("alive",))] == 3
     numbers.clear()
