@@ -97,7 +97,7 @@ def find_sockets(mesh: str | None = None) -> list[SocketInfo]:
 
 
 def choose_socket(
-    *, path: str | None = None, mesh: str | None = None, name: str | None = None
+    path: str | None = None, mesh: str | None = None, name: str | None = None
 ) -> SocketInfo:
     """The one daemon that is meant. With one live daemon nothing needs to be said.
 
