@@ -10,6 +10,7 @@ import click
 from meshd import __version__
 from meshd.cli.failure import USAGE, Exit, Report, report_json, report_of, report_text
 from meshd.cli.options import connection_options
+from meshd.cli.output import escape
 from meshd.cli.session import Session
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -57,6 +58,19 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"meshd.cli.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with a suggestion for what is spelt nearly right."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, [*self.list_commands(ctx), *ALIASES], n=1)
+            suggestion = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {escape(name)!r}.{suggestion}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections of the help; imports no command."""

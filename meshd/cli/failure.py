@@ -1,5 +1,6 @@
 """How errors are told: what, how to fix it, a stable code, and the exit code of the process."""
 
+import errno
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
@@ -35,6 +36,14 @@ class Report(NamedTuple):
     data: Mapping[str, Any] = _NOTHING
 
 
+class ReportedError(Exception):
+    """An error whose report is already made."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.message)
+        self.report = report
+
+
 _BY_CODE: dict[int, tuple[str, Exit]] = {
     Code.PARSE: ("MESHD-E018", Exit.FAILED),
     Code.INVALID_REQUEST: ("MESHD-E018", Exit.FAILED),
@@ -53,6 +62,7 @@ _BY_CODE: dict[int, tuple[str, Exit]] = {
     Code.CANCELLED: ("MESHD-E017", Exit.FAILED),
 }
 _OTHER = ("MESHD-E001", Exit.FAILED)
+START_FAILED = "MESHD-E009"
 PORT_TAKEN = "MESHD-E010"
 USAGE = "MESHD-E002"
 
@@ -66,6 +76,8 @@ _HINTS: dict[int, str] = {
 
 def report_of(error: Exception) -> Report:
     """What to tell about an exception of any kind."""
+    if isinstance(error, ReportedError):
+        return error.report
     if isinstance(error, NoDaemonError):
         hint = error.hint or "start it: meshd start"
         return Report(error.message, hint, "MESHD-E003", Exit.NO_DAEMON, error.data)
@@ -87,6 +99,32 @@ def report_of(error: Exception) -> Report:
         "MESHD-E019",
         Exit.FAILED,
     )
+
+
+def start_report(error: MeshError | OSError, bind: str) -> Report:
+    """What to tell where the daemon could not start: exit code 1 whoever is at fault.
+
+    `bind` is the address that it should have listened on.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+        return _port_taken(bind)
+    told = report_of(error)
+    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+        message = f"cannot bind {bind}: {error.strerror}"
+        hint = "choose an address of this machine with --bind"
+        return Report(message, hint, START_FAILED, Exit.FAILED)
+    code = START_FAILED if told.exit is Exit.USAGE else told.code
+    return told._replace(code=code, exit=Exit.FAILED)
+
+
+def _port_taken(bind: str) -> Report:
+    from meshd.cli.holder import holder
+
+    by = holder(bind)
+    hint = "already running? meshd status"
+    hint += "\nsecond node here: meshd start --name b --bind :0"
+    return Report(f"cannot bind {bind}: in use by {by}", hint, PORT_TAKEN, Exit.FAILED)
 
 
 def report_text(report: Report, palette: Palette) -> str:

@@ -13,6 +13,9 @@ TIMEOUT_S = 30.0
 GRACE_S = 2.0
 """How much longer than the deadline the daemon may take to say that it has passed."""
 
+LEFT_OUT_MAX = 8
+"""Nodes that an explanation for people names one by one."""
+
 Command = Callable[..., Any]
 
 
@@ -75,14 +78,33 @@ def hand_over(
 
 
 def explanation(explain: Any) -> list[str]:
-    """Lines that say why a node was chosen, in whichever shape the daemon's version has it."""
-    if not explain:
-        return ["no explanation was given"]
-    if isinstance(explain, str):
-        explain = explain.splitlines()
-    if not isinstance(explain, list):
-        return escape(json_text(explain, indent=2), keep="\n").split("\n")
-    return [f"→ {escape(e if isinstance(e, str) else json_text(e))}" for e in explain]
+    """Lines that say who was chosen by which factors, and why others were not."""
+    if not isinstance(explain, dict):
+        return [escape(json_text(explain))] if explain else ["no explanation was given"]
+    candidates = explain.get("candidates") or []
+    left_out = explain.get("left_out") or []
+    ranked = [f"{_name(c)} ({_score(c)})" for c in candidates]
+    lines = [f"policy {escape(explain.get('policy', '?'))} → {ranked[0] if ranked else 'nobody'}"]
+    lines += [f"  then {text}" for text in ranked[1:]]
+    lines += [f"  not {_name(o)}: {escape(o.get('why', '?'))}" for o in left_out[:LEFT_OUT_MAX]]
+    if len(left_out) > LEFT_OUT_MAX:
+        lines.append(f"  … and {len(left_out) - LEFT_OUT_MAX} others; all of them: --json")
+    return lines
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return escape(entry.get("name") or entry.get("node") or "?")
+
+
+def _score(candidate: dict[str, Any]) -> str:
+    factors = candidate.get("factors") or {}
+    text = ", ".join(f"{escape(name)} {_figure(value)}" for name, value in factors.items())
+    score = f"score {_figure(candidate.get('score'))}"
+    return f"{score}: {text}" if text else score
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else escape(value)
 
 
 def whereabouts(answer: dict[str, Any]) -> str:
@@ -93,7 +115,6 @@ def whereabouts(answer: dict[str, Any]) -> str:
     agent = target.get("agent") or result.get("agent")
     parts += [f"agent {escape(agent)}"] if agent else []
     parts.append(latency(answer.get("rpc_latency_ms")))
-    attempts = answer.get("attempts")
-    tried = len(attempts) if isinstance(attempts, list) else attempts
-    parts += [f"{tried} attempts"] if isinstance(tried, int) and tried > 1 else []
+    failed = [attempt for attempt in answer.get("attempts") or [] if attempt.get("outcome") != "ok"]
+    parts += [f"after {_name(a)}: {escape(a.get('outcome', '?'))}" for a in failed]
     return " · ".join(parts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshd.cli.output import Palette, json_text, wants_color
+from meshd.cli.output import Palette, escape, json_text, wants_color
 
 if TYPE_CHECKING:
     from meshd.control import ControlClient
@@ -37,7 +37,8 @@ class Session:
         if self._client is None:
             from meshd.control import ControlClient, choose_socket
 
-            self._client = ControlClient(choose_socket(self.socket, self.mesh, self.node))
+            chosen = choose_socket(path=self.socket, mesh=self.mesh, name=self.node)
+            self._client = ControlClient(chosen.path)
         return self._client
 
     def call(
@@ -59,10 +60,16 @@ class Session:
         stream = sys.stdout if stream is None else stream
         return Palette(enabled=wants_color(self.color, os.environ, is_tty=is_tty(stream)))
 
+    def warn(self, text: str) -> None:
+        """Tell of something odd but harmless: on stderr, always."""
+        word = self.palette(sys.stderr).paint("warning:", "yellow")
+        click.echo(f"{word} {escape(text)}", err=True, color=True)
+
     def note(self, text: str) -> None:
         """Tell people something beside the data: on stderr, silent under --quiet."""
         if self.verbosity >= 0:
-            click.echo(self.palette(sys.stderr).paint(text, "dim"), err=True, color=True)
+            painted = self.palette(sys.stderr).paint(text, "dim")
+            click.echo(painted, err=True, color=True)
 
 
 current = click.make_pass_decorator(Session, ensure=True)

@@ -1,0 +1,44 @@
+"""Who holds a port that a new node wanted."""
+
+from meshd.control import ControlClient, find_sockets, is_live
+from meshd.errors import MeshError
+
+STATUS_TIMEOUT_S = 1.0
+
+
+def holder(bind: str) -> str:
+    """Who listens on the port of `bind` (`ADDR:PORT`), as far as one can tell from here."""
+    port = bind.rpartition(":")[2]
+    if not port.isdecimal():
+        port = "6374"
+    return _daemon_on(port) or _process_on(int(port)) or "another process"
+
+
+def _daemon_on(port: str) -> str:
+    for known in find_sockets():
+        try:
+            if not is_live(known.path):
+                continue
+            status = ControlClient(known.path).call("status", {}, STATUS_TIMEOUT_S)
+        except MeshError:
+            continue
+        if str(status.get("address")).rpartition(":")[2] == port:
+            return f'pid {status.get("pid")} (meshd, node {known.name}, mesh "{known.mesh}")'
+    return ""
+
+
+def _process_on(port: int) -> str:
+    import psutil
+
+    try:
+        links = psutil.net_connections("inet")
+    except (psutil.Error, OSError):
+        return ""
+    for link in links:
+        listens = link.status in {psutil.CONN_LISTEN, psutil.CONN_NONE}
+        if link.laddr and link.laddr.port == port and listens and link.pid is not None:
+            try:
+                return f"pid {link.pid} ({psutil.Process(link.pid).name()})"
+            except psutil.Error:
+                return f"pid {link.pid}"
+    return ""
