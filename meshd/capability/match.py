@@ -68,7 +68,7 @@ def match(
     if not text and not wanted:
         return []
     index = _index(tuple(sorted(set(summaries), key=_order)))
-    scored = _scores(text, index) if text else {at: 1.0 for at in range(len(index.summaries))}
+    scored = _scores(text, index) if text else dict.fromkeys(range(len(index.summaries)), 1.0)
     best: dict[str, tuple[float, int, str]] = {}
     for at, cosine in scored.items():
         summary = index.summaries[at]
@@ -194,7 +194,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _grams(words: Sequence[str]) -> list[str]:
     """Runs of 3 and 4 letters of each word, its borders marked by a space."""
-    found = []
+    found: list[str] = []
     for word in words:
         padded = f" {word} "
         for size in GRAM_SIZES:

@@ -1,6 +1,6 @@
 """Which tasks a node takes: c slots, a short queue, and a refusal that says when to come back."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -11,7 +11,7 @@ from meshd.clock import Seconds
 from meshd.errors import UsageError
 
 SLOTS_MAX = 1_024
-QUEUE_MAX = 65_536
+QUEUE_MAX = 4_096
 
 SERVICE_SAMPLES_PLAIN = 20
 SERVICE_ALPHA = 0.02
@@ -127,6 +127,8 @@ class Admission:
         self.is_draining = False
         self._running: dict[str, Ticket] = {}
         self._waiting: dict[str, Ticket] = {}
+        self._running_of: Counter[str] = Counter()
+        self._waiting_of: Counter[str] = Counter()
         self._overall = ServiceTime()
         self._services: dict[str, ServiceTime] = {}
         self._outcomes: deque[bool] = deque(maxlen=OUTCOMES_KEPT)
@@ -167,9 +169,10 @@ class Admission:
         decision = self.decide(ticket, remaining_s)
         match decision:
             case Accept():
-                self._running[ticket.id] = ticket
+                self._run(ticket)
             case Queue():
                 self._waiting[ticket.id] = ticket
+                self._waiting_of[ticket.capability] += 1
             case Refuse():
                 pass
         return decision
@@ -181,6 +184,7 @@ class Admission:
         took at least as long). Failures do not: a node that fails fast must not look fast.
         """
         ticket = self._running.pop(ticket_id)
+        _subtract(self._running_of, ticket)
         if outcome in {Outcome.DONE, Outcome.TIMED_OUT}:
             self._overall.add(service_s)
             self._services.setdefault(ticket.capability, ServiceTime()).add(service_s)
@@ -190,7 +194,7 @@ class Admission:
 
     def withdraw(self, ticket_id: str) -> None:
         """Take a waiting ticket out of the queue. The others keep their order."""
-        del self._waiting[ticket_id]
+        _subtract(self._waiting_of, self._waiting.pop(ticket_id))
 
     def forget(self, capability: str) -> None:
         """Drop the average of a capability that is no longer offered."""
@@ -206,7 +210,7 @@ class Admission:
         taken = len(self._running) + len(self._waiting)
         wait = max(0, taken + 1 - self.slots) * self._overall.mean_s / self.slots
         if ticket.concurrency > 0:
-            ahead = self._count(self._running, ticket) + self._count(self._waiting, ticket)
+            ahead = self._running_of[ticket.capability] + self._waiting_of[ticket.capability]
             own = max(0, ahead + 1 - ticket.concurrency) * service / ticket.concurrency
             wait = max(wait, own)
         return wait + service
@@ -231,10 +235,11 @@ class Admission:
     def _may_run(self, ticket: Ticket) -> bool:
         if len(self._running) >= self.slots:
             return False
-        return not ticket.concurrency or self._count(self._running, ticket) < ticket.concurrency
+        return not ticket.concurrency or self._running_of[ticket.capability] < ticket.concurrency
 
-    def _count(self, tickets: dict[str, Ticket], ticket: Ticket) -> int:
-        return sum(other.capability == ticket.capability for other in tickets.values())
+    def _run(self, ticket: Ticket) -> None:
+        self._running[ticket.id] = ticket
+        self._running_of[ticket.capability] += 1
 
     def _promote(self) -> tuple[str, ...]:
         started = []
@@ -242,6 +247,14 @@ class Admission:
             if len(self._running) >= self.slots:
                 break
             if self._may_run(ticket):
-                self._running[ticket_id] = self._waiting.pop(ticket_id)
+                self.withdraw(ticket_id)
+                self._run(ticket)
                 started.append(ticket_id)
         return tuple(started)
+
+
+def _subtract(counts: Counter[str], ticket: Ticket) -> None:
+    counts[ticket.capability] -= 1
+    if not counts[ticket.capability]:
+        # Names come from definitions that come and go: no entry stays for one that is gone.
+        del counts[ticket.capability]

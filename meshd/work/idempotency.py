@@ -53,8 +53,14 @@ class Memory(Generic[ValueT]):
     def put(
         self, key: tuple[str, str], value: ValueT, *, digest: bytes, size: int, now: Instant
     ) -> None:
-        """Remember a first result of about `size` bytes; a second one under the key is ignored."""
+        """Remember a first result of about `size` bytes, if it is not too large to be kept at all.
+
+        A second one under the key is ignored.
+        """
         if key in self._kept:
+            return
+        if size > self._bytes_max:
+            self.dropped += 1
             return
         self._kept[key] = Remembered(value, digest, size, now)
         self.bytes += size

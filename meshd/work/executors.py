@@ -1,0 +1,230 @@
+"""Running a capability's handler: a function, a program, a URL, or an attached program."""
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Protocol, assert_never
+
+import msgspec
+
+from meshd.capability.definition import (
+    CapabilityDefinition,
+    CommandHandler,
+    FunctionHandler,
+    HttpHandler,
+    RemoteHandler,
+)
+from meshd.capability.schema import to_json
+from meshd.clock import Seconds
+from meshd.errors import Code, MeshError, PeerError, UsageError, error_from_wire
+from meshd.work.command import run_command
+
+RESULT_BYTES_MAX = 8 * 1_048_576
+ERROR_CHARS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """What a URL answered."""
+
+    status: int
+    body: bytes
+
+
+class Forward(Protocol):
+    """Posts a JSON body to a URL; `meshd.work.forward` has the real one."""
+
+    async def __call__(
+        self, url: str, body: bytes, *, timeout_s: Seconds, bytes_max: int
+    ) -> HttpReply:
+        """The answer, without following redirects.
+
+        Raises:
+            PeerError: no connection (definite), lost, or longer than `bytes_max` (indefinite).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What handlers are run with: threads for functions that block, and a way to post to URLs."""
+
+    threads: Executor
+    forward: Forward | None = None
+
+
+def prepare(definition: CapabilityDefinition, value: Any) -> Any:
+    """The input as the handler takes it, checked before anything is run or queued.
+
+    Raises:
+        UsageError: the input does not fit; definite.
+    """
+    if definition.check is not None:
+        definition.check(value)
+    handler = definition.handler
+    match handler:
+        case FunctionHandler():
+            return handler.arguments(value)
+        case CommandHandler() | HttpHandler():
+            return _encode(value, definition.manifest.name)
+        case RemoteHandler():
+            return value
+        case _:
+            assert_never(handler)
+
+
+async def execute(
+    definition: CapabilityDefinition, prepared: Any, tools: Tools, *, timeout_s: Seconds
+) -> Any:
+    """Run a handler on what `prepare` made; return its result as JSON values.
+
+    It ends only when the run holds nothing any more: a cancelled function in a thread is waited
+    for, as a thread cannot be stopped, and a cancelled program is killed with its whole group. So
+    whoever awaits this knows when the slot is free. `timeout_s` is passed on to URLs and attached
+    programs; the caller enforces it by cancelling.
+
+    Raises:
+        MeshError: the handler failed; definite only where it surely never ran.
+    """
+    name = definition.manifest.name
+    handler = definition.handler
+    match handler:
+        case FunctionHandler(function, True):
+            return to_json(await _guard(name, lambda: function(**prepared)), name)
+        case FunctionHandler():
+            return await _in_thread(name, handler, prepared, tools.threads)
+        case CommandHandler():
+            return decode(await run_command(handler, prepared, name, RESULT_BYTES_MAX))
+        case HttpHandler():
+            return await _by_http(name, handler, prepared, tools, timeout_s)
+        case RemoteHandler():
+            return await _guard(
+                name, lambda: handler.call(name, prepared, timeout_s), passes_errors=True
+            )
+        case _:
+            assert_never(handler)
+
+
+def decode(output: bytes) -> Any:
+    """What a program or URL put out: JSON where it is that, else text without its last newline."""
+    try:
+        return msgspec.json.decode(output)
+    except (msgspec.DecodeError, RecursionError):
+        return output.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+
+
+def _encode(value: Any, name: str) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{name}: the input is not JSON: {error}"[:ERROR_CHARS_MAX],
+            code=Code.INVALID_PARAMS,
+        ) from error
+
+
+async def _guard(
+    name: str, start: Callable[[], Awaitable[Any]], *, passes_errors: bool = False
+) -> Any:
+    """Await user code; whatever it raises becomes a MeshError, unless we ourselves cancelled it.
+
+    `passes_errors` is for our own couriers, whose MeshErrors already say whether anything ran.
+    """
+    try:
+        return await start()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise PeerError(f"{name} cancelled itself", definite=False) from error
+    # sys.exit() in a handler must not end the daemon.
+    except (Exception, SystemExit) as error:
+        if passes_errors and isinstance(error, MeshError):
+            raise
+        raise _failed(name, error) from error
+
+
+async def _in_thread(
+    name: str, handler: FunctionHandler, arguments: dict[str, Any], threads: Executor
+) -> Any:
+    context = contextvars.copy_context()
+    try:
+        running = threads.submit(context.run, _call, name, handler, arguments)
+    except RuntimeError as error:
+        raise PeerError(f"{name}: this node is stopping", code=Code.REJECTED) from error
+    waiting = asyncio.wrap_future(running)
+    try:
+        result = await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        if not running.cancel():
+            await asyncio.wait((waiting,))
+        raise
+    if inspect.isawaitable(result):
+        # A plain function that only makes a coroutine, such as a partial or a wrapper.
+        return to_json(await _guard(name, lambda: result), name)
+    return result
+
+
+def _call(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:
+    """Run the function and convert its result, both away from the event loop.
+
+    Exceptions are replaced here already: a future cannot carry a StopIteration.
+    """
+    try:
+        result = handler.function(**arguments)
+    except (Exception, SystemExit) as error:
+        raise _failed(name, error) from error
+    return result if inspect.isawaitable(result) else to_json(result, name)
+
+
+async def _by_http(
+    name: str, handler: HttpHandler, body: bytes, tools: Tools, timeout_s: Seconds
+) -> Any:
+    forward = tools.forward
+    if forward is None:
+        raise PeerError(f"{name}: this node cannot forward to URLs", code=Code.REJECTED)
+    reply: HttpReply = await _guard(
+        name,
+        lambda: forward(handler.url, body, timeout_s=timeout_s, bytes_max=RESULT_BYTES_MAX),
+        passes_errors=True,
+    )
+    if 200 <= reply.status < 300:
+        return decode(reply.body)
+    if 300 <= reply.status < 400:
+        raise PeerError(
+            f"{name}: its URL answers with a redirect ({reply.status}), which is not followed",
+            hint="declare the URL that it leads to",
+            definite=False,
+        )
+    text = reply.body[: 4 * ERROR_CHARS_MAX].decode("utf-8", "replace").strip()
+    raise PeerError(
+        f"{name}: its URL answered {reply.status}: {text}"[:ERROR_CHARS_MAX], definite=False
+    )
+
+
+def _failed(name: str, error: BaseException) -> MeshError:
+    """What callers are told of a handler's exception: its type and message, no traceback or path.
+
+    A UsageError is the handler's own word about its input and passes as it is. Other errors of the
+    mesh pass with their code, but as indefinite: the handler had begun, whatever failed inside it.
+    """
+    if isinstance(error, MeshError):
+        definite = isinstance(error, UsageError) and error.definite
+        data = {**error.data, "hint": error.hint, "definite": definite}
+        return error_from_wire(error.code, error.message, data)
+    return PeerError(
+        f"{name} failed: {type(error).__name__}: {_message(error)}"[:ERROR_CHARS_MAX],
+        definite=False,
+    )
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        file = error.filename
+        # Callers on other machines need not learn this machine's folders.
+        return error.strerror + (f": {PurePath(file).name}" if isinstance(file, str) else "")
+    return str(error)

@@ -1,0 +1,150 @@
+"""One run of a handler, the answer it comes to, and what that answer says of the node."""
+
+import asyncio
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from meshd.capability.definition import CapabilityDefinition
+from meshd.clock import Seconds
+from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError, error_from_wire
+from meshd.work.admission import Outcome
+from meshd.work.offers import owner_of
+from meshd.work.task import Task, TaskState
+
+
+class WorkResult(msgspec.Struct, frozen=True):
+    """A handler's result, the agent that did it, and how many seconds it ran."""
+
+    agent: str
+    result: Any
+    service_s: Seconds
+
+
+@dataclass(slots=True)
+class WorkCounters:
+    """What has become of all requests so far; `repeated` ones were answered by an earlier run."""
+
+    done: int = 0
+    failed: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    repeated: int = 0
+
+    def count(self, state: TaskState) -> None:
+        """Count a task that ended."""
+        match state:
+            case TaskState.COMPLETED:
+                self.done += 1
+            case TaskState.FAILED:
+                self.failed += 1
+            case TaskState.REJECTED:
+                self.refused += 1
+            case TaskState.CANCELLED:
+                self.cancelled += 1
+            case TaskState.EXPIRED:
+                self.expired += 1
+            case TaskState.SUBMITTED | TaskState.ACCEPTED | TaskState.WORKING:
+                raise AssertionError(f"{state} is no end")
+
+
+Answer = WorkResult | MeshError
+RunKey = tuple[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run and those who wait for its answer, which comes once.
+
+    The run itself may go on after its answer: a thread cannot be stopped.
+    """
+
+    task: Task
+    definition: CapabilityDefinition
+    prepared: Any
+    timeout_s: Seconds
+    answer: asyncio.Future[Answer]
+    key: RunKey | None
+    digest: bytes
+    waiters: int = 0
+    runner: asyncio.Task[None] | None = None
+    alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def owner(self) -> Hashable | None:
+        """The attachment that runs it, if any."""
+        return owner_of(self.definition)
+
+    def too_late(self) -> DeadlineError:
+        """Its caller's deadline has passed."""
+        if self.task.has_started:
+            return self._late("the deadline passed while it ran", definite=False)
+        return self._late("the deadline passed while it waited for a slot", definite=True)
+
+    def too_long(self) -> DeadlineError:
+        """It ran for as long as it may."""
+        return self._late(f"it did not end within {self.timeout_s:.3g} s", definite=False)
+
+    def cancelled(self, why: str) -> PeerError:
+        """It was called off."""
+        return PeerError(
+            f"{self.task.capability}: {why}",
+            code=Code.CANCELLED,
+            definite=not self.task.has_started,
+        )
+
+    def outcome(self) -> Outcome:
+        """What its end says of the node."""
+        if isinstance(self.answer.result(), UsageError):
+            # The caller's fault says nothing of this node.
+            return Outcome.DROPPED
+        match self.task.state:
+            case TaskState.COMPLETED:
+                return Outcome.DONE
+            case TaskState.EXPIRED:
+                return Outcome.TIMED_OUT
+            case TaskState.FAILED:
+                return Outcome.FAILED
+            case _:
+                return Outcome.DROPPED
+
+    def _late(self, why: str, *, definite: bool) -> DeadlineError:
+        return DeadlineError(f"{self.task.capability}: {why}", definite=definite)
+
+
+def deliver(answer: Answer) -> WorkResult:
+    """The result, or the error as an exception of its own for each who waited."""
+    if isinstance(answer, WorkResult):
+        return answer
+    data = {**answer.data, "hint": answer.hint, "definite": answer.definite}
+    raise error_from_wire(answer.code, answer.message, data) from answer
+
+
+def digest_of(value: Any) -> bytes:
+    """A short digest of a JSON input.
+
+    Raises:
+        UsageError: it is not JSON.
+    """
+    try:
+        text = msgspec.json.encode(value, order="sorted")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            "an input with an idempotency key must be JSON", hint=str(error)[:200]
+        ) from error
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def size_of(answer: Answer) -> int:
+    """Roughly how many bytes an answer takes to keep."""
+    if isinstance(answer, MeshError):
+        return len(answer.message)
+    try:
+        return len(msgspec.json.encode(answer.result))
+    except (TypeError, ValueError, RecursionError):
+        # An attached program's result that is no JSON fails later, on its way out.
+        return 0

@@ -1,0 +1,374 @@
+"""The worker of a node: it offers capabilities, admits work, runs it and keeps account."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from meshd.capability.definition import CapabilityDefinition
+from meshd.capability.manifest import Manifest
+from meshd.clock import Seconds
+from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError, UsageError
+from meshd.platform import Platform
+from meshd.work.admission import Accept, Admission, Refuse, Ticket, WorkLoad
+from meshd.work.executors import Forward, Tools, execute, prepare
+from meshd.work.idempotency import KEY_CHARS_MAX, Memory, Remembered
+from meshd.work.offers import Offers
+from meshd.work.run import (
+    Answer,
+    Run,
+    RunKey,
+    WorkCounters,
+    WorkResult,
+    deliver,
+    digest_of,
+    size_of,
+)
+from meshd.work.task import Task, TaskState, advance
+
+__all__ = ["WorkCounters", "WorkLoad", "WorkResult", "Worker"]
+
+SLOTS_DEFAULT = 4
+DEADLINE_DEFAULT_S = 300.0
+TASKS_KEPT = 256
+"""How many ended tasks can still be listed."""
+
+CLOSE_S = 2.0
+"""How long `close` waits for cancelled runs, twice: some ignore it, threads cannot be stopped."""
+
+
+class Worker:
+    """Runs capabilities on this node, on the event loop that calls it.
+
+    Functions that block run in `slots` threads lent by the platform, async ones on the loop.
+    `name` is the agent of capabilities that name none. `on_change` is called after every change of
+    what is offered.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        definitions: Iterable[CapabilityDefinition] = (),
+        *,
+        name: str,
+        slots: int = SLOTS_DEFAULT,
+        queue_max: int | None = None,
+        forward: Forward | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        """`queue_max` defaults to slots + 1.
+
+        Raises:
+            UsageError: a number is out of its range, or two definitions share a name.
+        """
+        self._admission: Final = Admission(slots=slots, queue_max=queue_max)
+        self._offers: Final = Offers()
+        self._offers.add(definitions)
+        self._clock: Final = platform.clock
+        self._chance: Final = platform.random("work")
+        self._tools: Final = Tools(platform.executor(slots), forward)
+        self._name: Final = name
+        self._on_change: Final = on_change
+        self._runs: Final[dict[str, Run]] = {}
+        self._joinable: Final[dict[RunKey, Run]] = {}
+        self._memory: Final[Memory[Answer]] = Memory()
+        self._ended: Final[deque[Task]] = deque(maxlen=TASKS_KEPT)
+        self._idle: Final = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+        self.counters: Final = WorkCounters()
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Manifests of all that is offered, by name."""
+        return self._offers.manifests()
+
+    def manifest(self, capability: str) -> Manifest | None:
+        """One manifest, if the capability is offered."""
+        found = self._offers.get(capability)
+        return None if found is None else found.manifest
+
+    def add(self, definitions: Iterable[CapabilityDefinition]) -> tuple[str, ...]:
+        """Offer more; return their names.
+
+        Raises:
+            UsageError: a name is taken, or there are too many; nothing changed.
+        """
+        return self._changed(self._offers.add(definitions))
+
+    def remove(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Offer these no more; return those that were. What is accepted already still runs."""
+        return self._changed(self._offers.remove(names))
+
+    def replace(self, definitions: Iterable[CapabilityDefinition]) -> tuple[str, ...]:
+        """Offer exactly these beside those of attached programs; return the names that changed.
+
+        Raises:
+            UsageError: a name is taken, or there are too many; nothing changed.
+        """
+        return self._changed(self._offers.replace(definitions))
+
+    def remove_owner(self, owner: Hashable) -> tuple[str, ...]:
+        """An attached program is gone: so are its capabilities, and its runs end with an error.
+
+        The error is indefinite for runs that had begun, definite for those that waited.
+        """
+        gone = self.remove(self._offers.owned_by(owner))
+        for run in [run for run in self._runs.values() if run.owner == owner]:
+            why = f"{run.task.capability}: the program that offers it went away"
+            if run.task.has_started:
+                self._stop(run, TaskState.FAILED, PeerError(why, definite=False))
+            else:
+                error = PeerError(why, code=Code.REJECTED, definite=True)
+                self._stop(run, TaskState.REJECTED, error)
+        return gone
+
+    async def run(
+        self,
+        capability: str,
+        value: Any,
+        *,
+        deadline_s: Seconds = DEADLINE_DEFAULT_S,
+        idempotency_key: str | None = None,
+        task_id: str | None = None,
+    ) -> WorkResult:
+        """Do one piece of work within `deadline_s` seconds from now.
+
+        A repeated `idempotency_key` (1..128 characters, for each capability on its own) joins the
+        run that is under way or returns its first answer. If the caller is cancelled, and nobody
+        else waits for the same run, the run is cancelled too.
+
+        Raises:
+            NoCandidateError: the capability is not offered here; definite.
+            UsageError: the input or the key is wrong; definite.
+            BusyError: refused, with `reason`, `eta_s`, `queue`, `load` in its data; definite.
+            DeadlineError: time ran out; definite while it waited, indefinite once it ran.
+            PeerError: the handler failed; indefinite unless it surely never ran.
+        """
+        definition = self._offers.find(capability)
+        if not deadline_s > 0:
+            self.counters.expired += 1
+            raise DeadlineError(f"{capability}: the deadline had passed on arrival", definite=True)
+        key, digest = None, b""
+        if idempotency_key is not None:
+            key, digest = (capability, _check_key(idempotency_key)), digest_of(value)
+            first = self._recall(key, digest)
+            if isinstance(first, Run):
+                return await self._await(first, deadline_s)
+            if first is not None:
+                return deliver(first.value)
+        run = Run(
+            task=Task(task_id or self._new_id(), capability, self._clock.now()),
+            definition=definition,
+            prepared=prepare(definition, value),
+            timeout_s=min(definition.manifest.timeout_s, deadline_s),
+            answer=asyncio.get_running_loop().create_future(),
+            key=key,
+            digest=digest,
+        )
+        self._submit(run, deadline_s)
+        return await self._await(run, deadline_s)
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task that waits or runs, for all who wait for it; false if there is none."""
+        run = self._runs.get(task_id)
+        if run is None or run.task.has_ended:
+            return False
+        self._stop(run, TaskState.CANCELLED, run.cancelled("it was cancelled"))
+        return True
+
+    def tasks(self) -> tuple[Task, ...]:
+        """The last tasks that ended, then those that run and wait, oldest first."""
+        return (*self._ended, *(r.task for r in self._runs.values() if not r.task.has_ended))
+
+    def load(self) -> WorkLoad:
+        """How busy this worker is."""
+        return self._admission.load()
+
+    async def drain(self, timeout_s: Seconds) -> int:
+        """Refuse what comes and let end what was accepted; return how many runs are left."""
+        self._admission.is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return len(self._runs)
+        return 0
+
+    def resume(self) -> None:
+        """Take work again after `drain`; nothing once closed."""
+        self._admission.is_draining = self._is_closed
+
+    async def close(self) -> None:
+        """Cancel all runs, oldest first, and give the threads back. Idempotent."""
+        self._is_closed = True
+        self._admission.is_draining = True
+        for run in list(self._runs.values()):
+            self._stop(run, TaskState.CANCELLED, run.cancelled("this node is stopping"))
+        for _ in range(2):
+            runners = [run.runner for run in self._runs.values() if run.runner is not None]
+            if runners:
+                await asyncio.wait(runners, timeout=CLOSE_S)
+            for runner in runners:
+                runner.cancel()
+        self._tools.threads.shutdown(wait=False, cancel_futures=True)
+
+    def _changed(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if self._offers.get(name) is None:
+                self._admission.forget(name)
+        if names and self._on_change is not None:
+            self._on_change()
+        return names
+
+    def _new_id(self) -> str:
+        return f"{self._chance.getrandbits(64):016x}"
+
+    def _recall(self, key: RunKey, digest: bytes) -> Run | Remembered[Answer] | None:
+        """The run under this key, or what is remembered of it."""
+        first = self._joinable.get(key) or self._memory.get(key, self._clock.now())
+        if first is None:
+            return None
+        if first.digest != digest:
+            raise UsageError(
+                f"{key[0]}: idempotency key {key[1]!r} was used with another input",
+                hint="use a new key for each new request",
+            )
+        self.counters.repeated += 1
+        return first
+
+    def _submit(self, run: Run, deadline_s: Seconds) -> None:
+        task = run.task
+        if task.id in self._runs:
+            raise UsageError(f"task id {task.id[:80]!r} is in use")
+        ticket = Ticket(task.id, task.capability, run.definition.manifest.concurrency)
+        decision = self._admission.submit(ticket, deadline_s)
+        if isinstance(decision, Refuse):
+            self.counters.count(TaskState.REJECTED)
+            raise self._busy(task.capability, decision)
+        run.task = advance(task, TaskState.ACCEPTED, task.submitted_at)
+        self._runs[task.id] = run
+        self._idle.clear()
+        if run.key is not None:
+            self._joinable[run.key] = run
+        if isinstance(decision, Accept):
+            self._start(run)
+
+    def _busy(self, capability: str, refusal: Refuse) -> BusyError:
+        return BusyError(
+            f"{capability}: not now, {refusal.reason}",
+            hint="ask another node, or this one later",
+            data={
+                "reason": refusal.reason.name.lower(),
+                "eta_s": round(refusal.eta_s, 6),
+                "queue": refusal.queue,
+                "load": msgspec.to_builtins(self.load()),
+            },
+        )
+
+    async def _await(self, run: Run, deadline_s: Seconds) -> WorkResult:
+        """Wait for a run's answer; the last one who leaves early ends the run."""
+        run.waiters += 1
+        state, error = TaskState.CANCELLED, None
+        try:
+            # wait() leaves the future alone when this caller is cancelled: others may want it.
+            done, _ = await asyncio.wait((run.answer,), timeout=deadline_s)
+            if not done:
+                state, error = TaskState.EXPIRED, run.too_late()
+        finally:
+            run.waiters -= 1
+            if run.waiters == 0:
+                self._stop(run, state, error or run.cancelled("its caller went away"))
+        return deliver(error or run.answer.result())
+
+    def _start(self, run: Run) -> None:
+        run.task = advance(run.task, TaskState.WORKING, self._clock.now())
+        loop = asyncio.get_running_loop()
+        run.alarm = loop.call_later(run.timeout_s, self._overran, run)
+        run.runner = loop.create_task(self._work(run), name=f"work {run.task.id}")
+        # Not a finally in _work: a task that is cancelled before its first step never enters it.
+        run.runner.add_done_callback(partial(self._release, run))
+
+    async def _work(self, run: Run) -> None:
+        """Run the handler. The slot is free when this ends; the answer may have come before."""
+        try:
+            value = await execute(
+                run.definition, run.prepared, self._tools, timeout_s=run.timeout_s
+            )
+        except MeshError as error:
+            self._end(run, TaskState.FAILED, error)
+            return
+        agent = run.definition.manifest.agent or self._name
+        service_s = run.task.service_s(self._clock.now())
+        self._end(run, TaskState.COMPLETED, WorkResult(agent, value, service_s))
+
+    def _overran(self, run: Run) -> None:
+        self._stop(run, TaskState.EXPIRED, run.too_long())
+
+    def _stop(self, run: Run, state: TaskState, error: MeshError) -> None:
+        """End a run before its time; nothing if it has its answer."""
+        if run.answer.done():
+            return
+        self._end(run, state, error)
+        if run.runner is not None:
+            run.runner.cancel()
+        else:
+            self._admission.withdraw(run.task.id)
+            self._forget(run)
+
+    def _end(self, run: Run, state: TaskState, answer: Answer) -> None:
+        """Give the answer, unless one was given before."""
+        if run.answer.done():
+            return
+        if run.alarm is not None:
+            run.alarm.cancel()
+        now = self._clock.now()
+        run.task = advance(run.task, state, now)
+        self._ended.append(run.task)
+        self.counters.count(state)
+        if run.key is not None:
+            del self._joinable[run.key]
+            if _is_final(run, answer):
+                self._memory.put(run.key, answer, digest=run.digest, size=size_of(answer), now=now)
+        run.answer.set_result(answer)
+
+    def _release(self, run: Run, runner: asyncio.Task[None]) -> None:
+        """The runner has ended: its slot goes to those who wait."""
+        if not runner.cancelled() and runner.exception() is not None:
+            # A fault of ours: the caller must hear of it all the same.
+            kind = type(runner.exception()).__name__
+            message = f"{run.task.capability}: internal error: {kind}"
+            error = PeerError(message, code=Code.INTERNAL, definite=False)
+            self._end(run, TaskState.FAILED, error)
+        # Cancelled by others than us: the loop is being torn down.
+        self._end(run, TaskState.CANCELLED, run.cancelled("this node is stopping"))
+        self._forget(run)
+        # Until now and not until the answer: a run that went on after it held the slot as well.
+        started_at = run.task.started_at
+        assert started_at is not None, "a runner's task has started"
+        held_s = max(0.0, self._clock.now() - started_at)
+        for task_id in self._admission.finish(run.task.id, held_s, run.outcome()):
+            self._start(self._runs[task_id])
+
+    def _forget(self, run: Run) -> None:
+        del self._runs[run.task.id]
+        if not self._runs:
+            self._idle.set()
+
+
+def _is_final(run: Run, answer: Answer) -> bool:
+    """Whether a repeated request gets this answer, too, rather than a second try.
+
+    An error that may have had an effect is final, unless running twice does no harm.
+    """
+    if isinstance(answer, WorkResult):
+        return True
+    return not answer.definite and not run.definition.manifest.idempotent
+
+
+def _check_key(key: str) -> str:
+    if not 1 <= len(key) <= KEY_CHARS_MAX:
+        raise UsageError(f"an idempotency key has 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
+    return key
