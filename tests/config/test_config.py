@@ -125,10 +125,14 @@ def test_one_error_lists_every_fault_of_every_layer(tmp_path):
         f"{second}:1:6: broken TOML: Expected ']' at the end of a table declaration",
         "$MESHD_DRAIN_S: node.drain_s: expected `float` >= 0.0",
         "--polcy: unknown option",
-        "$MESHD_NAME: node.name: 'a b' is not a valid name: "
-        "use 1 to 64 letters, digits, dots, hyphens or underscores",
-        "--bind: node.bind: 'nowhere' is not an address: 'nowhere' is not an IP address of this"
-        " machine (write it like 192.168.1.17:6374 or [fd00::17]:6374)",
+        (
+            "$MESHD_NAME: node.name: 'a b' is not a valid name: "
+            "use 1 to 64 letters, digits, dots, hyphens or underscores"
+        ),
+        (
+            "--bind: node.bind: 'nowhere' is not an address: 'nowhere' is not an IP address of this"
+            " machine (write it like 192.168.1.17:6374 or [fd00::17]:6374)"
+        ),
     ]
 
 
@@ -136,7 +140,7 @@ def test_the_message_itself_holds_all_faults():
     with pytest.raises(UsageError, match="2 faults") as caught:
         load({"slots": 9999, "queue": "x"})
     assert caught.value.message.count("\n") == 2
-    with pytest.raises(UsageError, match="configuration is wrong: --slots: node.slots"):
+    with pytest.raises(UsageError, match="configuration is wrong: --slots: node"):
         load({"slots": 9999})
 
 
@@ -148,7 +152,7 @@ def test_the_message_itself_holds_all_faults():
         ({"mesh": "x" * 65}, "node.mesh"),
         ({"mesh": "a/b"}, "node.mesh"),
         ({"bind": "1.2.3.4:99999"}, "node.bind"),
-        ({"advertise": "0.0.0.0"}, "node.advertise"),
+        ({"advertise": "::"}, "node.advertise"),
         ({"join": ["lab-b", "lab b"]}, "node.join"),
         ({"profile": "moon"}, "node.profile"),
         ({"drain_s": float("nan")}, "node.drain_s"),
@@ -206,10 +210,12 @@ def test_broken_files_say_where(tmp_path, content, expected):
 def test_any_text_in_a_file_is_a_configuration_or_a_usage_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    message = str(path)
     try:
         load(paths=[path])
     except UsageError as error:
-        assert str(path) in error.message
+        message = error.message
+    assert str(path) in message
 
 
 def test_a_named_file_must_be_there_and_is_the_only_one(tmp_path):

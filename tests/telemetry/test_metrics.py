@@ -105,6 +105,7 @@ def test_a_metric_that_breaks_the_rules_is_our_own_bug(make):
 
 def test_the_number_of_metrics_is_bounded():
     registry = Registry()
+    for number in range(METRICS_MAX - 2):
+        registry.gauge(f"meshd_n{number}_ratio", "N.")
     with pytest.raises(AssertionError, match="too many"):
-        for number in range(METRICS_MAX + 1):
-            registry.gauge(f"meshd_n{number}_ratio", "N.")
+        registry.gauge("meshd_last_ratio", "N.")
