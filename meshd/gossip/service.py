@@ -1,0 +1,304 @@
+"""The gossip shell: owns the socket, the one timer and the machine; publishes the view.
+
+It runs where `Platform.run_protocol` puts it: on a thread with a loop of its own, so that probes
+are answered while user code blocks the main loop.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from meshd.capability.manifest import CapabilitySummary
+from meshd.clock import Instant, Seconds
+from meshd.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
+from meshd.gossip.effects import (
+    DatagramRejected,
+    Effect,
+    MemberChanged,
+    ProbeCompleted,
+    SendDatagram,
+)
+from meshd.gossip.inputs import (
+    AddressChanged,
+    DatagramReceived,
+    DeadlineReached,
+    Input,
+    JoinRequested,
+    LeaveRequested,
+    LoadSampled,
+    RejoinRequested,
+    StateSet,
+)
+from meshd.gossip.members import new_member
+from meshd.gossip.rows import ViewBuilder, own_entries
+from meshd.gossip.state import NodeState
+from meshd.gossip.swim import Swim
+from meshd.model import Address, Epoch, Load, MeshId, NodeId
+from meshd.platform import Platform, ProtocolRunner
+from meshd.view import ClusterView
+
+DRAIN_DATAGRAMS_MAX = 1_024
+LEAVE_HEARERS = 3
+_PUBLISH_INTERVAL_S = 0.02  # changes that come closer together are published as one
+_LEAVE_POLL_S = 0.02
+_ASK_TIMEOUT_S = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class GossipService:
+    """One node's gossip, running. Its methods are for the main loop, `view` for any thread."""
+
+    def __init__(
+        self,
+        *,
+        platform: Platform,
+        mesh: MeshId,
+        node: NodeId,
+        epoch: Epoch,
+        bind: Address,
+        advertise: Callable[[Address], Address],
+        config: GossipConfig,
+        listener: Callable[[Effect], None],
+    ) -> None:
+        """Bind the socket; nothing is sent before `start`.
+
+        Args:
+            platform: the machine.
+            mesh: which mesh to be in.
+            node: own id.
+            epoch: this run; above all earlier runs'.
+            bind: where to listen; port 0 picks one.
+            advertise: from the bound address to the one that others are told.
+            config: the protocol's numbers.
+            listener: called in the protocol's loop with every effect that is not a datagram.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._platform = platform
+        self._clock = platform.clock
+        self._listener = listener
+        self._endpoint = platform.open_datagram(bind, bytes_max=DATAGRAM_BYTES_MAX)
+        self.bound = self._endpoint.address
+        self.address = advertise(self.bound)
+        me = new_member(node, epoch, self.address)
+        rng = platform.random("gossip")
+        self._swim = Swim(me, mesh, config, rng, self._clock.now())
+        self._rows = ViewBuilder(config)
+        self._runner: ProtocolRunner | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._publishing: asyncio.TimerHandle | None = None
+        self._subscribers: list[Callable[[ClusterView], None]] = []
+        self._counters: Counter[str] = Counter()
+        self._left_at: Instant | None = None
+        self.lag_s: Seconds = 0.0
+        """How late the protocol's last timer was."""
+        self.view = self._rows.build(self._swim)
+        """The newest snapshot."""
+
+    # From the main loop
+
+    async def start(self) -> None:
+        """Begin to listen and to probe."""
+        self._runner = await self._platform.run_protocol(self._begin)
+
+    async def stop(self) -> None:
+        """Close the socket and end the protocol's loop. Idempotent."""
+        runner = self._runner
+        if runner is None:
+            self._endpoint.close()
+            return
+        await self._ask(self._close)
+        self._runner = None
+        await runner.stop()
+
+    def join(self, *addresses: Address) -> None:
+        """Try to meet whoever is at these addresses."""
+        self._submit(JoinRequested(addresses))
+
+    def describe(
+        self, *, name: str, version: str, capabilities: tuple[CapabilitySummary, ...]
+    ) -> None:
+        """Set this node's own state: what others see of it.
+
+        Raises:
+            UsageError: a capability's summary is too large to be gossiped; nothing changed.
+        """
+        entries = own_entries(name, version, capabilities)
+        trial = NodeState(Epoch(0))
+        for key, value in entries.items():
+            trial.write(key, value)
+        self._call(self._describe, entries)
+
+    def set_load(self, load: Load) -> None:
+        """Tell how busy this node is."""
+        self._submit(LoadSampled(load))
+
+    def set_address(self, address: Address) -> None:
+        """This node is reachable elsewhere from now on."""
+        self.address = address
+        self._submit(AddressChanged(address))
+
+    async def leave(self, timeout_s: Seconds) -> int:
+        """Say goodbye; returns how often that was sent, once enough others were told."""
+        return await self._ask(lambda: self._leave(timeout_s), timeout_s + _ASK_TIMEOUT_S)
+
+    def rejoin(self) -> None:
+        """Come back after a leave."""
+        self._submit(RejoinRequested())
+
+    async def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
+        """The last events of a member, oldest first."""
+
+        async def read() -> tuple[tuple[Instant, str], ...]:
+            return self._swim.explain(node)
+
+        return await self._ask(read)
+
+    def on_view(self, callback: Callable[[ClusterView], None]) -> None:
+        """Call `callback` in the running loop with new views; at least with the newest."""
+        loop = asyncio.get_running_loop()
+
+        def forward(view: ClusterView) -> None:
+            with contextlib.suppress(RuntimeError):  # that loop has closed: nobody listens
+                loop.call_soon_threadsafe(callback, view)
+
+        self._subscribers.append(forward)
+
+    def counters(self) -> Mapping[str, int]:
+        """Packets, bytes and refusals so far, and what waits now. Safe from any thread."""
+        return {
+            **self._counters.copy(),
+            **{f"pending_{what}": count for what, count in self._swim.pending().items()},
+            "health_score": self._swim.health,
+        }
+
+    # Between the loops
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._runner is not None:
+            self._runner.call(function, *arguments)
+
+    def _submit(self, event: Input) -> None:
+        self._call(self._step, event)
+
+    async def _ask(
+        self, function: Callable[[], Awaitable[Answer]], timeout_s: Seconds = _ASK_TIMEOUT_S
+    ) -> Answer:
+        """Run a coroutine in the protocol's loop and wait for its answer here."""
+        here = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = here.create_future()
+        tasks: list[asyncio.Task[None]] = []
+
+        def settle(set_it: Callable[[Any], None], value: object) -> None:
+            if not answer.done():
+                set_it(value)
+
+        async def run() -> None:
+            try:
+                value = await function()
+            except Exception as error:  # noqa: BLE001 - handed over whole, to be raised by the caller
+                here.call_soon_threadsafe(settle, answer.set_exception, error)
+            else:
+                here.call_soon_threadsafe(settle, answer.set_result, value)
+
+        self._call(lambda: tasks.append(asyncio.ensure_future(run())))
+        async with asyncio.timeout(timeout_s):
+            return await answer
+
+    # In the protocol's loop
+
+    async def _begin(self) -> None:
+        self._endpoint.on_readable(self._on_readable)
+        self._arm()
+
+    async def _close(self) -> None:
+        for handle in (self._timer, self._publishing):
+            if handle is not None:
+                handle.cancel()
+        self._endpoint.close()
+
+    def _describe(self, entries: dict[str, bytes | None]) -> None:
+        own = self._swim.state_of(self._swim.me.node)
+        dropped = dict.fromkeys(own.values() if own is not None else ())
+        self._step(StateSet({**dropped, **entries}))
+
+    async def _leave(self, timeout_s: Seconds) -> int:
+        others = self._swim.members.live - 1
+        self._step(LeaveRequested())
+        enough = min(LEAVE_HEARERS, others)
+        give_up = self._clock.now() + timeout_s
+        # The rumour leaves from the next loop turn on; a few turns are waited for, not a packet.
+        while (sent := self._swim.goodbyes_sent()) is not None and sent < enough:
+            if self._clock.now() >= give_up:
+                return sent
+            await asyncio.sleep(_LEAVE_POLL_S)
+        return enough if sent is None else sent
+
+    def _on_readable(self) -> None:
+        self._drain()
+        self._arm()
+
+    def _on_timer(self) -> None:
+        # Mail first: whoever was stopped must hear the others before it judges them.
+        due = self._swim.next_deadline()
+        self._drain()
+        now = self._clock.now()
+        self.lag_s = 0.0 if due is None else max(0.0, now - due)
+        self._run(DeadlineReached(), now)
+        self._arm()
+
+    def _drain(self) -> None:
+        """Read what waits, up to a bound, so that a flood does not starve the timers."""
+        waiting = self._endpoint.receive(DRAIN_DATAGRAMS_MAX)
+        now = self._clock.now()
+        for data, source in waiting:
+            self._counters["packets_received"] += 1
+            self._counters["bytes_received"] += len(data)
+            self._run(DatagramReceived(data, source), now)
+
+    def _step(self, event: Input) -> None:
+        self._run(event, self._clock.now())
+        self._arm()
+
+    def _run(self, event: Input, now: Instant) -> None:
+        for effect in self._swim.step(event, now):
+            if isinstance(effect, SendDatagram):
+                self._counters["packets_sent"] += 1
+                self._counters["bytes_sent"] += len(effect.data)
+                if not self._endpoint.send(effect.data, effect.to):
+                    self._counters["sends_failed"] += 1
+            else:
+                self._on_effect(effect, now)
+        if self._publishing is None:
+            loop = asyncio.get_running_loop()
+            self._publishing = loop.call_later(_PUBLISH_INTERVAL_S, self._publish)
+
+    def _on_effect(self, effect: Effect, now: Instant) -> None:
+        if isinstance(effect, DatagramRejected):
+            self._counters[f"rejected_{effect.reason}"] += 1
+        elif isinstance(effect, ProbeCompleted):
+            self._counters["probes_ok" if effect.succeeded else "probes_failed"] += 1
+        elif isinstance(effect, MemberChanged):
+            self._counters[f"became_{effect.member.state.name.lower()}"] += 1
+            self._rows.member_changed(effect.member.node, now)
+        self._listener(effect)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        self.view = view = self._rows.build(self._swim)
+        for forward in self._subscribers:
+            forward(view)
+
+    def _arm(self) -> None:
+        """Set the one timer to the machine's next deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._swim.next_deadline()
+        if at is not None:
+            delay_s = max(0.0, at - self._clock.now())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
