@@ -172,8 +172,8 @@ class Option(msgspec.Struct, frozen=True):
 
     @property
     def flag(self) -> str:
-        """Its command line flag."""
-        return "--" + self.option.replace("_", "-")
+        """Its command line flag; durations are given with their unit there (`--drain 20s`)."""
+        return "--" + self.option.removesuffix("_s").replace("_", "-")
 
 
 def options() -> tuple[Option, ...]:
