@@ -129,9 +129,9 @@ def _port_taken(bind: str) -> Report:
 
 def report_text(report: Report, palette: Palette) -> str:
     """An error for people: `meshd: what  [code]`, then how to fix it, indented."""
-    message = escape(report.message, keep="\n").replace("\n", "\n  ")
-    head = f"{palette.paint('meshd:', 'red')} {message}"
-    lines = [f"{head}  {palette.paint(f'[{report.code}]', 'dim')}"]
+    what, *more = escape(report.message, keep="\n").split("\n")
+    code = palette.paint(f"[{report.code}]", "dim")
+    lines = [f"{palette.paint('meshd:', 'red')} {what}  {code}", *more]
     lines += [f"  {line}" for line in escape(report.hint, keep="\n").split("\n") if line]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ COMPLETION_TIMEOUT_S = 0.5
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     if value is not None and parameter.name is not None:
-        setattr(context.ensure_object(Session), parameter.name, value)
+        setattr(context.ensure_object(Session), parameter.name.removeprefix("global_"), value)
     return value
 
 
@@ -44,6 +44,7 @@ def connection_options(*, hidden: bool) -> Decorator:
         for name, kind, text in reversed(choices):
             function = click.option(
                 f"--{name}",
+                f"global_{name}",  # a name of its own: some commands have an argument `node`
                 type=kind,
                 metavar=None if name == "color" else name.upper() if name != "socket" else "PATH",
                 help=text,

@@ -88,7 +88,7 @@ def _refuse_client_options(session: Session, context: click.Context, flags: dict
         name
         for name in ("node", "socket", "mesh")
         if before is not None
-        and before.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        and before.get_parameter_source(f"global_{name}") is click.core.ParameterSource.COMMANDLINE
     }
     for name, instead in (("node", "--name"), ("socket", "--name and --mesh")):
         if name in given:
