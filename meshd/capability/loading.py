@@ -86,13 +86,11 @@ def _not_found(name: str, missing: str) -> UsageError:
 
 def _failed(name: str, error: BaseException) -> UsageError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:REASON_CHARS_MAX]
-    frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{Path(error.filename).name} line {error.lineno}"
-    elif frames:
-        where = f"{Path(frames[-1].filename).name} line {frames[-1].lineno}"
     else:
-        where = "its import"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name} line {last.lineno}"
     return UsageError(
         f"module {name!r} fails in {where}: {reason}",
         hint=f"try: {Path(sys.executable).name or 'python'} -c 'import {name}'",

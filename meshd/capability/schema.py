@@ -214,12 +214,10 @@ def _kind(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
 def _schemas(
     kinds: Mapping[str, Any], label: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    try:
-        schemas, components = _components(tuple(kinds.values()))
-    except (TypeError, NotImplementedError, RecursionError):
-        for name, kind in kinds.items():
-            _require_json(name, kind, label)
-        raise
+    # One by one first, so that a fault names its parameter; then together, for shared components.
+    for name, kind in kinds.items():
+        _require_json(name, kind, label)
+    schemas, components = _components(tuple(kinds.values()))
     return dict(zip(kinds, schemas, strict=True)), components
 
 

@@ -33,6 +33,7 @@ __all__ = ["WorkCounters", "WorkLoad", "WorkResult", "Worker"]
 
 SLOTS_DEFAULT = 4
 DEADLINE_DEFAULT_S = 300.0
+DEADLINE_MAX_S = 7 * 86_400.0
 TASKS_KEPT = 256
 """How many ended tasks can still be listed."""
 
@@ -151,6 +152,7 @@ class Worker:
         if not deadline_s > 0:
             self.counters.expired += 1
             raise DeadlineError(f"{capability}: the deadline had passed on arrival", definite=True)
+        deadline_s = min(deadline_s, DEADLINE_MAX_S)
         key, digest = None, b""
         if idempotency_key is not None:
             key, digest = (capability, _check_key(idempotency_key)), digest_of(value)
