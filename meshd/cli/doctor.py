@@ -64,5 +64,5 @@ def lines(checks: list[dict[str, Any]], palette: Palette, *, plain: bool) -> lis
 def _summary(checks: list[dict[str, Any]]) -> str:
     found = Counter(str(check.get("status")) for check in checks)
     if not found["error"] and not found["warning"]:
-        return f"all {plural(len(checks), 'check')} passed"
+        return f"nothing is wrong ({plural(len(checks), 'check')})"
     return f"{plural(found['error'], 'error')}, {plural(found['warning'], 'warning')}"

@@ -38,7 +38,7 @@ def connection_options(*, hidden: bool) -> Decorator:
         choices: list[tuple[str, Any, str]] = [
             ("node", None, "Talk to the daemon of this name (several may run on one machine)."),
             ("mesh", None, "Talk to the daemon of this mesh."),
-            ("socket", click.Path(), "Talk to the daemon on this control socket."),
+            ("socket", None, "Talk to the daemon on this control socket."),
             ("color", click.Choice(["auto", "always", "never"]), "When to use colour."),
         ]
         for name, kind, text in reversed(choices):

@@ -18,7 +18,7 @@ NUC_ID = "77aa000000000056"
 SOCKET_BACKLOG = 16
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A JSON-RPC error that the stand-in answers with."""
 
     def __init__(self, code, message, **data):
@@ -27,7 +27,7 @@ class Refusal(Exception):
 
 
 class FakeDaemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers each method with a canned result: a value, a function of params, or a Refusal."""
+    """Answers each method with a canned result: a value, a function of params, an error."""
 
     daemon_threads = True
     request_queue_size = SOCKET_BACKLOG
@@ -41,7 +41,7 @@ class FakeDaemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def answer(self, method, params):
         self.calls.append((method, params))
-        result = self.results.get(method, Refusal(-32601, f"no method {method!r}"))
+        result = self.results.get(method, RefusalError(-32601, f"no method {method!r}"))
         result = result(params) if callable(result) else result
         if isinstance(result, Exception):
             raise result
@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply = {"jsonrpc": "2.0", "id": request["id"]}
         try:
             reply["result"] = self.server.answer(request["method"], request.get("params"))
-        except Refusal as error:
+        except RefusalError as error:
             reply["error"] = {"code": error.code, "message": error.message, "data": error.data}
         body = json.dumps(reply).encode()
         self.send_response(200)
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self):
         return "local"
 
-    def log_message(self, format, *args):
+    def log_message(self, *args):
         pass
 
 
@@ -184,7 +184,7 @@ PEERS = {
         row("lab-a", SELF_ID, "alive", "192.168.1.17", self=True, age_s=0.0,
             load=load(0.12, 0.41, 0), capabilities=offers("translate", "ocr")),
         row("lab-b", B_ID, "alive", "192.168.1.18", rtt_ms=0.8, age_s=0.3,
-            load=load(0.63, 0.58, 5), capabilities=offers("summarize", "translate")),
+            load=load(0.63, 0.58, 5), capabilities=offers("sum", "translate")),
         row("nuc", NUC_ID, "suspect", "fd00::40", age_s=4.1, reachable=False,
             load=load(0.09, 0.22, 0, slots=4), capabilities=offers("render")),
     ],

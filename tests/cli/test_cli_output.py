@@ -22,8 +22,8 @@ PLAIN = Palette(enabled=False)
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "–"), (-1.0, "0.0s"), (0.3, "0.3s"), (9.94, "9.9s"), (9.96, "9s"), (59.9, "59s"),
-        (60.0, "1m"), (3599.0, "59m"), (3600.0, "1h"), (86_399.0, "23h"), (172_800.0, "2d"),
+        (None, output.NONE), (-1.0, "0.0s"), (0.3, "0.3s"), (9.94, "9.9s"), (9.96, "9s"),
+        (59.9, "59s"),        (60.0, "1m"), (3599.0, "59m"), (3600.0, "1h"), (86_399.0, "23h"), (172_800.0, "2d"),
     ],
 )  # fmt: skip
 def test_an_age_is_told_in_its_largest_unit(seconds, text):
@@ -37,14 +37,25 @@ def test_an_age_is_short(seconds):
 
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
-    [(None, "–"), (0.84, "0.8 ms"), (99.94, "99.9 ms"), (99.96, "100 ms"), (1234.0, "1.2 s")],
+    [
+        (None, output.NONE),
+        (0.84, "0.8 ms"),
+        (99.94, "99.9 ms"),
+        (99.96, "100 ms"),
+        (1234.0, "1.2 s"),
+    ],
 )
 def test_a_latency_has_a_unit(milliseconds, text):
     assert output.latency(milliseconds) == text
 
 
 def test_a_fraction_is_told_in_percent():
-    assert [output.percent(f) for f in (None, 0.0, 0.126, 1.0)] == ["–", "0%", "13%", "100%"]
+    assert [output.percent(f) for f in (None, 0.0, 0.126, 1.0)] == [
+        output.NONE,
+        "0%",
+        "13%",
+        "100%",
+    ]
 
 
 def test_one_thing_is_not_plural():
@@ -121,7 +132,7 @@ def test_fields_leave_out_what_is_unknown_and_indent_lists():
 
 
 def test_long_lists_of_names_say_how_many_are_left():
-    assert output.some_of([], 10) == "–"
+    assert output.some_of([], 10) == output.NONE
     assert output.some_of(["aa", "bb"], 5) == "aa,bb"
     assert output.some_of(["aa", "bb", "cc"], 6) == "aa,+2"
     assert output.some_of(["much-too-long", "b"], 4) == "much-too-long,+1"
@@ -130,7 +141,7 @@ def test_long_lists_of_names_say_how_many_are_left():
 @given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=9), st.integers(1, 30))
 def test_a_list_of_names_counts_everyone(names, columns_max):
     shown = output.some_of(names, columns_max)
-    parts = [] if shown == "–" else shown.split(",")
+    parts = [] if shown == output.NONE else shown.split(",")
     rest = sum(int(p) for p in parts if p.startswith("+"))
     assert len([p for p in parts if not p.startswith("+")]) + rest == len(names)
 
