@@ -8,9 +8,8 @@ import click
 from meshd.cli.arguments import parse_input
 from meshd.cli.handover import hand_over, handover_options, whereabouts
 from meshd.cli.options import complete_capabilities, connection_options, examples, json_option
-from meshd.cli.output import escape, json_text
+from meshd.cli.output import json_text
 from meshd.cli.session import Session, current, emit, emit_json, with_schema
-from meshd.errors import NoCandidateError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -45,7 +44,7 @@ def command(
     One word names a CAPABILITY. A TEXT of several words is handed over as it is; with an input
     it describes what is needed, and the capability that fits best is taken.
     """
-    answer = hand_over(session, request_of(session, work, pairs, data), **choices)
+    answer = hand_over(session, request_of(work, pairs, data), **choices)
     document = with_schema("meshd.delegate/1", answer)
     if as_json:
         emit_json(document)
@@ -54,22 +53,10 @@ def command(
         session.note(whereabouts(answer))
 
 
-def request_of(
-    session: Session, work: str, pairs: tuple[str, ...], data: str | None
-) -> dict[str, Any]:
-    """The parameters that name the work; a described need is looked up first.
-
-    Raises:
-        NoCandidateError: no capability fits the description.
-    """
+def request_of(work: str, pairs: tuple[str, ...], data: str | None) -> dict[str, Any]:
+    """The parameters that name the work."""
     if _NAME.fullmatch(work):
         return {"capability": work, "input": parse_input(pairs, data)}
     if not pairs and data is None:
         return {"text": work}
-    value = parse_input(pairs, data)
-    matches = session.call("discover", {"query": work, "limit": 1})["matches"]
-    if not matches:
-        raise NoCandidateError(f"no capability fits {work!r}")
-    best = matches[0]
-    session.note(f"{escape(best['capability'])} fits best (score {best.get('score', 0.0):.2f})")
-    return {"capability": best["capability"], "input": value}
+    return {"need": work, "input": parse_input(pairs, data)}

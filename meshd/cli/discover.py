@@ -12,6 +12,7 @@ from meshd.cli.session import Session, current, emit, emit_json, is_tty
 from meshd.cli.watch import watch as repeat
 
 NODE_COLUMNS_MAX = 40
+LIMIT_MAX = 100
 
 Match = dict[str, Any]
 
@@ -27,7 +28,7 @@ Match = dict[str, Any]
 @click.argument("query", nargs=-1, required=True)
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only those with this tag.")
 @click.option("--min-score", type=click.FloatRange(0.0, 1.0), help="Leave out worse matches.")
-@click.option("--limit", type=click.IntRange(1, 1000), help="At most so many matches.")
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), help="At most so many matches.")
 @click.option("--explain", is_flag=True, help="Say why each one matches.")
 @list_options("table", "wide", "json", "jsonl", "name")
 @watch_options

@@ -101,6 +101,9 @@ def report_of(error: Exception) -> Report:
     )
 
 
+_BIND_ERRORS = frozenset({errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
+
+
 def start_report(error: MeshError | OSError, bind: str) -> Report:
     """What to tell where the daemon could not start: exit code 1 whoever is at fault.
 
@@ -110,9 +113,9 @@ def start_report(error: MeshError | OSError, bind: str) -> Report:
     if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
         return _port_taken(bind)
     told = report_of(error)
-    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+    if isinstance(error, OSError) and error.errno in _BIND_ERRORS and not error.filename:
         message = f"cannot bind {bind}: {error.strerror}"
-        hint = "choose an address of this machine with --bind"
+        hint = "choose an address of this machine and a port above 1023 with --bind"
         return Report(message, hint, START_FAILED, Exit.FAILED)
     code = START_FAILED if told.exit is Exit.USAGE else told.code
     return told._replace(code=code, exit=Exit.FAILED)

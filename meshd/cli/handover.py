@@ -84,7 +84,10 @@ def explanation(explain: Any) -> list[str]:
     candidates = explain.get("candidates") or []
     left_out = explain.get("left_out") or []
     ranked = [f"{_name(c)} ({_score(c)})" for c in candidates]
-    lines = [f"policy {escape(explain.get('policy', '?'))} → {ranked[0] if ranked else 'nobody'}"]
+    made = (
+        f"{escape(explain.get('capability', '?'))} by policy {escape(explain.get('policy', '?'))}"
+    )
+    lines = [f"{made} → {ranked[0] if ranked else 'nobody'}"]
     lines += [f"  then {text}" for text in ranked[1:]]
     lines += [f"  not {_name(o)}: {escape(o.get('why', '?'))}" for o in left_out[:LEFT_OUT_MAX]]
     if len(left_out) > LEFT_OUT_MAX:

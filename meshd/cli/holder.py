@@ -1,20 +1,19 @@
 """Who holds a port that a new node wanted."""
 
 from meshd.control import ControlClient, find_sockets, is_live
+from meshd.discovery.address import parse_bind
 from meshd.errors import MeshError
 
 STATUS_TIMEOUT_S = 1.0
 
 
 def holder(bind: str) -> str:
-    """Who listens on the port of `bind` (`ADDR:PORT`), as far as one can tell from here."""
-    port = bind.rpartition(":")[2]
-    if not port.isdecimal():
-        port = "6374"
-    return _daemon_on(port) or _process_on(int(port)) or "another process"
+    """Who listens on the port of `bind`, an address that passed the check, as far as one can tell."""
+    port = parse_bind(bind).port
+    return _daemon_on(port) or _process_on(port) or "another process"
 
 
-def _daemon_on(port: str) -> str:
+def _daemon_on(port: int) -> str:
     for known in find_sockets():
         try:
             if not is_live(known.path):
@@ -22,7 +21,7 @@ def _daemon_on(port: str) -> str:
             status = ControlClient(known.path).call("status", {}, STATUS_TIMEOUT_S)
         except MeshError:
             continue
-        if str(status.get("address")).rpartition(":")[2] == port:
+        if str(status.get("address")).rpartition(":")[2] == str(port):
             return f'pid {status.get("pid")} (meshd, node {known.name}, mesh "{known.mesh}")'
     return ""
 

@@ -277,7 +277,7 @@ def test_call_explains_the_choice(meshd, fake):
     done = meshd("call", "translate", "--explain", "--policy", "adaptive", "--idempotency-key", "k")
     assert done.out == "5\n"
     assert done.err.splitlines()[:3] == [
-        "policy adaptive → lab-b (score 0.0123: eta_s 0.0123)",
+        "translate by policy adaptive → lab-b (score 0.0123: eta_s 0.0123)",
         "  then lab-a (score 2)",
         "  not n0: suspect",
     ]
@@ -336,14 +336,15 @@ def test_delegate_hands_plain_text_over(meshd, fake):
     assert fake.params("delegate") == {"text": "summarise this", "deadline_ms": 30_000}
 
 
-def test_delegate_looks_a_described_need_up(meshd, fake):
+def test_delegate_describes_a_need_beside_its_input(meshd, fake):
     fake.results["delegate"] = delegated(5)
-    fake.results["discover"] = DISCOVERED
-    done = meshd("delegate", "into German", "text=x")
-    assert fake.params("delegate")["capability"] == "translate"
-    assert "translate fits best (score 0.71)" in done.err
-    fake.results["discover"] = {"matches": []}
-    assert meshd("delegate", "into German", "text=x").exit == 4
+    meshd("delegate", "into German", "text=x", "--to", "lab-b")
+    assert fake.params("delegate") == {
+        "need": "into German",
+        "input": {"text": "x"},
+        "to": "lab-b",
+        "deadline_ms": 30_000,
+    }
 
 
 def test_ping_tells_each_reply_and_sums_up(meshd, fake):

@@ -1,5 +1,6 @@
 """How the command line fails: what, why, how to fix it, a stable code, the right exit code."""
 
+import errno
 import os
 import signal
 import socket
@@ -226,7 +227,11 @@ def test_operating_system_errors_name_the_file():
 def test_start_errors_exit_with_1_whoever_is_at_fault():
     for error in (UsageError("x"), PeerError("x"), OSError(99, "no such address")):
         assert start_report(error, "1.2.3.4:5").exit == 1
-    assert start_report(OSError(99, "gone"), "1.2.3.4:5").message == "cannot bind 1.2.3.4:5: gone"
+    for number in (errno.EADDRNOTAVAIL, errno.EACCES):
+        told = start_report(OSError(number, "no"), "1.2.3.4:5")
+        assert (told.message, told.code) == ("cannot bind 1.2.3.4:5: no", "MESHD-E009")
+    denied = start_report(PermissionError(errno.EACCES, "no", "/state"), "1.2.3.4:5")
+    assert (denied.message, denied.exit) == ("permission denied on /state", 1)
 
 
 def test_client_commands_import_nothing_heavy(home):

@@ -23,7 +23,8 @@ PLAIN = Palette(enabled=False)
     ("seconds", "text"),
     [
         (None, output.NONE), (-1.0, "0.0s"), (0.3, "0.3s"), (9.94, "9.9s"), (9.96, "9s"),
-        (59.9, "59s"),        (60.0, "1m"), (3599.0, "59m"), (3600.0, "1h"), (86_399.0, "23h"), (172_800.0, "2d"),
+        (59.9, "59s"), (60.0, "1m"), (3599.0, "59m"), (3600.0, "1h"), (86_399.0, "23h"),
+        (172_800.0, "2d"),
     ],
 )  # fmt: skip
 def test_an_age_is_told_in_its_largest_unit(seconds, text):

@@ -125,6 +125,20 @@ def test_a_taken_port_names_the_process_that_holds_it(meshd, lifecycle):
     assert f"in use by pid {os.getpid()} (" in done.err
 
 
+@pytest.mark.net
+def test_a_port_held_by_who_knows_whom_is_told_as_that(meshd, lifecycle, home, start_daemon):
+    start_daemon("deaf")
+    start_daemon("elsewhere").results["status"] = {"pid": 1, "address": "127.0.0.1:1"}
+    stale = home / "run" / "meshd" / "default" / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(stale))
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        free_again = held.getsockname()[1]
+    lifecycle.outcome = OSError(errno.EADDRINUSE, "Address already in use")
+    done = meshd("start", "--bind", f"[::1]:{free_again}")
+    assert f"cannot bind [::1]:{free_again}: in use by another process" in done.err
+
+
 def test_whatever_else_keeps_it_from_starting_exits_with_1(meshd, lifecycle):
     lifecycle.outcome = UsageError("module 'x' has no 'y'", hint="check --capability")
     done = meshd("start", "--capability", "x:y")
