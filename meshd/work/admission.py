@@ -167,14 +167,11 @@ class Admission:
         assert ticket.id not in self._running, "a ticket comes once"
         assert ticket.id not in self._waiting, "a ticket comes once"
         decision = self.decide(ticket, remaining_s)
-        match decision:
-            case Accept():
-                self._run(ticket)
-            case Queue():
-                self._waiting[ticket.id] = ticket
-                self._waiting_of[ticket.capability] += 1
-            case Refuse():
-                pass
+        if isinstance(decision, Accept):
+            self._run(ticket)
+        elif isinstance(decision, Queue):
+            self._waiting[ticket.id] = ticket
+            self._waiting_of[ticket.capability] += 1
         return decision
 
     def finish(self, ticket_id: str, service_s: Seconds, outcome: Outcome) -> tuple[str, ...]:

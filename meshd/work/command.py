@@ -5,7 +5,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import PurePath
-from typing import Final
+from typing import Final, cast
 
 from meshd.capability.definition import CommandHandler
 from meshd.errors import Code, PeerError
@@ -64,18 +64,20 @@ async def run_command(
     Raises:
         PeerError: it could not be started (definite), or it failed (indefinite).
     """
-    transport, program = await _start(handler, name, output_bytes_max)
-    is_over = False
+    starting = asyncio.ensure_future(_start(handler, name, output_bytes_max))
+    try:
+        transport, program = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A loop that is interrupted while it starts a program may lose sight of it.
+        await asyncio.wait((starting,))
+        if starting.exception() is None:
+            await _end(*starting.result())
+        raise
     try:
         _feed(transport, stdin)
         await program.ended
-        is_over = program.closed.done()
     finally:
-        if not is_over:
-            _kill_group(transport)
-        transport.close()
-        if not program.closed.done():
-            await asyncio.wait((program.closed,), timeout=KILL_WAIT_S)
+        await _end(transport, program)
     if program.is_too_long:
         raise PeerError(
             f"{name}: the command wrote more than {output_bytes_max} bytes", definite=False
@@ -106,6 +108,15 @@ async def _start(
         raise _not_started(handler, name, error) from error
 
 
+async def _end(transport: asyncio.SubprocessTransport, program: _Program) -> None:
+    """Leave nothing behind: kill the group unless the program ended by itself, and close pipes."""
+    if not program.closed.done():
+        _kill_group(transport)
+    transport.close()
+    if not program.closed.done():
+        await asyncio.wait((program.closed,), timeout=KILL_WAIT_S)
+
+
 def _not_started(handler: CommandHandler, name: str, error: Exception) -> PeerError:
     program = PurePath(handler.argv[0]).name
     reason = getattr(error, "strerror", None) or str(error)
@@ -122,10 +133,10 @@ def _not_started(handler: CommandHandler, name: str, error: Exception) -> PeerEr
 
 def _feed(transport: asyncio.SubprocessTransport, stdin: bytes) -> None:
     """Write the input and close it. A program that does not read it is no failure."""
-    pipe = transport.get_pipe_transport(0)
-    if isinstance(pipe, asyncio.WriteTransport):
-        pipe.write(stdin)
-        pipe.write_eof()
+    # A cast: uvloop's transports are no subclasses of asyncio's.
+    pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
+    pipe.write(stdin)
+    pipe.write_eof()
 
 
 def _kill_group(transport: asyncio.SubprocessTransport) -> None:

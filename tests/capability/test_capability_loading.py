@@ -77,7 +77,7 @@ def test_a_missing_module_is_told_from_a_missing_import_in_it(folder):
         load_object("mesh_nowhere:f")
     with pytest.raises(UsageError, match=r"'mesh_nowhere.deep' \(no 'mesh_nowhere'\)"):
         load_object("mesh_nowhere.deep:f")
-    with pytest.raises(UsageError, match="mesh_needy[.]py line 1: ModuleNotFoundError"):
+    with pytest.raises(UsageError, match=r"mesh_needy\.py line 1: ModuleNotFoundError"):
         load_object("mesh_needy:f")
 
 
