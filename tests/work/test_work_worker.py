@@ -1,0 +1,612 @@
+"""The worker: offering, admitting, running, repeating, cancelling, draining and closing."""
+
+import asyncio
+import threading
+
+import pytest
+from work_fakes import WorkPlatform, one
+
+from meshd.capability.definition import (
+    CapabilityDefinition,
+    RemoteHandler,
+    capability,
+    collect,
+)
+from meshd.capability.manifest import Manifest
+from meshd.errors import (
+    BusyError,
+    Code,
+    DeadlineError,
+    NoCandidateError,
+    PeerError,
+    UsageError,
+)
+from meshd.work import worker as worker_module
+from meshd.work.offers import CAPABILITIES_MAX
+from meshd.work.run import WorkCounters, size_of
+from meshd.work.task import TaskState
+from meshd.work.worker import Worker, WorkResult
+
+
+class Gate:
+    """Capabilities that begin when called and end when they are let through."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.began: list[str] = []
+        self.news = asyncio.Condition()
+        self.cancelled: list[str] = []
+
+    @capability
+    async def wait(self, text: str = "") -> str:
+        async with self.news:
+            self.began.append(text)
+            self.news.notify_all()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(text)
+            raise
+        return text
+
+    @capability(idempotent=True)
+    async def fail(self, text: str = "") -> str:
+        self.began.append(text)
+        raise ValueError(text)
+
+    @capability
+    async def fail_once(self, text: str = "") -> str:
+        self.began.append(text)
+        raise ValueError(text)
+
+    async def until(self, count: int) -> None:
+        async with self.news:
+            await self.news.wait_for(lambda: len(self.began) >= count)
+
+
+@capability
+def shout(text: str) -> str:
+    return text.upper()
+
+
+@pytest.fixture
+async def gate():
+    return Gate()
+
+
+@pytest.fixture
+async def make():
+    """Workers that are closed at the end."""
+    made: list[Worker] = []
+
+    def make(*sources, platform=None, **options) -> Worker:
+        definitions = collect(sources) if sources else ()
+        options.setdefault("name", "me")
+        made.append(Worker(platform or WorkPlatform(), definitions, **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        await worker.close()
+
+
+def begin(worker: Worker, name: str, value=None, **options) -> asyncio.Task[WorkResult]:
+    return asyncio.create_task(worker.run(name, value, **options))
+
+
+async def turns(number: int = 5) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def remote(name: str, call, owner: str, **options) -> CapabilityDefinition:
+    return CapabilityDefinition(Manifest(name=name, **options), RemoteHandler(call, owner))
+
+
+# Running
+
+
+async def test_work_comes_back_with_agent_result_and_time(make):
+    worker = make(shout)
+    result = await worker.run("shout", {"text": "a"})
+    assert result == WorkResult("me", "A", 0.0)
+    assert worker.counters == WorkCounters(done=1)
+
+
+async def test_the_plain_form_and_bare_values_are_taken_unchanged(make):
+    @capability(agent="other")
+    def say(message: str) -> str:
+        return message
+
+    worker = make(say)
+    assert (await worker.run("say", {"text": "a"})) == WorkResult("other", "a", 0.0)
+    assert (await worker.run("say", "b")).result == "b"
+
+
+async def test_the_service_time_is_the_platforms(make, gate):
+    platform = WorkPlatform()
+    worker = make(gate, platform=platform)
+    task = begin(worker, "wait")
+    await gate.until(1)
+    platform.clock.at += 2.5
+    gate.open.set()
+    assert (await task).service_s == 2.5
+    await turns()
+    assert worker.load().service_s == 2.5
+
+
+async def test_unknown_capabilities_say_what_is_offered(make):
+    with pytest.raises(NoCandidateError) as caught:
+        await make().run("x", {})
+    assert caught.value.hint == "it offers none"
+    worker = make(shout)
+    with pytest.raises(NoCandidateError, match="no capability 'shuot'") as caught:
+        await worker.run("shuot", {})
+    assert caught.value.hint == "did you mean 'shout'?"
+    assert caught.value.definite
+    with pytest.raises(NoCandidateError) as caught:
+        await worker.run("zzz", {})
+    assert caught.value.hint == "it offers shout"
+
+
+async def test_wrong_input_takes_no_slot(make):
+    worker = make(shout, slots=1)
+    with pytest.raises(UsageError, match="missing parameter") as caught:
+        await worker.run("shout", {})
+    assert caught.value.definite
+    assert worker.load().in_flight == 0
+    assert worker.tasks() == ()
+
+
+async def test_a_failure_frees_its_slot_and_counts(make, gate):
+    worker = make(gate, slots=1, queue_max=0)
+    for _ in range(3):
+        with pytest.raises(PeerError, match="ValueError: x") as caught:
+            await worker.run("fail", "x")
+        await turns()
+    assert not caught.value.definite
+    assert worker.counters.failed == 3
+    assert worker.load().error_fraction == 1.0
+    assert worker.load().in_flight == 0
+
+
+async def test_a_handlers_usage_error_is_no_error_of_the_node(make):
+    def picky():
+        raise UsageError("not like this")
+
+    worker = make(picky)
+    with pytest.raises(UsageError, match="not like this"):
+        await worker.run("picky", {})
+    await turns()
+    assert worker.load().error_fraction == 0.0
+
+
+async def test_a_fault_of_ours_is_told_and_frees_the_slot(make, monkeypatch):
+    async def broken(*_, **__):
+        raise KeyError("bug")
+
+    worker = make(shout, slots=1)
+    monkeypatch.setattr(worker_module, "execute", broken)
+    with pytest.raises(PeerError, match="internal error: KeyError") as caught:
+        await worker.run("shout", "a")
+    assert caught.value.code == Code.INTERNAL
+    assert worker.load().in_flight == 0
+
+
+# Admission
+
+
+async def test_slots_then_queue_then_a_refusal_that_says_when(make, gate):
+    worker = make(gate, slots=1, queue_max=1)
+    first, second = begin(worker, "wait", "a"), begin(worker, "wait", "b")
+    await gate.until(1)
+    assert worker.load().full
+    with pytest.raises(BusyError, match="queue is full") as caught:
+        await worker.run("wait", "c")
+    assert caught.value.definite
+    data = caught.value.data
+    assert (data["reason"], data["queue"], data["eta_s"]) == ("queue_full", 1, 0.0)
+    assert data["load"]["in_flight"] == 1
+    assert gate.began == ["a"]
+    gate.open.set()
+    assert [(await first).result, (await second).result] == ["a", "b"]
+    assert gate.began == ["a", "b"]
+    assert worker.counters == WorkCounters(done=2, refused=1)
+
+
+async def test_a_capabilitys_own_bound_holds(make, gate):
+    @capability(concurrency=1)
+    async def alone(text: str) -> str:
+        return await gate.wait(text)
+
+    worker = make(alone, slots=2)
+    tasks = [begin(worker, "alone", text) for text in "ab"]
+    await gate.until(1)
+    await turns()
+    assert gate.began == ["a"]
+    assert worker.load().queue == 1
+    gate.open.set()
+    assert [(await task).result for task in tasks] == ["a", "b"]
+
+
+async def test_functions_that_block_leave_the_loop_free(make):
+    both = threading.Barrier(2, timeout=10)
+
+    def meet() -> int:
+        return both.wait()
+
+    worker = make(meet, slots=2)
+    results = await asyncio.gather(worker.run("meet", None), worker.run("meet", None))
+    assert sorted(r.result for r in results) == [0, 1]
+
+
+# Deadlines and cancellation
+
+
+async def test_a_deadline_that_has_passed_is_definite(make):
+    worker = make(shout)
+    for deadline_s in (0.0, -1.0, float("nan")):
+        with pytest.raises(DeadlineError) as caught:
+            await worker.run("shout", "a", deadline_s=deadline_s)
+        assert caught.value.definite
+    assert worker.counters.expired == 3
+
+
+async def test_an_endless_deadline_is_bounded(make):
+    assert (await make(shout).run("shout", "a", deadline_s=float("inf"))).result == "A"
+
+
+async def test_a_deadline_while_it_waits_is_definite_and_runs_nothing(make, gate):
+    worker = make(gate, slots=1)
+    first = begin(worker, "wait", "a")
+    await gate.until(1)
+    with pytest.raises(DeadlineError, match="waited for a slot") as caught:
+        await worker.run("wait", "b", deadline_s=0.01)
+    assert caught.value.definite
+    assert worker.load().queue == 0
+    gate.open.set()
+    await first
+    assert gate.began == ["a"]
+
+
+async def test_a_deadline_while_it_runs_is_indefinite_and_cancels(make, gate):
+    worker = make(gate, slots=1)
+    with pytest.raises(DeadlineError, match=r"while it ran|did not end") as caught:
+        await worker.run("wait", "a", deadline_s=0.01)
+    assert not caught.value.definite
+    await turns()
+    assert gate.cancelled == ["a"]
+    assert worker.load().in_flight == 0
+    assert worker.load().error_fraction == 1.0
+
+
+async def test_a_capabilitys_timeout_ends_a_run_before_the_deadline(make, gate):
+    @capability(timeout_s=0.01)
+    async def brief() -> str:
+        return await gate.wait("brief")
+
+    worker = make(brief)
+    with pytest.raises(DeadlineError, match=r"did not end within 0\.01 s"):
+        await worker.run("brief", None, deadline_s=30.0)
+    await turns()
+    assert gate.cancelled == ["brief"]
+
+
+async def test_a_handler_that_ignores_cancellation_keeps_its_slot_not_its_caller(make):
+    may_end = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                continue
+
+    worker = make(stubborn, slots=1, queue_max=0)
+    with pytest.raises(DeadlineError):
+        await worker.run("stubborn", None, deadline_s=0.01)
+    assert worker.load().in_flight == 1
+    with pytest.raises(BusyError):
+        await worker.run("stubborn", None)
+    may_end.set()
+    assert await worker.drain(10.0) == 0
+    assert worker.load().in_flight == 0
+
+
+async def test_a_thread_past_its_deadline_keeps_its_slot_until_it_ends(make):
+    may_end = threading.Event()
+
+    def slow() -> None:
+        may_end.wait(10)
+
+    worker = make(slow, slots=1, queue_max=0)
+    with pytest.raises(DeadlineError) as caught:
+        await worker.run("slow", None, deadline_s=0.05)
+    assert not caught.value.definite
+    assert worker.load().in_flight == 1
+    may_end.set()
+    assert await worker.drain(10.0) == 0
+    assert worker.load().in_flight == 0
+    assert worker.counters == WorkCounters(expired=1)
+
+
+async def test_a_cancelled_caller_cancels_its_run(make, gate):
+    worker = make(gate)
+    task = begin(worker, "wait", "a")
+    await gate.until(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await turns()
+    assert gate.cancelled == ["a"]
+    assert worker.counters == WorkCounters(cancelled=1)
+    assert worker.load().error_fraction == 0.0
+
+
+async def test_a_caller_cancelled_at_once_leaks_no_slot(make, gate):
+    worker = make(gate, slots=1)
+    task = begin(worker, "wait", "a")
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await turns()
+    assert worker.load().in_flight == 0
+    assert worker.counters == WorkCounters(cancelled=1)
+
+
+async def test_a_cancelled_caller_in_the_queue_leaves_it(make, gate):
+    worker = make(gate, slots=1)
+    first, second = begin(worker, "wait", "a"), begin(worker, "wait", "b")
+    await gate.until(1)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert worker.load().queue == 0
+    gate.open.set()
+    await first
+    assert gate.began == ["a"]
+
+
+async def test_tasks_are_listed_and_cancelled_by_id(make, gate):
+    worker = make(gate, slots=1)
+    first = begin(worker, "wait", "a", task_id="t1")
+    second = begin(worker, "wait", "b", task_id="t2")
+    await gate.until(1)
+    assert [(t.id, t.state) for t in worker.tasks()] == [
+        ("t1", TaskState.WORKING),
+        ("t2", TaskState.ACCEPTED),
+    ]
+    with pytest.raises(UsageError, match="in use"):
+        await worker.run("wait", "c", task_id="t1")
+    assert worker.cancel("t2")
+    assert worker.cancel("t1")
+    assert not worker.cancel("t1")
+    assert not worker.cancel("nobody")
+    for task, definite in ((first, False), (second, True)):
+        with pytest.raises(PeerError, match="it was cancelled") as caught:
+            await task
+        assert caught.value.code == Code.CANCELLED
+        assert caught.value.definite is definite
+    assert {t.id: t.state for t in worker.tasks()} == dict.fromkeys(
+        ("t1", "t2"), TaskState.CANCELLED
+    )
+
+
+# Repeated requests
+
+
+async def test_a_repeated_key_joins_the_run_and_then_returns_its_answer(make, gate):
+    worker = make(gate)
+    tasks = [begin(worker, "wait", "a", idempotency_key="k") for _ in range(2)]
+    await gate.until(1)
+    gate.open.set()
+    results = [await task for task in tasks] + [await worker.run("wait", "a", idempotency_key="k")]
+    assert results[0] is results[1] is results[2]
+    assert gate.began == ["a"]
+    assert worker.counters == WorkCounters(done=1, repeated=2)
+
+
+async def test_a_run_goes_on_while_anybody_waits_for_it(make, gate):
+    worker = make(gate)
+    one_caller, other = (begin(worker, "wait", "a", idempotency_key="k") for _ in range(2))
+    await gate.until(1)
+    one_caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await one_caller
+    with pytest.raises(DeadlineError):
+        await worker.run("wait", "a", idempotency_key="k", deadline_s=0.01)
+    gate.open.set()
+    assert (await other).result == "a"
+    assert gate.cancelled == []
+
+
+async def test_a_key_with_another_input_is_refused(make):
+    worker = make(shout)
+    await worker.run("shout", {"text": "a"}, idempotency_key="k")
+    with pytest.raises(UsageError, match="used with another input"):
+        await worker.run("shout", {"text": "b"}, idempotency_key="k")
+
+
+async def test_an_indefinite_failure_is_repeated_unless_running_twice_is_harmless(make, gate):
+    worker = make(gate)
+    for _ in range(2):
+        with pytest.raises(PeerError):
+            await worker.run("fail_once", "a", idempotency_key="k")
+        with pytest.raises(PeerError):
+            await worker.run("fail", "b", idempotency_key="k")
+    assert sorted(gate.began) == ["a", "b", "b"]
+
+
+async def test_a_refusal_is_not_remembered(make, gate):
+    worker = make(gate, slots=1, queue_max=0)
+    first = begin(worker, "wait", "a")
+    await gate.until(1)
+    with pytest.raises(BusyError):
+        await worker.run("wait", "b", idempotency_key="k")
+    gate.open.set()
+    await first
+    await turns()
+    assert (await worker.run("wait", "b", idempotency_key="k")).result == "b"
+
+
+async def test_keys_are_bounded_and_their_inputs_are_json(make):
+    worker = make(shout)
+    for key in ("", "k" * 129):
+        with pytest.raises(UsageError, match="1 to 128"):
+            await worker.run("shout", "a", idempotency_key=key)
+    with pytest.raises(UsageError, match="must be JSON"):
+        await worker.run("shout", object(), idempotency_key="k")
+
+
+def test_what_is_no_json_counts_for_nothing():
+    assert size_of(WorkResult("a", object(), 0.0)) == 0
+
+
+# Offering
+
+
+async def test_capabilities_come_and_go_with_word_of_it(make, gate):
+    changes = []
+    worker = make(gate, on_change=lambda: changes.append(1))
+    task = begin(worker, "wait", "a")
+    await gate.until(1)
+    assert worker.add([one(shout)]) == ("shout",)
+    assert [m.name for m in worker.manifests()] == ["fail", "fail_once", "shout", "wait"]
+    assert worker.remove(["wait", "wait", "zzz"]) == ("wait",)
+    assert worker.manifest("wait") is None
+    assert worker.manifest("shout") is not None
+    assert worker.remove(["wait"]) == ()
+    assert len(changes) == 2
+    gate.open.set()
+    assert (await task).result == "a"
+
+
+async def test_replacing_tells_what_changed_and_keeps_attached_programs(make, gate):
+    async def call(name, value, timeout_s):
+        return value
+
+    worker = make(gate)
+    worker.add([remote("far", call, "p")])
+    same = [d for name in ("wait", "fail") if (d := worker._offers.get(name))]
+    assert worker.replace([*same, one(shout)]) == ("fail_once", "shout")
+    assert [m.name for m in worker.manifests()] == ["fail", "far", "shout", "wait"]
+    assert worker.replace([*same, one(shout)][:2]) == ("shout",)
+    assert worker.replace(same) == ()
+
+
+async def test_a_taken_name_changes_nothing(make, gate):
+    worker = make(gate, shout)
+    before = worker.manifests()
+    for change in (worker.add, worker.replace):
+        with pytest.raises(UsageError, match="offered here already"):
+            change([one(shout), one(shout)])
+    with pytest.raises(UsageError, match="at most"):
+        worker.add([remote(f"c{i}", None, "p") for i in range(CAPABILITIES_MAX)])
+    assert worker.manifests() == before
+
+
+async def test_a_lost_program_takes_its_capabilities_and_ends_its_runs(make, gate):
+    async def call(name, value, timeout_s):
+        return await gate.wait(value)
+
+    worker = make(gate, slots=2)
+    worker.add([remote("far", call, "p1", agent="theirs"), remote("other", call, "p2")])
+    running, beside = begin(worker, "far", "a"), begin(worker, "other", "b")
+    await gate.until(2)
+    waiting = begin(worker, "far", "c")
+    await turns()
+    assert worker.remove_owner("p1") == ("far",)
+    assert worker.manifest("other") is not None
+    with pytest.raises(PeerError, match="went away") as caught:
+        await running
+    assert not caught.value.definite
+    with pytest.raises(PeerError, match="went away") as caught:
+        await waiting
+    assert caught.value.definite
+    await turns()
+    assert gate.cancelled == ["a"]
+    gate.open.set()
+    assert (await beside).result == "b"
+    assert worker.remove_owner("p1") == ()
+    assert (worker.counters.failed, worker.counters.refused) == (1, 1)
+
+
+async def test_attached_programs_answer_for_their_agent(make):
+    async def call(name, value, timeout_s):
+        return {"got": value, "within": timeout_s}
+
+    worker = make()
+    worker.add([remote("far", call, "p", agent="theirs", timeout_s=7.0)])
+    result = await worker.run("far", {"n": 1}, deadline_s=30.0)
+    assert (result.agent, result.result) == ("theirs", {"got": {"n": 1}, "within": 7.0})
+
+
+# The end
+
+
+async def test_draining_refuses_new_work_and_waits_for_the_old(make, gate):
+    worker = make(gate)
+    task = begin(worker, "wait", "a")
+    await gate.until(1)
+    assert await worker.drain(0.01) == 1
+    assert worker.load().draining
+    with pytest.raises(BusyError, match="draining"):
+        await worker.run("wait", "b")
+    gate.open.set()
+    assert await worker.drain(10.0) == 0
+    assert (await task).result == "a"
+    worker.resume()
+    assert (await worker.run("wait", "c")).result == "c"
+
+
+async def test_closing_ends_everything_in_order(make, gate):
+    worker = make(gate, slots=2)
+    tasks = [begin(worker, "wait", text) for text in "abc"]
+    await gate.until(2)
+    await worker.close()
+    assert gate.cancelled == ["a", "b"]
+    for task, definite in zip(tasks, (False, False, True), strict=True):
+        with pytest.raises(PeerError, match="stopping") as caught:
+            await task
+        assert caught.value.definite is definite
+    worker.resume()
+    with pytest.raises(BusyError):
+        await worker.run("wait", "d")
+    await worker.close()
+
+
+async def test_closing_does_not_wait_for_ever(make, monkeypatch):
+    monkeypatch.setattr(worker_module, "CLOSE_S", 0.02)
+    platform, may_end, began = WorkPlatform(), threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        began.set()
+        may_end.wait(10)
+
+    worker = make(stuck, platform=platform)
+    task = begin(worker, "stuck")
+    await asyncio.to_thread(began.wait, 10)
+    await worker.close()
+    assert not may_end.is_set()
+    with pytest.raises(PeerError, match="stopping"):
+        await task
+    may_end.set()
+    platform.threads[0].shutdown(wait=True)
+
+
+async def test_a_runner_cancelled_from_outside_still_answers(make, gate):
+    worker = make(gate)
+    task = begin(worker, "wait", "a", task_id="t1")
+    await gate.until(1)
+    runner = worker._runs["t1"].runner
+    assert runner is not None
+    runner.cancel()
+    with pytest.raises(PeerError, match="stopping"):
+        await task
+    assert worker.load().in_flight == 0
+
+
+def test_only_ends_are_counted():
+    with pytest.raises(AssertionError):
+        WorkCounters().count(TaskState.WORKING)
