@@ -399,6 +399,29 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(": broken TOML: nested too deeply") from error
 
 
+def read_capability_file(path: Path) -> tuple[dict[str, Any], ...]:
+    """The `[[capability]]` tables of a file that `--capability` names.
+
+    Raises:
+        UsageError: it cannot be read, is no TOML, or holds anything else; the message says where.
+    """
+    try:
+        tables = _read_toml(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}{error}") from error
+    entries = tables.get("capability")
+    others = sorted(set(tables) - {"capability"})
+    if others or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        found = f"; it also has {', '.join(others)}" if others else ""
+        raise UsageError(
+            f"{path} does not hold [[capability]] tables alone{found}",
+            hint="settings of the node go into the file that --config names",
+        )
+    return tuple(entries)
+
+
 def _from_text(option: Option, text: str) -> Any:
     """What an environment variable's text stands for: lists by commas, weights as `cpu=0.7`.
 

@@ -58,7 +58,10 @@ class ProtocolRunner(Protocol):
 class Platform(Protocol):
     """One machine."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """The machine's clocks."""
+        ...
 
     def random(self, purpose: str) -> random.Random:
         """A generator of its own for each concern, so that replays stay aligned."""

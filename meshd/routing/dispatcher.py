@@ -163,6 +163,11 @@ class Dispatcher:
         self._running: dict[NodeId, dict[int, _Running]] = {}
         self._turns: dict[str, NodeId] = {}
 
+    @property
+    def deadline_s(self) -> Seconds:
+        """The deadline of calls that name none."""
+        return self._settings.deadline_s
+
     async def delegate(self, request: DelegateRequest) -> DelegateResult:
         """Have the work done by the best peer, or by the next best that can.
 

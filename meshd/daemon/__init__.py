@@ -1,0 +1,1 @@
+"""The composition root: a whole node, its methods, its life cycle, its machine."""

@@ -1,0 +1,108 @@
+"""Programs on this machine that lend their functions to the daemon over its control socket."""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from meshd.capability.definition import CapabilityDefinition, RemoteHandler, named_for
+from meshd.capability.manifest import Manifest, check_manifest
+from meshd.clock import Seconds
+from meshd.errors import MeshError, PeerError, UsageError
+from meshd.model import check_name
+from meshd.rpc.channel import Channel
+from meshd.rpc.methods import CallContext
+from meshd.telemetry.log import event, get_logger
+
+if TYPE_CHECKING:
+    from meshd.daemon.node import Node
+
+CAPABILITIES_PER_PROGRAM_MAX = 128
+CANCEL_GRACE_S: Seconds = 0.5
+"""What the program may take beyond a task's time to say itself that it is over."""
+
+logger = get_logger(__name__)
+
+
+class RegisterParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`register`: serve these under the name of `agent`, for as long as the link lasts."""
+
+    agent: str
+    capabilities: list[dict[str, Any]]
+
+
+class Attachments:
+    """All programs attached to one node."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._tasks = 0
+
+    async def attach(self, channel: Channel) -> None:
+        """Prepare the link of a new program."""
+
+        async def register(params: RegisterParams, context: CallContext) -> dict[str, Any]:
+            del context
+            return self._register(channel, params)
+
+        channel.methods.add("register", RegisterParams, register)
+        channel.on_closed(self._detach)
+
+    def _register(self, channel: Channel, params: RegisterParams) -> dict[str, Any]:
+        """Offer what the program offers.
+
+        Raises:
+            UsageError: a manifest is wrong or a name is taken; nothing changed.
+        """
+        check_name(params.agent, "agent")
+        if len(params.capabilities) > CAPABILITIES_PER_PROGRAM_MAX:
+            raise UsageError(f"a program may offer {CAPABILITIES_PER_PROGRAM_MAX} capabilities")
+        handler = RemoteHandler(self._caller(channel), channel)
+        definitions = [
+            CapabilityDefinition(check_manifest(_manifest(shape)), handler)
+            for shape in params.capabilities
+        ]
+        names = self._node.worker.add(named_for(params.agent, definitions))
+        event(logger, "info", "attached", agent=params.agent, capabilities=",".join(names))
+        return {"registered": list(names), "node": self._node.name}
+
+    def _detach(self, channel: Channel) -> None:
+        gone = self._node.worker.remove_owner(channel)
+        if gone:
+            event(logger, "info", "detached", capabilities=",".join(gone))
+
+    def _caller(self, channel: Channel) -> Any:
+        async def call(capability: str, value: Any, timeout_s: Seconds) -> Any:
+            self._tasks += 1
+            task = f"t{self._tasks}"
+            params = {
+                "task": task, "capability": capability, "input": value, "timeout_s": timeout_s,
+            }  # fmt: skip
+            ended = False
+            try:
+                answer = await channel.call("work", params, timeout_s + CANCEL_GRACE_S)
+                ended = True
+                return answer
+            except MeshError as error:
+                ended = not channel.closed and error.definite
+                raise
+            finally:
+                if not ended and not channel.closed:
+                    await _cancel(channel, task)
+
+        return call
+
+
+async def _cancel(channel: Channel, task: str) -> None:
+    try:
+        await channel.notify("cancel", {"task": task})
+    except PeerError:
+        # The link went away meanwhile: so did the task.
+        return
+
+
+def _manifest(shape: dict[str, Any]) -> Manifest:
+    try:
+        return msgspec.convert(shape, Manifest)
+    except msgspec.ValidationError as error:
+        name = shape.get("name")
+        raise UsageError(f"the manifest of {name!r} is not valid: {error}") from error

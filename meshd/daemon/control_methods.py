@@ -1,0 +1,246 @@
+"""The methods of the control socket alone: they steer the daemon, and never leave the machine."""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from meshd import __version__
+from meshd.daemon.doctor import diagnose
+from meshd.discovery.address import parse_seed
+from meshd.discovery.base import SourceState
+from meshd.errors import MeshError, NoCandidateError, UsageError
+from meshd.model import Address, MemberState
+from meshd.rpc.methods import CallContext, Registry
+from meshd.view import ClusterView, Peer
+
+if TYPE_CHECKING:
+    from meshd.daemon.node import Node
+
+PROBES_MAX = 1_000
+PROBE_TIMEOUT_S = 2.0
+JOIN_WAIT_S = 2.0
+LAG_PROBLEM_S = 1.0
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class ExplainParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`explain`: why `node` (name or id) is believed to be what it is."""
+
+    node: str
+
+
+class JoinParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`join`: seeds, `host[:port]` each."""
+
+    addresses: list[str]
+
+
+class LeaveParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`leave`: how long running tasks may take."""
+
+    drain_s: float | None = None
+
+
+class StopParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`stop`: as `leave`, or `now`."""
+
+    drain_s: float | None = None
+    now: bool = False
+
+
+class DoctorParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`doctor`: `deep` runs the slower checks too."""
+
+    deep: bool = False
+
+
+class ProbeParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`probe`: ask a node `count` times, `interval_s` seconds apart."""
+
+    node: str
+    count: int = 1
+    interval_s: float = 0.2
+    via: str = "rpc"
+
+
+class ControlMethods:
+    """What a node answers to people and programs of its own machine."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    def register(self, registry: Registry) -> None:
+        """Serve all of them, on the control socket alone."""
+        for name, params, handler in (
+            ("status", Nothing, self._status),
+            ("explain", ExplainParams, self._explain),
+            ("join", JoinParams, self._join),
+            ("leave", LeaveParams, self._leave),
+            ("stop", StopParams, self._stop),
+            ("reload", Nothing, self._reload),
+            ("doctor", DoctorParams, self._doctor),
+            ("probe", ProbeParams, self._probe),
+        ):
+            registry.add(name, params, handler, control=True)
+
+    async def _status(self, params: Nothing, context: CallContext) -> dict[str, Any]:
+        del params, context
+        node = self._node
+        view, work, counters = node.view(), node.worker.load(), node.worker.counters
+        members = {state.name.lower(): 0 for state in MemberState}
+        for peer in view.peers:
+            members[peer.state.name.lower()] += 1
+        problems = self._problems()
+        return {
+            "schema": "meshd.status/1",
+            "healthy": not problems,
+            "name": node.name,
+            "id": view.me.hex(),
+            "mesh": node.mesh,
+            "version": __version__,
+            "pid": os.getpid(),
+            "address": str(node.address),
+            "socket": node.control_path,
+            "state_dir": str(node.state.path),
+            "uptime_s": round(node.clock.now() - node.started_at, 3),
+            "profile": node.config.node.profile,
+            "members": members,
+            "tasks": {
+                "in_flight": work.in_flight,
+                "queue": work.queue,
+                "done": counters.done,
+                "failed": counters.failed,
+                "refused": counters.refused,
+            },
+            "gossip": dict(node.gossip.counters()),
+            "discovery": [
+                {"source": s.source, "state": s.state.value, "detail": s.detail}
+                for s in node.finding.statuses()
+            ],
+            "loop_lag_s": round(node.lag_s, 3),
+            "problems": problems,
+        }
+
+    def _problems(self) -> list[str]:
+        node = self._node
+        problems = list(node.problems.values())
+        if node.is_leaving:
+            problems.append("this node has left the mesh; come back with: meshd join HOST")
+        if node.state.problem:
+            problems.append(node.state.problem)
+        if node.lag_s > LAG_PROBLEM_S:
+            problems.append(f"the main loop was blocked for {node.lag_s:.1f} s")
+        statuses = node.finding.statuses()
+        finding = [s for s in statuses if s.state is SourceState.OK]
+        problems += [
+            f"{s.source}: {s.detail}"
+            for s in statuses
+            if s.state is SourceState.FAILED and not finding
+        ]
+        return problems
+
+    def _find(self, text: str) -> Peer:
+        """The one member of that name or id.
+
+        Raises:
+            NoCandidateError: none, or several.
+        """
+        found = self._node.view().named(text)
+        if len(found) > 1:
+            ids = ", ".join(f"{p.node.hex()} ({p.address})" for p in found)
+            raise UsageError(f"{len(found)} nodes are named {text!r}", hint=f"use an id: {ids}")
+        if not found:
+            raise NoCandidateError(f"no node {text!r} is known", hint="see meshd peers")
+        return found[0]
+
+    async def _explain(self, params: ExplainParams, context: CallContext) -> dict[str, Any]:
+        del context
+        peer = self._find(params.node)
+        now = self._node.clock.now()
+        lines = await self._node.gossip.explain(peer.node)
+        return {
+            "schema": "meshd.explain/1",
+            "node": peer.node.hex(),
+            "history": [f"{now - at:.1f} s ago: {text}" for at, text in lines],
+        }
+
+    async def _join(self, params: JoinParams, context: CallContext) -> dict[str, Any]:
+        """Join through these seeds, and wait a little for the first of them."""
+        del context
+        node = self._node
+        seeds = [parse_seed(text) for text in params.addresses]
+        if not seeds:
+            raise UsageError("join: name at least one address", hint="meshd join HOST[:PORT]")
+        addresses: list[Address] = []
+        faults: list[str] = []
+        for seed in seeds:
+            try:
+                addresses += await node.platform.resolve(seed.host, seed.port)
+            except OSError as error:
+                faults.append(f"{seed}: {error.strerror or error}")
+        if not addresses:
+            raise UsageError("no seed can be resolved: " + "; ".join(faults))
+        await node.rejoin()
+        node.gossip.join(*addresses)
+        view = await node.wait_view(lambda v: _joined(v, addresses) > 0, JOIN_WAIT_S)
+        return {"joined": _joined(view, addresses), "contacted": len(addresses)}
+
+    async def _leave(self, params: LeaveParams, context: CallContext) -> dict[str, Any]:
+        del context
+        drain_s = self._node.config.node.drain_s if params.drain_s is None else params.drain_s
+        return {"left": True, "heard_by": await self._node.leave(drain_s)}
+
+    async def _stop(self, params: StopParams, context: CallContext) -> dict[str, Any]:
+        del context
+        self._node.stopping.ask(0.0 if params.now else params.drain_s)
+        return {"stopping": True}
+
+    async def _reload(self, params: Nothing, context: CallContext) -> dict[str, Any]:
+        del params, context
+        changed = self._node.reload()
+        names = [manifest.name for manifest in self._node.worker.manifests()]
+        return {"capabilities": names, "changed": list(changed)}
+
+    async def _doctor(self, params: DoctorParams, context: CallContext) -> dict[str, Any]:
+        del context
+        checks = await diagnose(self._node, deep=params.deep)
+        return {"schema": "meshd.doctor/1", "checks": checks}
+
+    async def _probe(self, params: ProbeParams, context: CallContext) -> dict[str, Any]:
+        del context
+        if params.via not in {"rpc", "udp"}:
+            raise UsageError(f"probe: no way {params.via!r}", hint="via is rpc or udp")
+        if not 1 <= params.count <= PROBES_MAX or not 0 <= params.interval_s <= 3_600:
+            raise UsageError(f"probe: count 1 .. {PROBES_MAX}, interval_s 0 .. 3600")
+        peer = self._find(params.node)
+        replies = []
+        for sequence in range(1, params.count + 1):
+            replies.append({"seq": sequence, **await self._probe_once(peer, params.via)})
+            if sequence < params.count:
+                await asyncio.sleep(params.interval_s)
+        return {"node": peer.node.hex(), "name": peer.name, "replies": replies}
+
+    async def _probe_once(self, peer: Peer, via: str) -> dict[str, Any]:
+        node = self._node
+        began = node.clock.now()
+        try:
+            if via == "udp":
+                rtt_s = await node.gossip.ping(peer.node, PROBE_TIMEOUT_S)
+            else:
+                await node.client.invoke(peer.address, "ping", {}, timeout_s=PROBE_TIMEOUT_S)
+                rtt_s = node.clock.now() - began
+        except MeshError as error:
+            return {"rtt_ms": None, "error": error.message}
+        if rtt_s is None:
+            return {"rtt_ms": None, "error": f"no answer within {PROBE_TIMEOUT_S:g} s"}
+        return {"rtt_ms": round(rtt_s * 1_000, 3)}
+
+
+def _joined(view: ClusterView, addresses: list[Address]) -> int:
+    alive = {peer.address for peer in view.in_state(MemberState.ALIVE)}
+    return sum(1 for address in addresses if address in alive)

@@ -1,0 +1,105 @@
+"""All the ways in which one node finds others, and the memory of whom it knew."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshd.discovery.address import parse_seed
+from meshd.discovery.base import Hint, PeerSource, SourceStatus
+from meshd.discovery.cache import CacheSource, PeerCache
+from meshd.discovery.mdns import MdnsSettings, MdnsSource
+from meshd.discovery.static import PeersFileSource, StaticSource
+from meshd.model import Address, MemberState, NodeId
+from meshd.security.identity import mesh_id
+
+if TYPE_CHECKING:
+    from meshd.daemon.node import Node
+
+PEERS_CACHE_FILE = "peers.cache"
+
+
+class Finding:
+    """Runs the sources; every hint becomes a join attempt, and nothing more."""
+
+    def __init__(self, node: "Node") -> None:
+        """Prepare what the configuration asks for.
+
+        Raises:
+            UsageError: a seed is no address.
+        """
+        self._node = node
+        self._seeds = [parse_seed(text) for text in node.config.node.join]
+        self._sources: list[PeerSource] = []
+        self._cache: PeerCache | None = None
+
+    async def start(self) -> None:
+        """Begin to look; the node's sockets are bound."""
+        self._cache = PeerCache(self._node.state.path / PEERS_CACHE_FILE)
+        self._sources = self._make(self._cache)
+        for source in self._sources:
+            await source.start(self._found)
+
+    async def stop(self) -> None:
+        """End, the last started first. Idempotent."""
+        while self._sources:
+            await self._sources.pop().stop()
+
+    def statuses(self) -> list[SourceStatus]:
+        """How each of them goes."""
+        return [source.status() for source in self._sources]
+
+    def remember(self) -> None:
+        """Keep on disk who is alive now."""
+        if self._cache is None:
+            return
+        view, wall_ms = self._node.view(), self._node.clock.wall_ms()
+        for peer in view.in_state(MemberState.ALIVE):
+            if peer.node != view.me:
+                self._cache.remember(peer.node, peer.address, peer.name, wall_ms)
+
+    def _make(self, cache: PeerCache) -> list[PeerSource]:
+        node, settings = self._node, self._node.config.node
+        rng, resolve = node.platform.random("discovery"), node.platform.resolve
+        alone, alive, alive_at = self._is_alone, self._is_alive, self._is_alive_at
+        sources: list[PeerSource] = []
+        if self._seeds:
+            sources.append(
+                StaticSource(self._seeds, resolve, is_alone=alone, is_alive=alive_at, rng=rng)
+            )
+        if settings.peers_file:
+            path = Path(settings.peers_file)
+            sources.append(
+                PeersFileSource(path, resolve, is_alone=alone, is_alive=alive_at, rng=rng)
+            )
+        sources.append(
+            CacheSource(cache, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng)
+        )
+        if settings.mdns:
+            told = MdnsSettings(
+                node=node.node_id,
+                mesh=mesh_id(node.mesh),
+                name=node.name,
+                bound=node.gossip.bound,
+                advertise=node.address if settings.advertise else None,
+                interfaces=settings.iface,
+            )
+            sources.append(
+                MdnsSource(told, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng)
+            )
+        return sources
+
+    def _found(self, hint: Hint) -> None:
+        if not self._node.is_leaving:
+            self._node.gossip.join(hint.address)
+
+    def _is_alone(self) -> bool:
+        view = self._node.view()
+        return not any(p.node != view.me for p in view.in_state(MemberState.ALIVE))
+
+    def _is_alive(self, node: NodeId) -> bool:
+        peer = self._node.view().get(node)
+        return peer is not None and (peer.state is MemberState.ALIVE or node == self._node.node_id)
+
+    def _is_alive_at(self, address: Address) -> bool:
+        if address in {self._node.address, self._node.gossip.bound}:
+            return True
+        return any(p.address == address for p in self._node.view().in_state(MemberState.ALIVE))

@@ -1,0 +1,356 @@
+"""The methods that any caller may use, from `info` to `delegate`."""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from meshd import __version__
+from meshd.capability.manifest import CapabilitySummary, Manifest
+from meshd.capability.match import Match, match
+from meshd.clock import Seconds
+from meshd.daemon.shapes import (
+    holder,
+    load_shape,
+    manifest_shape,
+    peer_row,
+    percent,
+    summary_shape,
+)
+from meshd.errors import MeshError, NoCandidateError, UsageError
+from meshd.model import MemberState, is_name
+from meshd.routing.request import DelegateResult, request_from_params
+from meshd.rpc.methods import CallContext, Params, Registry
+from meshd.view import Peer
+
+if TYPE_CHECKING:
+    from meshd.daemon.node import Node
+
+DEADLINE_DEFAULT_S = 300.0
+DISCOVER_LIMIT_MAX = 100
+QUERY_CHARS_MAX = 2_000
+MANIFESTS_CACHED_MAX = 512
+MANIFEST_TIMEOUT_S = 3.0
+TEXT_MATCH_MIN = 0.2
+"""How well a capability must fit a plain text to be given it."""
+
+HOPS: ContextVar[tuple[str, ...]] = ContextVar("meshd_hops", default=())
+"""The nodes that the work being done here came through: what it delegates goes on from there."""
+
+
+class PeersParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`peers`: only members in these states."""
+
+    state: tuple[str, ...] = ()
+
+
+class CapabilitiesParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`capabilities`: of one node (`self`, a name or an id), or of one name."""
+
+    node: str = ""
+    name: str = ""
+
+
+class DiscoverParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`discover`: what fits a text. It is answered from the view and calls nobody."""
+
+    query: str
+    tags: tuple[str, ...] = ()
+    min_score: float = 0.1
+    limit: int = 5
+
+
+class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`work`: do this here. `hops` are ids of nodes that it came through."""
+
+    capability: str = ""
+    input: Any = None
+    text: str | None = None
+    deadline_ms: float | None = None
+    idempotency_key: str = ""
+    hops: tuple[str, ...] = ()
+    trace: Any = None
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class RemoteMethods:
+    """What a node answers to everybody."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._manifests: dict[bytes, Manifest] = {}
+
+    def register(self, registry: Registry) -> None:
+        """Serve all of them."""
+        registry.add("info", Nothing, self._info)
+        registry.add("peers", PeersParams, self._peers)
+        registry.add("capabilities", CapabilitiesParams, self._capabilities)
+        registry.add("discover", DiscoverParams, self._discover)
+        registry.add("work", WorkParams, self._work)
+        registry.add("delegate", None, self._delegate)
+        registry.add("ping", Nothing, self._ping)
+
+    async def _info(self, params: Nothing, context: CallContext) -> dict[str, Any]:
+        del params, context
+        node = self._node
+        load, me = node.load(), node.view().self_peer
+        return {
+            "schema": "meshd.info/1",
+            "agent": node.name,
+            "node": me.node.hex(),
+            "name": node.name,
+            "mesh": node.mesh,
+            "version": __version__,
+            "address": str(node.address),
+            "url": f"http://{node.address}",
+            "uptime_s": round(node.clock.now() - node.started_at, 3),
+            "incarnation": me.incarnation,
+            "epoch": me.epoch,
+            "cpu": percent(load.cpu_fraction),
+            "mem": percent(load.mem_fraction),
+            "load": load_shape(load),
+            "capabilities": [manifest.name for manifest in node.worker.manifests()],
+        }
+
+    async def _ping(self, params: Nothing, context: CallContext) -> dict[str, Any]:
+        del params, context
+        node = self._node
+        return {
+            "node": node.node_id.hex(), "name": node.name, "wall_ms": node.clock.wall_ms(),
+        }  # fmt: skip
+
+    async def _peers(self, params: PeersParams, context: CallContext) -> dict[str, Any]:
+        del context
+        states = {state.name.lower() for state in MemberState}
+        unknown = sorted(set(params.state) - states)
+        if unknown:
+            raise UsageError(
+                f"no such state: {', '.join(unknown)}", hint=f"states: {', '.join(sorted(states))}"
+            )
+        node, view = self._node, self._node.view()
+        now = node.clock.now()
+        rows = [peer_row(peer, view, now) for peer in view.peers]
+        return {
+            "schema": "meshd.peers/1",
+            "mesh": node.mesh,
+            "self": view.me.hex(),
+            "view_hash": view.view_hash,
+            "version": view.version,
+            "nodes": [row for row in rows if not params.state or row["state"] in params.state],
+        }
+
+    # Who offers what
+
+    def _offers(self) -> Iterator[tuple[Peer, CapabilitySummary]]:
+        view = self._node.view()
+        for peer in view.peers:
+            if peer.state <= MemberState.SUSPECT:
+                for summary in peer.capabilities:
+                    yield peer, summary
+
+    async def _capabilities(
+        self, params: CapabilitiesParams, context: CallContext
+    ) -> dict[str, Any]:
+        del context
+        view = self._node.view()
+        wanted = self._wanted_nodes(params.node)
+        groups: dict[tuple[str, str, bytes], list[Peer]] = {}
+        summaries: dict[tuple[str, str, bytes], CapabilitySummary] = {}
+        for peer, summary in self._offers():
+            if (wanted is None or peer in wanted) and params.name in {"", summary.name}:
+                key = (summary.name, summary.version, summary.digest)
+                groups.setdefault(key, []).append(peer)
+                summaries.setdefault(key, summary)
+        found = []
+        for key in sorted(groups):
+            summary, peers = summaries[key], groups[key]
+            shape = await self._full_shape(summary, peers, is_fetched=bool(params.name))
+            found.append({**shape, "nodes": [holder(peer, view) for peer in peers]})
+        if params.name and not found:
+            names = sorted({summary.name for _, summary in self._offers()})
+            raise NoCandidateError(
+                f"nobody offers {params.name!r}",
+                hint=f"offered: {', '.join(names[:20]) or 'nothing yet'}",
+            )
+        return {"schema": "meshd.capabilities/1", "capabilities": found}
+
+    def _wanted_nodes(self, text: str) -> tuple[Peer, ...] | None:
+        if not text:
+            return None
+        view = self._node.view()
+        found = (view.self_peer,) if text == "self" else view.named(text)
+        if not found:
+            raise NoCandidateError(f"no node {text!r} is known", hint="see meshd peers")
+        return found
+
+    async def _full_shape(
+        self, summary: CapabilitySummary, peers: list[Peer], *, is_fetched: bool
+    ) -> dict[str, Any]:
+        """The whole manifest where it is here or may be asked for; else what gossip told."""
+        view = self._node.view()
+        mine = self._node.worker.manifest(summary.name)
+        if mine is not None and any(peer.node == view.me for peer in peers):
+            return manifest_shape(mine)
+        manifest = self._manifests.get(summary.digest)
+        if manifest is None and is_fetched:
+            manifest = await self._fetch(summary, peers)
+        return summary_shape(summary) if manifest is None else manifest_shape(manifest)
+
+    async def _fetch(self, summary: CapabilitySummary, peers: list[Peer]) -> Manifest | None:
+        """Ask an owner for the manifest, once a digest."""
+        for peer in peers[:3]:
+            try:
+                answer = await self._node.client.invoke(
+                    peer.address,
+                    "capabilities",
+                    {"node": "self", "name": summary.name},
+                    timeout_s=MANIFEST_TIMEOUT_S,
+                )
+                shape = {k: v for k, v in answer["capabilities"][0].items() if k != "nodes"}
+                manifest = msgspec.convert(shape, Manifest)
+            except (MeshError, msgspec.ValidationError, LookupError, TypeError, AttributeError):
+                # That owner is of no help: it is gone, or of another mind than it told.
+                continue
+            if len(self._manifests) >= MANIFESTS_CACHED_MAX:
+                del self._manifests[next(iter(self._manifests))]
+            self._manifests[summary.digest] = manifest
+            return manifest
+        return None
+
+    def match(
+        self, query: str, *, tags: tuple[str, ...] = (), min_score: float = 0.1, limit: int = 5
+    ) -> list[Match]:
+        """Capabilities of the mesh that fit a text, best first."""
+        known = {summary.name: summary for _, summary in self._offers()}
+        return match(query, list(known.values()), tags=tags, min_score=min_score, limit=limit)
+
+    async def _discover(self, params: DiscoverParams, context: CallContext) -> dict[str, Any]:
+        del context
+        if not params.query.strip() or len(params.query) > QUERY_CHARS_MAX:
+            raise UsageError(f"query must be a text of 1 to {QUERY_CHARS_MAX} characters")
+        if not 1 <= params.limit <= DISCOVER_LIMIT_MAX:
+            raise UsageError(f"limit must be 1 .. {DISCOVER_LIMIT_MAX}")
+        view = self._node.view()
+        found = self.match(
+            params.query, tags=params.tags, min_score=params.min_score, limit=params.limit
+        )
+        matches = []
+        for each in found:
+            offers = [(p, s) for p, s in self._offers() if s.name == each.name]
+            matches.append(
+                {
+                    "capability": each.name,
+                    "score": round(each.score, 3),
+                    "why": each.why,
+                    "description": offers[0][1].description,
+                    "tags": list(offers[0][1].tags),
+                    "nodes": [holder(peer, view) for peer, _ in offers],
+                }
+            )
+        return {"schema": "meshd.discover/1", "query": params.query, "matches": matches}
+
+    # Work
+
+    async def _work(self, params: WorkParams, context: CallContext) -> dict[str, Any]:
+        node = self._node
+        began = node.clock.now()
+        capability, value = params.capability, params.input
+        if params.text is not None:
+            capability = capability or self._for_text(params.text, here=True)
+            value = {"text": params.text}
+        if not capability:
+            raise UsageError("work: say which capability", hint="see meshd capabilities")
+        hops = params.hops or HOPS.get()
+        token = HOPS.set(hops)
+        node.load_changed()
+        try:
+            done = await node.worker.run(
+                capability,
+                value,
+                deadline_s=self._deadline_s(params.deadline_ms, context),
+                idempotency_key=params.idempotency_key or None,
+            )
+        except MeshError as error:
+            error.data.setdefault("load", self._load())
+            raise
+        finally:
+            HOPS.reset(token)
+            node.load_changed()
+        return {
+            "agent": done.agent,
+            "node": node.name,
+            "result": done.result,
+            "rpc_latency_ms": _ms(node.clock.now() - began),
+            "load": self._load(),
+        }
+
+    def _load(self) -> dict[str, Any]:
+        load: dict[str, Any] = msgspec.to_builtins(self._node.load())
+        return load
+
+    def _deadline_s(self, deadline_ms: float | None, context: CallContext) -> Seconds:
+        asked = DEADLINE_DEFAULT_S if deadline_ms is None else deadline_ms / 1_000
+        return asked if context.deadline_s is None else min(asked, context.deadline_s)
+
+    async def work_here(self, params: dict[str, Any], *, timeout_s: Seconds) -> Any:
+        """`work` on this node itself, as routing calls it."""
+        given = msgspec.convert(params, WorkParams)
+        return await self._work(given, CallContext(deadline_s=timeout_s))
+
+    async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
+        return dict(await self.delegate(params, context))
+
+    async def delegate(self, params: Params, context: CallContext) -> DelegateResult:
+        """Have work done by the best peer.
+
+        Raises:
+            MeshError: as `Dispatcher.delegate` does.
+        """
+        if not isinstance(params, dict):
+            raise UsageError("delegate takes its parameters by name")
+        given = self._expand(dict(params))
+        request = request_from_params(given)
+        if not request.hops and HOPS.get():
+            request = msgspec.structs.replace(request, hops=HOPS.get())
+        limit_s = context.deadline_s
+        if limit_s is not None and (request.deadline_s is None or request.deadline_s > limit_s):
+            default_s = self._node.dispatcher.deadline_s
+            asked = default_s if request.deadline_s is None else request.deadline_s
+            request = msgspec.structs.replace(request, deadline_s=min(asked, limit_s))
+        return await self._node.dispatcher.delegate(request)
+
+    def _expand(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Turn a plain text, or a need in words, into a capability and its input."""
+        text, need = params.pop("text", None), params.get("need")
+        if text is not None:
+            if not isinstance(text, str):
+                raise UsageError("delegate: text must be a string")
+            params.setdefault("input", {"text": text})
+            if not params.get("capability") and not need:
+                params["capability"] = self._for_text(text, here=False)
+        elif isinstance(need, str) and need and not is_name(need):
+            del params["need"]
+            params["capability"] = self._for_text(need, here=False)
+        return params
+
+    def _for_text(self, text: str, *, here: bool) -> str:
+        """The capability that a plain text is meant for: the best match, or the only one."""
+        me = self._node.node_id
+        offers = {s.name: s for p, s in self._offers() if p.node == me or not here}
+        if len(offers) == 1:
+            return next(iter(offers))
+        found = match(text[:QUERY_CHARS_MAX], list(offers.values()), min_score=TEXT_MATCH_MIN)
+        if not found:
+            raise NoCandidateError(
+                f"no capability fits {text[:80]!r}",
+                hint=f"name one: {', '.join(sorted(offers)[:20]) or 'none is offered yet'}",
+            )
+        return found[0].name
+
+
+def _ms(seconds: Seconds) -> float:
+    return round(seconds * 1_000, 3)

@@ -1,0 +1,455 @@
+"""One whole node: the composition root, where all rooms meet and none knows another."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from meshd import __version__
+from meshd.capability.definition import CapabilityDefinition
+from meshd.capability.manifest import summarise
+from meshd.clock import Seconds
+from meshd.config import Config
+from meshd.control import socket_path
+from meshd.daemon.attach import Attachments
+from meshd.daemon.control_methods import ControlMethods
+from meshd.daemon.finding import Finding
+from meshd.daemon.methods import RemoteMethods
+from meshd.daemon.metrics import NodeMetrics
+from meshd.daemon.place import BIND_TRIES, bind_tcp, is_taken, no_free_port, own_host
+from meshd.discovery.address import parse_advertise, parse_bind
+from meshd.errors import UsageError
+from meshd.extension import Extension, Method
+from meshd.gossip.config import GossipConfig, profile
+from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged
+from meshd.gossip.service import GossipService
+from meshd.load import default_slots
+from meshd.model import Address, Epoch, Load, NodeId
+from meshd.platform import Platform
+from meshd.routing.dispatcher import Dispatcher
+from meshd.routing.request import HOPS_MAX
+from meshd.routing.settings import RoutingSettings
+from meshd.rpc.client import RpcClient
+from meshd.rpc.limits import ServerLimits
+from meshd.rpc.methods import CallContext, Handler, Params, Registry
+from meshd.rpc.server import Probes, RpcServer
+from meshd.security.identity import load_or_create, mesh_id
+from meshd.security.statedir import StateDir
+from meshd.telemetry.log import LimitedLog, event, get_logger
+from meshd.view import ClusterView
+from meshd.work.forward import HttpForward
+from meshd.work.worker import Worker
+
+LEAVE_TIMEOUT_S = 3.0
+_TICK_S = 1.0
+_LOAD_SOON_S = 0.02
+_ADDRESS_TICKS = 5
+
+logger = get_logger(__name__)
+
+
+class Node:
+    """A node of a mesh, running in this process's event loop (its gossip on a thread).
+
+    Life: `Node(...)` binds nothing; `await start()` joins; `await stop()` leaves and releases all.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        definitions: Iterable[CapabilityDefinition],
+        platform: Platform,
+        *,
+        extensions: Iterable[Extension] = (),
+        control_path: str | None = None,
+    ) -> None:
+        """Put the node together.
+
+        Args:
+            config: checked already by `meshd.config`.
+            definitions: what it offers from the start.
+            platform: the machine.
+            extensions: further rooms.
+            control_path: the control socket's path; the usual one if None, none if empty.
+
+        Raises:
+            UsageError: a setting or capability cannot be used; nothing was opened.
+        """
+        settings = config.node
+        self.config = config
+        self.platform = platform
+        self.name = settings.name
+        self.mesh = settings.mesh
+        self.clock = platform.clock
+        self.started_at = self.clock.now()
+        self.gossip_config = gossip_config(config)
+        self.extensions = tuple(extensions)
+        self.state = StateDir(Path(settings.state_dir))
+        self.slots = settings.slots or default_slots()
+        self._bind = parse_bind(settings.bind)
+        self.finding = Finding(self)
+        usual = socket_path(self.mesh, self.name) if control_path is None else control_path
+        self.control_path = usual
+        self.forward = HttpForward()
+        self.worker = Worker(
+            platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
+            forward=self.forward, on_change=self._describe,
+        )  # fmt: skip
+        self.client = RpcClient()
+        self.registry = Registry()
+        self.is_leaving = False
+        self.machine_load = platform.sample_load()
+        self.stopping = Stopping()
+        self.hurried = asyncio.Event()
+        self._gossip: GossipService | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._server: RpcServer | None = None
+        self._waiters: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
+        self._ticking: asyncio.Task[None] | None = None
+        self._load_handle: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._conflicts = LimitedLog(logger)
+        self.lag_s: Seconds = 0.0
+        self.problems: dict[str, str] = {}
+        self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
+        self.methods = RemoteMethods(self)
+        self.methods.register(self.registry)
+        ControlMethods(self).register(self.registry)
+        for extension in self.extensions:
+            for name, method in extension.methods().items():
+                self.registry.add(name, None, _plain(method))
+        self._attachments = Attachments(self)
+        self._metrics = NodeMetrics(self)
+
+    # Parts that exist once it runs
+
+    @property
+    def gossip(self) -> GossipService:
+        """The running gossip."""
+        assert self._gossip is not None, "the node is not started"
+        return self._gossip
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What sends work to peers."""
+        assert self._dispatcher is not None, "the node is not started"
+        return self._dispatcher
+
+    @property
+    def server(self) -> RpcServer:
+        """What answers calls."""
+        assert self._server is not None, "the node is not started"
+        return self._server
+
+    def view(self) -> ClusterView:
+        """The newest snapshot."""
+        return self.gossip.view
+
+    async def wait_view(
+        self, wanted: Callable[[ClusterView], bool], timeout_s: Seconds
+    ) -> ClusterView:
+        """The first view for which `wanted` holds; the newest one if time runs out first."""
+        if not wanted(self.view()):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters[waiter] = wanted
+            await asyncio.wait([waiter], timeout=timeout_s)
+            self._waiters.pop(waiter, None)
+        return self.view()
+
+    def _on_view(self, view: ClusterView) -> None:
+        self.dispatcher.on_view_change(view)
+        for waiter, wanted in list(self._waiters.items()):
+            if not waiter.done() and wanted(view):
+                waiter.set_result(None)
+
+    @property
+    def node_id(self) -> NodeId:
+        """Own id."""
+        return self.view().me
+
+    @property
+    def address(self) -> Address:
+        """The address that others are told."""
+        return self.gossip.address
+
+    # Life
+
+    async def start(self) -> None:
+        """Take the state directory, bind, serve, join.
+
+        Raises:
+            UsageError: another daemon has the state directory or the control socket.
+            OSError: the address cannot be bound. Whatever was opened is closed again.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.state.open()
+        try:
+            await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start(self) -> None:
+        identity = load_or_create(self.state.path)
+        epoch = self.state.begin_run(self.clock.wall_ms())
+        tcp = self._bind_both(identity.node, epoch)
+        gossip = self.gossip
+        self._dispatcher = Dispatcher(
+            clock=self.clock, view=self.view, invoker=self.client, local=self.methods.work_here,
+            random=self.platform.random("routing"), settings=routing_settings(self.config),
+        )  # fmt: skip
+        self._server = RpcServer(
+            self.registry, probes=Probes(self._health, self._ready, self._metrics.expose),
+            limits=server_limits(self.config), on_attach=self._attachments.attach,
+            host_names=_host_names(),
+        )  # fmt: skip
+        await self._server.start_tcp(tcp)
+        if self.control_path:
+            await self._server.start_control(self.control_path)
+        gossip.on_view(self._on_view)
+        await gossip.start()
+        self._describe()
+        self._tell_load()
+        for extension in self.extensions:
+            await extension.start(self)
+        await self.finding.start()
+        self._ticking = asyncio.create_task(self._tick(), name="meshd-tick")
+        event(logger, "info", "started", node=self.name, id=self.node_id.hex(), mesh=self.mesh,
+              address=str(self.address))  # fmt: skip
+
+    def _bind_both(self, node: NodeId, epoch: Epoch) -> socket.socket:
+        """Bind gossip and calls to one port number; port 0 finds one that is free for both."""
+        for _ in range(BIND_TRIES):
+            gossip = GossipService(
+                platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
+                bind=self._bind, advertise=self._advertised, config=self.gossip_config,
+                listener=self._on_effect,
+            )  # fmt: skip
+            self._gossip = gossip
+            try:
+                return bind_tcp(gossip.bound.host, gossip.bound.port)
+            except OSError as error:
+                gossip.release()
+                self._gossip = None
+                if self._bind.port or not is_taken(error):
+                    raise
+        raise no_free_port(self._bind.host)
+
+    def _advertised(self, bound: Address) -> Address:
+        settings = self.config.node
+        if settings.advertise:
+            return parse_advertise(settings.advertise, bound.port)
+        return Address(own_host(bound.host, settings.iface), bound.port)
+
+    async def stop(self, drain_s: Seconds | None = None) -> None:
+        """Finish what runs, say goodbye, release everything. Idempotent."""
+        if self._gossip is not None:
+            await self.leave(self.config.node.drain_s if drain_s is None else drain_s)
+        await self._close()
+
+    async def leave(self, drain_s: Seconds) -> int:
+        """Take no more work, finish what runs, say goodbye; returns how often that was sent."""
+        self.is_leaving = True
+        self._tell_load()
+        await self.worker.drain(drain_s)
+        event(logger, "info", "leaving", node=self.name)
+        return await self.gossip.leave(LEAVE_TIMEOUT_S)
+
+    async def rejoin(self) -> None:
+        """Come back after a leave."""
+        if self.is_leaving:
+            self.is_leaving = False
+            self.worker.resume()
+            self.gossip.rejoin()
+            self._tell_load()
+
+    def reload_with(self, load: Callable[[], tuple[CapabilityDefinition, ...]]) -> None:
+        """What `reload` reads the capabilities by."""
+        self._reload = load
+
+    def reload(self) -> tuple[str, ...]:
+        """Read the capabilities again; returns the names of those that changed.
+
+        Raises:
+            UsageError: they are wrong now, or this node has nothing to read them from; those that
+                were served before stay.
+        """
+        if self._reload is None:
+            raise UsageError("this node's capabilities come from a program, not from files")
+        return self.worker.replace(self._reload())
+
+    async def _close(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+            self._ticking = None
+        if self._load_handle is not None:
+            self._load_handle.cancel()
+        await self.finding.stop()
+        if self._server is not None:
+            for extension in reversed(self.extensions):
+                await extension.stop()
+            await self._server.stop()
+            self._server = None
+        await self.worker.close()
+        if self._gossip is not None:
+            await self._gossip.stop()
+            self._gossip = None
+        await self.client.close()
+        await self.forward.close()
+        self.state.close()
+
+    # What others are told
+
+    def _describe(self) -> None:
+        """Tell the mesh what is offered here."""
+        if self._gossip is not None:
+            self._gossip.describe(
+                name=self.name,
+                version=__version__,
+                capabilities=tuple(summarise(m) for m in self.worker.manifests()),
+            )
+
+    def load_changed(self) -> None:
+        """Work began or ended: tell the load soon, once for many changes."""
+        if self._load_handle is None and self._loop is not None:
+            self._load_handle = self._loop.call_later(_LOAD_SOON_S, self._tell_load)
+
+    def _tell_load(self) -> None:
+        self._load_handle = None
+        if self._gossip is not None:
+            self._gossip.set_load(self.load())
+
+    def load(self) -> Load:
+        """How busy this node is now."""
+        work, machine = self.worker.load(), self.machine_load
+        return Load(
+            cpu_fraction=machine.cpu_fraction,
+            mem_fraction=machine.mem_fraction,
+            in_flight=work.in_flight,
+            queue=work.queue,
+            slots=work.slots,
+            service_s=work.service_s,
+            error_fraction=work.error_fraction,
+            lag_s=self.lag_s,
+            ready=not self.is_leaving,
+            full=work.full,
+            draining=work.draining or self.is_leaving,
+        )
+
+    async def _tick(self) -> None:
+        """Once a second: sample the machine, tell the load, remember who is alive."""
+        ticks = 0
+        while True:
+            before = self.clock.now()
+            await asyncio.sleep(_TICK_S)
+            self.lag_s = max(0.0, self.clock.now() - before - _TICK_S)
+            self.machine_load = self.platform.sample_load()
+            self._tell_load()
+            self.finding.remember()
+            ticks += 1
+            if ticks % _ADDRESS_TICKS == 0 and not self.config.node.advertise:
+                await self._look_at_address()
+
+    async def _look_at_address(self) -> None:
+        """Follow the machine to another network (DHCP, a laptop that moves)."""
+        now = await asyncio.to_thread(self._advertised, self.gossip.bound)
+        if now != self.gossip.address:
+            event(logger, "info", "address_changed", old=str(self.gossip.address), new=str(now))
+            self.gossip.set_address(now)
+
+    # What gossip reports, from its own thread
+
+    def _on_effect(self, effect: Effect) -> None:
+        match effect:
+            case MemberChanged():
+                member = effect.member
+                event(logger, "info", f"member_{member.state.name.lower()}",
+                      id=member.node.hex(), address=str(member.address),
+                      incarnation=member.incarnation, reason=effect.reason)  # fmt: skip
+            case IdentityRaised():
+                # A small file, written by the protocol's thread itself: it must be on disk before
+                # a restart could ask for it, and a raise is rare.
+                self.state.write_run(effect.epoch, effect.incarnation)
+            case ConflictSeen():
+                self.problems["identity"] = (
+                    f"another process at {effect.address} runs with this node's key"
+                )
+                self._conflicts.event("error", "identity_conflict", address=str(effect.address))
+            case _:
+                pass
+
+    # What the server asks
+
+    def _health(self) -> tuple[bool, dict[str, Any]]:
+        return True, {"status": "ok", "loop_lag_s": round(self.lag_s, 3)}
+
+    def _ready(self) -> tuple[bool, dict[str, Any]]:
+        ready = not self.is_leaving
+        return ready, {"status": "ready" if ready else "draining"}
+
+
+class Stopping:
+    """Somebody asked this node to stop: when, and how much time running tasks get."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.drain_s: Seconds | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody did."""
+        return self._asked.is_set()
+
+    def ask(self, drain_s: Seconds | None = None) -> None:
+        """Stop; None gives the configured time."""
+        self.drain_s = drain_s
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Until somebody asks."""
+        await self._asked.wait()
+
+
+def gossip_config(config: Config) -> GossipConfig:
+    """The protocol's numbers: the profile's, with the configured limits."""
+    return msgspec.structs.replace(
+        profile(config.node.profile),
+        datagram_bytes_max=config.limits.datagram_bytes_max,
+        members_max=config.limits.members_max,
+    )
+
+
+def routing_settings(config: Config) -> RoutingSettings:
+    """Routing's settings from the configuration."""
+    routing = config.routing
+    return RoutingSettings(
+        policy=routing.policy, weights=routing.weights, hops_max=min(routing.hops_max, HOPS_MAX)
+    )
+
+
+def server_limits(config: Config) -> ServerLimits:
+    """The server's limits from the configuration."""
+    limits = config.limits
+    return ServerLimits(
+        body_bytes_max=limits.body_bytes_max,
+        batch_max=limits.batch_max,
+        depth_max=limits.depth_max,
+        calls_max=limits.calls_max,
+    )
+
+
+def _host_names() -> frozenset[str]:
+    name = socket.gethostname().lower()
+    return frozenset({name, f"{name}.local"})
+
+
+def _plain(method: Method) -> Handler:
+    async def call(params: Params, context: CallContext) -> Any:
+        del context
+        return await method(params)
+
+    return call

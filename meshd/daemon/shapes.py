@@ -1,0 +1,91 @@
+"""The JSON that a node answers with: rows and documents, made from frozen values."""
+
+from typing import Any
+
+import msgspec
+
+from meshd.capability.manifest import CapabilitySummary, Manifest
+from meshd.clock import Instant
+from meshd.model import Load
+from meshd.view import ClusterView, Peer
+
+
+def url_of(peer: Peer) -> str:
+    """Where a peer takes calls."""
+    return f"http://{peer.address}"
+
+
+def load_shape(load: Load | None) -> dict[str, Any] | None:
+    """A load record; fractions 0..1."""
+    if load is None:
+        return None
+    return {
+        "cpu": round(load.cpu_fraction, 3),
+        "mem": round(load.mem_fraction, 3),
+        "in_flight": load.in_flight,
+        "queue": load.queue,
+        "slots": load.slots,
+        "service_s": load.service_s,
+        "error": round(load.error_fraction, 3),
+        "lag_s": load.lag_s,
+        "ready": load.ready,
+        "full": load.full,
+        "draining": load.draining,
+    }
+
+
+def percent(fraction: float | None) -> float | None:
+    """0..1 to 0..100."""
+    return None if fraction is None else round(fraction * 100, 1)
+
+
+def summary_shape(summary: CapabilitySummary) -> dict[str, Any]:
+    """What is known of a capability elsewhere."""
+    return {
+        "name": summary.name,
+        "version": summary.version,
+        "idempotent": summary.idempotent,
+        "agent": summary.agent,
+        "description": summary.description,
+        "tags": list(summary.tags),
+    }
+
+
+def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
+    """One row of `peers`."""
+    is_self = peer.node == view.me
+    age_s = 0.0 if is_self else peer.age(now)
+    return {
+        "id": peer.node.hex(),
+        "name": peer.name,
+        "state": peer.state.name.lower(),
+        "self": is_self,
+        "address": peer.address.host,
+        "port": peer.address.port,
+        "url": url_of(peer),
+        "epoch": peer.epoch,
+        "incarnation": peer.incarnation,
+        "version": peer.version,
+        "load": load_shape(peer.load),
+        "rtt_ms": None if peer.rtt_s is None else round(peer.rtt_s * 1000, 3),
+        "age_s": None if age_s is None else round(age_s, 3),
+        "stale": view.stale(peer, now),
+        "reachable": peer.reachable,
+        "capabilities": [summary_shape(c) for c in peer.capabilities],
+    }
+
+
+def holder(peer: Peer, view: ClusterView) -> dict[str, Any]:
+    """Who offers a capability."""
+    return {
+        "node": peer.node.hex(),
+        "name": peer.name,
+        "state": peer.state.name.lower(),
+        "local": peer.node == view.me,
+    }
+
+
+def manifest_shape(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON."""
+    shape: dict[str, Any] = msgspec.to_builtins(manifest)
+    return shape
