@@ -109,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.Abort:
         return Exit.INTERRUPTED
     except click.ClickException as error:
-        return _fail(_usage_report(error), session, arguments)
+        return _fail(_usage_report(error, arguments), session, arguments)
     except Exception as error:  # noqa: BLE001 - the outermost border: every error is told the same way
         if session.verbosity > 0:
             traceback.print_exc()
@@ -125,10 +125,12 @@ def _tolerate_any_text() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _usage_report(error: click.ClickException) -> Report:
+def _usage_report(error: click.ClickException, arguments: Sequence[str]) -> Report:
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "meshd"
-    hint = f"see: {command} --help"
+    known = {name for section in SECTIONS.values() for name in section} | ALIASES.keys()
+    # click's parser does not say in which command an option lacks its value
+    named = next((f"meshd {a}" for a in arguments if a in known), "meshd")
+    hint = f"see: {named if context is None else context.command_path} --help"
     if isinstance(error, click.FileError):
         return Report(error.format_message(), "", "MESHD-E001", Exit.FAILED)
     return Report(error.format_message(), hint, USAGE, Exit.USAGE)

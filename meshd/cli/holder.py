@@ -8,7 +8,7 @@ STATUS_TIMEOUT_S = 1.0
 
 
 def holder(bind: str) -> str:
-    """Who listens on the port of `bind`, an address that passed the check, as far as one can tell."""
+    """Who listens on the port of `bind` (checked already), as far as one can tell from here."""
     port = parse_bind(bind).port
     return _daemon_on(port) or _process_on(port) or "another process"
 

@@ -153,6 +153,7 @@ def test_an_unknown_option_suggests_a_near_one(meshd):
 
 def test_a_missing_argument_is_a_usage_error(meshd):
     assert meshd("ping").exit == 2
+    assert "see: meshd start --help" in meshd("start", "--join").err
     assert meshd("join", "--json").error["code"] == "MESHD-E002"
 
 
