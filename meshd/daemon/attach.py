@@ -12,6 +12,7 @@ from meshd.model import check_name
 from meshd.rpc.channel import Channel
 from meshd.rpc.methods import CallContext
 from meshd.telemetry.log import event, get_logger
+from meshd.work.origin import ORIGIN
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
@@ -75,8 +76,12 @@ class Attachments:
             self._tasks += 1
             task = f"t{self._tasks}"
             params = {
-                "task": task, "capability": capability, "input": value, "timeout_s": timeout_s,
-            }  # fmt: skip
+                "task": task,
+                "capability": capability,
+                "input": value,
+                "timeout_s": timeout_s,
+                "hops": list(ORIGIN.get().hops),
+            }
             ended = False
             try:
                 answer = await channel.call("work", params, timeout_s + CANCEL_GRACE_S)

@@ -1,7 +1,6 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,11 +17,13 @@ from meshd.daemon.shapes import (
     percent,
     summary_shape,
 )
+from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
 from meshd.routing.request import DelegateResult, request_from_params
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.view import Peer
+from meshd.work.origin import ORIGIN, Origin
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
@@ -34,9 +35,6 @@ MANIFESTS_CACHED_MAX = 512
 MANIFEST_TIMEOUT_S = 3.0
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
-
-HOPS: ContextVar[tuple[str, ...]] = ContextVar("meshd_hops", default=())
-"""The nodes that the work being done here came through: what it delegates goes on from there."""
 
 
 class PeersParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -264,21 +262,22 @@ class RemoteMethods:
             value = {"text": params.text}
         if not capability:
             raise UsageError("work: say which capability", hint="see meshd capabilities")
-        hops = params.hops or HOPS.get()
-        token = HOPS.set(hops)
+        deadline_s = self._deadline_s(params.deadline_ms, context)
+        origin = Origin(params.hops, Deadline.after(deadline_s, began))
+        token = ORIGIN.set(origin)
         node.load_changed()
         try:
             done = await node.worker.run(
                 capability,
                 value,
-                deadline_s=self._deadline_s(params.deadline_ms, context),
+                deadline_s=deadline_s,
                 idempotency_key=params.idempotency_key or None,
             )
         except MeshError as error:
             error.data.setdefault("load", self._load())
             raise
         finally:
-            HOPS.reset(token)
+            ORIGIN.reset(token)
             node.load_changed()
         return {
             "agent": done.agent,
@@ -314,13 +313,12 @@ class RemoteMethods:
             raise UsageError("delegate takes its parameters by name")
         given = self._expand(dict(params))
         request = request_from_params(given)
-        if not request.hops and HOPS.get():
-            request = msgspec.structs.replace(request, hops=HOPS.get())
-        limit_s = context.deadline_s
-        if limit_s is not None and (request.deadline_s is None or request.deadline_s > limit_s):
-            default_s = self._node.dispatcher.deadline_s
-            asked = default_s if request.deadline_s is None else request.deadline_s
-            request = msgspec.structs.replace(request, deadline_s=min(asked, limit_s))
+        asked_s = request.deadline_s
+        if asked_s is None:
+            asked_s = self._node.dispatcher.deadline_s
+        if context.deadline_s is not None:
+            asked_s = min(asked_s, context.deadline_s)
+        request = msgspec.structs.replace(request, deadline_s=asked_s)
         return await self._node.dispatcher.delegate(request)
 
     def _expand(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,270 @@
+"""The two ways in which a program is part of a mesh: attached to a daemon, or a node itself."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from meshd.capability.definition import CapabilityDefinition
+from meshd.clock import Seconds
+from meshd.config import load_config
+from meshd.control import choose_socket
+from meshd.daemon.node import Node
+from meshd.daemon.platform import SystemPlatform
+from meshd.deadline import Deadline
+from meshd.errors import MeshError, NoDaemonError
+from meshd.load import default_slots
+from meshd.rpc.channel import Channel
+from meshd.rpc.client import connect_channel
+from meshd.rpc.methods import CallContext, Registry
+from meshd.telemetry.log import event, get_logger
+from meshd.work.forward import HttpForward
+from meshd.work.origin import ORIGIN, Origin
+from meshd.work.worker import Worker
+
+RECONNECT_FIRST_S: Seconds = 0.1
+RECONNECT_LIMIT_S: Seconds = 5.0
+REGISTER_TIMEOUT_S: Seconds = 10.0
+DRAIN_S: Seconds = 10.0
+AWAY_S: Seconds = 5.0
+"""How long a call waits for a daemon that is away to come back."""
+
+logger = get_logger(__name__)
+Definitions = tuple[CapabilityDefinition, ...]
+
+
+class Link(Protocol):
+    """A program's connection to its node."""
+
+    @property
+    def kind(self) -> str:
+        """`attached` or `embedded`."""
+        ...
+
+    @property
+    def node_name(self) -> str:
+        """The node's name."""
+        ...
+
+    def offer(self, definitions: Definitions) -> None:
+        """Offer more."""
+        ...
+
+    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
+        """Call one of the node's remote methods."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what runs, and leave."""
+        ...
+
+
+class EmbeddedLink:
+    """This program is a node."""
+
+    kind = "embedded"
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @classmethod
+    async def open(cls, flags: Mapping[str, Any], definitions: Definitions) -> "EmbeddedLink":
+        """Start a node in this process.
+
+        Raises:
+            UsageError: a setting is wrong, or the name is in use on this machine.
+            OSError: the address cannot be bound.
+        """
+        loaded = load_config(flags)
+        node = Node(loaded.config, definitions, SystemPlatform(), control_path="")
+        await node.start()
+        return cls(node)
+
+    @property
+    def node_name(self) -> str:
+        """The node's name."""
+        return self._node.name
+
+    @property
+    def node(self) -> Node:
+        """The node."""
+        return self._node
+
+    def offer(self, definitions: Definitions) -> None:
+        """Offer more."""
+        self._node.worker.add(definitions)
+
+    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
+        """Call one of the node's own methods, without a wire between."""
+        context = CallContext(remote="program", local=False, deadline_s=timeout_s)
+        return await self._node.registry.call(method, params, context)
+
+    async def close(self) -> None:
+        """Leave the mesh."""
+        await self._node.stop(DRAIN_S)
+
+
+class WorkOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """The daemon's call `work`: do this here."""
+
+    task: str
+    capability: str
+    input: Any = None
+    timeout_s: float = 300.0
+    hops: tuple[str, ...] = ()
+
+
+class CancelOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """The notification `cancel`: nobody waits for that task any more."""
+
+    task: str
+
+
+class AttachedLink:
+    """This program lends its functions to the local daemon, and calls through it."""
+
+    kind = "attached"
+
+    def __init__(self, path: str, name: str, definitions: Definitions, slots: int) -> None:
+        self._path = path
+        self._name = name
+        self._platform = SystemPlatform()
+        self._forward = HttpForward()
+        self._worker = Worker(
+            self._platform, definitions, name=name, slots=slots or default_slots(),
+            queue_max=1_024, forward=self._forward,
+        )  # fmt: skip
+        self._channel: Channel | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._attached = asyncio.Event()
+        self._offers: asyncio.Task[None] | None = None
+        self.node_name = ""
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        path: str | None,
+        mesh: str | None,
+        node: str | None,
+        name: str,
+        definitions: Definitions,
+        slots: int,
+    ) -> "AttachedLink":
+        """Attach to the daemon that is meant.
+
+        Raises:
+            NoDaemonError: none answers.
+            UsageError: several run and none was chosen, or the daemon refuses what is offered.
+        """
+        chosen = choose_socket(path, mesh, node)
+        link = cls(chosen.path, name, definitions, slots)
+        try:
+            await link._connect()
+        except BaseException:
+            await link.close()
+            raise
+        link._keeper = asyncio.create_task(link._keep(), name="meshd-attached")
+        return link
+
+    async def _connect(self) -> None:
+        registry = Registry()
+        registry.add("work", WorkOrder, self._on_work)
+        registry.add("cancel", CancelOrder, self._on_cancel)
+        channel = await connect_channel(self._path, methods=registry)
+        try:
+            info = await channel.call("info", {}, REGISTER_TIMEOUT_S)
+            self.node_name = str(info["name"])
+            await self._register(channel, tuple(m.name for m in self._worker.manifests()))
+        except BaseException:
+            await channel.close()
+            raise
+        self._channel = channel
+        self._lost.clear()
+        self._attached.set()
+        channel.on_closed(self._on_lost)
+
+    def _on_lost(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._attached.clear()
+            self._lost.set()
+
+    async def _register(self, channel: Channel, names: tuple[str, ...]) -> None:
+        manifests = [m for m in self._worker.manifests() if m.name in names]
+        if manifests:
+            shapes = [msgspec.to_builtins(manifest) for manifest in manifests]
+            params = {"agent": self._name, "capabilities": shapes}
+            await channel.call("register", params, REGISTER_TIMEOUT_S)
+
+    async def _keep(self) -> None:
+        """Attach again whenever the daemon was away, with growing pauses."""
+        pause_s = RECONNECT_FIRST_S
+        while True:
+            await self._lost.wait()
+            self._channel = None
+            try:
+                await self._connect()
+            except MeshError as error:
+                event(logger, "warning", "daemon_away", reason=error.message, retry_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(RECONNECT_LIMIT_S, pause_s * 2)
+            else:
+                event(logger, "info", "attached_again", node=self.node_name)
+                pause_s = RECONNECT_FIRST_S
+
+    async def _on_work(self, order: WorkOrder, context: CallContext) -> Any:
+        del context
+        deadline = Deadline.after(order.timeout_s, self._platform.clock.now())
+        ORIGIN.set(Origin(order.hops, deadline))
+        done = await self._worker.run(
+            order.capability, order.input, deadline_s=order.timeout_s, task_id=order.task
+        )
+        return done.result
+
+    async def _on_cancel(self, order: CancelOrder, context: CallContext) -> None:
+        del context
+        self._worker.cancel(order.task)
+
+    def offer(self, definitions: Definitions) -> None:
+        """Offer more; the daemon is told at once."""
+        names = self._worker.add(definitions)
+        before, channel = self._offers, self._channel
+
+        async def tell() -> None:
+            if before is not None:
+                await before
+            if channel is not None:
+                with contextlib.suppress(MeshError):  # a lost link registers all again by itself
+                    await self._register(channel, names)
+
+        self._offers = asyncio.get_running_loop().create_task(tell())
+
+    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
+        """Call one of the daemon's remote methods."""
+        try:
+            # A daemon that restarts is back in a moment: its callers need not notice.
+            async with asyncio.timeout(min(timeout_s, AWAY_S)):
+                await self._attached.wait()
+        except TimeoutError as error:
+            raise NoDaemonError(
+                f"the daemon at {self._path} is away", hint="start it again: meshd start"
+            ) from error
+        channel = self._channel
+        assert channel is not None
+        return await channel.call(method, params, timeout_s)
+
+    async def close(self) -> None:
+        """Finish what runs, and detach. Idempotent."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        await self._worker.drain(DRAIN_S)
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+        await self._worker.close()
+        await self._forward.close()

@@ -1,0 +1,443 @@
+"""The SDK's front door: offer functions to the mesh, and call what others offer.
+
+```python
+from meshd import Mesh
+
+mesh = Mesh()
+
+@mesh.agent("speaker")
+def shout(text: str) -> str:
+    return text.upper()
+
+async with mesh:
+    print(await mesh.call("shout", {"text": "hello"}))
+```
+
+With a daemon on this machine the program attaches to it; else it becomes a node itself.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from meshd.capability.definition import (
+    TIMEOUT_DEFAULT_S,
+    AgentDefinition,
+    CapabilityDefinition,
+    capability,
+    collect,
+)
+from meshd.capability.manifest import Manifest
+from meshd.clock import Seconds
+from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
+from meshd.daemon.platform import SystemClock
+from meshd.errors import NoDaemonError, UsageError
+from meshd.telemetry.log import event, get_logger
+from meshd.work.origin import ORIGIN
+
+__all__ = ["Found", "Mesh", "capability"]
+
+DEADLINE_DEFAULT_S: Seconds = 30.0
+GRACE_S: Seconds = 2.0
+"""How much longer than the deadline the daemon may take to say that it has passed."""
+NAME_TRIES = 16
+
+Target = TypeVar("Target", bound=Callable[..., Any] | type)
+Answer = TypeVar("Answer")
+logger = get_logger(__name__)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A capability that fits a query: how well (0..1), why, and who offers it."""
+
+    capability: str
+    score: float
+    why: str
+    description: str
+    tags: tuple[str, ...]
+    nodes: tuple[dict[str, Any], ...]
+
+
+class Mesh:
+    """One program's place in the mesh.
+
+    Use it as `async with Mesh() as mesh`, or in plain scripts as `with Mesh() as mesh` and the
+    methods that end in `_sync`. What is offered before it starts is offered from the start; later
+    offers are told at once.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        mesh: str | None = None,
+        embed: bool | None = None,
+        control: str | os.PathLike[str] | None = None,
+        node: str | None = None,
+        slots: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Prepare; nothing is opened before the start.
+
+        Args:
+            name: the agent's name where a capability names none, and the node's if embedded.
+            mesh: the mesh's name.
+            embed: True makes this program a node of its own, False insists on a daemon; None
+                attaches where a daemon runs, and else embeds (and logs which).
+            control: the control socket of the daemon to attach to.
+            node: the name of the daemon to attach to, where several run.
+            slots: how many of its functions run at a time; 0 is one a CPU.
+            settings: further settings of an embedded node, by the names of `meshd start`'s flags
+                (`bind="127.0.0.1:0"`, `join=["lab-b"]`, `mdns=False`).
+        """
+        if embed and (control is not None or node is not None):
+            raise UsageError("an embedded node attaches to nobody: leave out control and node")
+        self.name = name or _program_name()
+        self._mesh = mesh
+        self._embed = embed
+        self._control = None if control is None else os.fspath(control)
+        self._node = node
+        self._slots = slots
+        self._settings = settings
+        self._named = name is not None
+        self._definitions: dict[str, CapabilityDefinition] = {}
+        self._link: Link | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # Offering
+
+    def agent(
+        self,
+        name: str | None = None,
+        *,
+        capability_name: str | None = None,
+        version: str = "1.0.0",
+        description: str = "",
+        tags: Iterable[str] = (),
+        examples: Iterable[str] = (),
+        idempotent: bool = False,
+        timeout_s: float = TIMEOUT_DEFAULT_S,
+        concurrency: int = 0,
+    ) -> Callable[[Target], Target]:
+        """Offer a function, or a class's methods that are marked with `@capability`.
+
+        A function becomes one capability, named like the function (or `capability_name`); what is
+        decorated stays as it is. A class is made an object of, without arguments.
+
+        Args:
+            name: the agent's name; this program's if None.
+            capability_name: another name than the function's.
+            version: semantic version of the capability.
+            description: what it does; the docstring's first line if empty.
+            tags: words to find it by.
+            examples: inputs in words.
+            idempotent: running it twice does no harm; only then is it retried elsewhere.
+            timeout_s: bound of one run.
+            concurrency: runs at a time, within the slots; 0 is no bound of its own.
+
+        Raises:
+            UsageError: the name is taken, or the function's types cannot be told as JSON Schema.
+        """
+
+        def decorate(target: Target) -> Target:
+            if not isinstance(target, type):
+                mark = capability(
+                    capability_name, version=version, description=description, tags=tags,
+                    examples=examples, idempotent=idempotent, timeout_s=timeout_s,
+                    concurrency=concurrency,
+                )  # fmt: skip
+                mark(target)
+            agent_name = name or (target.__name__ if isinstance(target, type) else self.name)
+            self.offer(*AgentDefinition.of(agent_name, target).capabilities)
+            return target
+
+        return decorate
+
+    def offer(self, *sources: Any) -> tuple[str, ...]:
+        """Offer decorated functions, objects, modules or definitions; returns their names.
+
+        Raises:
+            UsageError: there is nothing to offer, or a name is taken; nothing changed.
+        """
+        agent = AgentDefinition.of(self.name, *sources)
+        taken = [
+            d.manifest.name for d in agent.capabilities if d.manifest.name in self._definitions
+        ]
+        if taken:
+            raise UsageError(f"already offered here: {', '.join(taken)}", hint="rename one")
+        definitions = collect(agent)
+        if self._link is not None:
+            self._link.offer(definitions)
+        self._definitions |= {d.manifest.name: d for d in definitions}
+        return tuple(d.manifest.name for d in definitions)
+
+    # Life
+
+    async def start(self) -> Self:
+        """Attach, or become a node.
+
+        Raises:
+            NoDaemonError: a daemon is insisted on and none answers.
+            UsageError: a setting is wrong, or several daemons run and none was chosen.
+            OSError: the embedded node's address cannot be bound.
+        """
+        if self._link is not None:
+            raise UsageError("this Mesh has been started already")
+        self._loop = asyncio.get_running_loop()
+        definitions = tuple(self._definitions.values())
+        if self._embed is not True:
+            try:
+                self._link = await AttachedLink.open(
+                    path=self._control, mesh=self._mesh, node=self._node, name=self.name,
+                    definitions=definitions, slots=self._slots,
+                )  # fmt: skip
+            except NoDaemonError:
+                if self._embed is False or self._control is not None or self._node is not None:
+                    raise
+        if self._link is None:
+            self._link = await self._become_node(definitions)
+        event(logger, "info", "mesh_ready", how=self._link.kind, node=self._link.node_name)
+        return self
+
+    async def _become_node(self, definitions: tuple[CapabilityDefinition, ...]) -> Link:
+        """Embed a node; where the name is in use on this machine, one with a number behind it."""
+        flags = {"mesh": self._mesh, "slots": self._slots or None, **self._settings}
+        if "bind" not in flags and "MESHD_BIND" not in os.environ:
+            flags["bind"] = ":0"
+        for number in range(1, NAME_TRIES + 1):
+            flags["name"] = self.name if number == 1 else f"{self.name[:60]}-{number}"
+            try:
+                return await EmbeddedLink.open(flags, definitions)
+            except UsageError as error:
+                if self._named or not error.data.get("locked"):
+                    raise
+        raise UsageError(f"{NAME_TRIES} nodes named {self.name!r} run here", hint="name this one")
+
+    async def stop(self) -> None:
+        """Finish what runs, and leave. Idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def serve(self) -> None:
+        """Serve what is offered until cancelled; starts if need be, and stops at the end."""
+        started_here = self._link is None
+        if started_here:
+            await self.start()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if started_here:
+                await self.stop()
+
+    def run(self) -> None:
+        """Serve until Ctrl-C: the last line of a program that only offers."""
+        try:
+            asyncio.run(self.serve())
+        except KeyboardInterrupt:
+            return
+
+    # Calling
+
+    async def call(
+        self,
+        capability: str,
+        input: Any = None,  # noqa: A002 - the field's name on the wire and in the manifest
+        *,
+        deadline_s: Seconds | None = None,
+        to: str = "",
+        policy: str = "",
+        idempotency_key: str = "",
+    ) -> Any:
+        """Have the best node do it, and return the result alone.
+
+        Args:
+            capability: its name.
+            input: JSON values; for Python functions an object of their parameters.
+            deadline_s: give up after this long; 30 s, or what is left of the caller's own time.
+            to: a node's name or id, to insist on it.
+            policy: how to choose, if not as the node is configured.
+            idempotency_key: a repeated key returns the first result.
+
+        Raises:
+            NoCandidateError, BusyError, DeadlineError, PeerError, UsageError: see `delegate`.
+        """
+        envelope = await self.delegate(
+            capability, input, deadline_s=deadline_s, to=to, policy=policy,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+        return envelope["peer_result"]["result"]
+
+    async def delegate(
+        self,
+        capability: str,
+        input: Any = None,  # noqa: A002 - the field's name on the wire and in the manifest
+        *,
+        deadline_s: Seconds | None = None,
+        to: str = "",
+        policy: str = "",
+        idempotency_key: str = "",
+        explain: bool = False,
+    ) -> dict[str, Any]:
+        """As `call`, but the whole envelope: who did it, how long it took, what was tried.
+
+        Raises:
+            NoCandidateError: nobody offers it, or nobody may be asked now.
+            BusyError: all who offer it are busy for too long.
+            DeadlineError: time ran out.
+            UsageError: the input does not fit.
+            PeerError: it failed; `definite` says whether it surely had no effect.
+        """
+        origin = ORIGIN.get()
+        if deadline_s is None:
+            deadline_s = DEADLINE_DEFAULT_S
+        if origin.deadline is not None:
+            deadline_s = min(deadline_s, origin.deadline.remaining(SystemClock().now()))
+        params: dict[str, Any] = {
+            "capability": capability, "input": input, "deadline_ms": max(1.0, deadline_s * 1_000),
+        }  # fmt: skip
+        optional = {
+            "to": to, "policy": policy, "idempotency_key": idempotency_key, "explain": explain,
+            "hops": list(origin.hops),
+        }  # fmt: skip
+        params |= {key: value for key, value in optional.items() if value}
+        answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S)
+        return answer
+
+    async def discover(
+        self, query: str, *, tags: Iterable[str] = (), min_score: float = 0.1, limit: int = 5
+    ) -> list[Found]:
+        """Capabilities that fit a text, best first; answered without asking anybody."""
+        params = {"query": query, "tags": list(tags), "min_score": min_score, "limit": limit}
+        answer = await self._request("discover", params)
+        return [msgspec.convert(match, Found) for match in answer["matches"]]
+
+    async def peers(self) -> list[dict[str, Any]]:
+        """The rows of `meshd peers`."""
+        rows: list[dict[str, Any]] = (await self._request("peers", {}))["nodes"]
+        return rows
+
+    async def manifest(self, capability: str) -> Manifest:
+        """Everything about a capability, schemas included.
+
+        Raises:
+            NoCandidateError: nobody offers it.
+        """
+        answer = await self._request("capabilities", {"name": capability})
+        shape = {k: v for k, v in answer["capabilities"][0].items() if k != "nodes"}
+        return msgspec.convert(shape, Manifest)
+
+    async def _request(self, method: str, params: Any, timeout_s: Seconds = 10.0) -> Any:
+        if self._link is None:
+            raise UsageError(
+                "this Mesh is not started", hint="use it in `async with mesh:` or `with mesh:`"
+            )
+        return await self._link.request(method, params, timeout_s)
+
+    # The same for scripts
+
+    def __enter__(self) -> Self:
+        loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="meshd-sdk", daemon=True)
+        self._thread.start()
+        self._loop = loop
+        try:
+            self._wait(self.start())
+        except BaseException:
+            self._end_thread()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._wait(self.stop())
+        finally:
+            self._end_thread()
+
+    def _end_thread(self) -> None:
+        assert self._loop is not None
+        assert self._thread is not None
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = None
+
+    def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Run `work` in this Mesh's loop, from another thread."""
+        loop = self._loop
+        if loop is None or _running_loop() is loop:
+            work.close()
+            why = "is not started" if loop is None else "runs in this very loop"
+            raise UsageError(f"this Mesh {why}", hint="use `with mesh:`, or await the other method")
+        return asyncio.run_coroutine_threadsafe(_with_origin(work), loop).result()
+
+    def call_sync(self, capability: str, input: Any = None, **choices: Any) -> Any:  # noqa: A002 - see call
+        """`call` for code that does not await."""
+        return self._wait(self.call(capability, input, **choices))
+
+    def delegate_sync(
+        self,
+        capability: str,
+        input: Any = None,  # noqa: A002 - see call
+        **choices: Any,
+    ) -> dict[str, Any]:
+        """`delegate` for code that does not await."""
+        return self._wait(self.delegate(capability, input, **choices))
+
+    def discover_sync(self, query: str, **choices: Any) -> list[Found]:
+        """`discover` for code that does not await."""
+        return self._wait(self.discover(query, **choices))
+
+    def peers_sync(self) -> list[dict[str, Any]]:
+        """`peers` for code that does not await."""
+        return self._wait(self.peers())
+
+
+def _with_origin(work: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
+    """Carry the handler's origin over into the other loop, whose task has a context of its own."""
+    origin = ORIGIN.get()
+
+    async def carried() -> Answer:
+        ORIGIN.set(origin)
+        return await work
+
+    return carried()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _program_name() -> str:
+    """`program-host`, in the letters that names may have."""
+    program = Path(sys.argv[0] or "python").stem or "python"
+    text = f"{program}-{socket.gethostname().partition('.')[0]}"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:64]

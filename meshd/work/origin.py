@@ -1,0 +1,19 @@
+"""Where the work that runs now came from: what it hands on goes on from there, in its time."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from meshd.deadline import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The nodes that a piece of work came through (ids in hex, oldest first), and its deadline."""
+
+    hops: tuple[str, ...] = ()
+    deadline: Deadline | None = None
+
+
+_NOWHERE = Origin()
+ORIGIN: ContextVar[Origin] = ContextVar("meshd_origin", default=_NOWHERE)
+"""Set around each run of a handler; handlers' own calls into the mesh read it."""
