@@ -76,6 +76,7 @@ class StateDir:
                 f"another meshd daemon (pid {pid or 'unknown'}) uses the state directory"
                 f" {self.path}",
                 hint="see `meshd status`; a second node here needs its own --name or --state-dir",
+                data={"locked": True},
             ) from error
         self._lock = descriptor
         with contextlib.suppress(OSError):
