@@ -8,7 +8,7 @@ import msgspec
 from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import encode_update, member_from, pack_address
+from meshd.gossip.codec import encode_update, member_from
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
 from meshd.gossip.health import LocalHealth
@@ -23,7 +23,11 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 INCARNATION_JUMP_MAX = 1_000
 EPOCH_AHEAD_MAX_MS = 86_400_000
+INCARNATION_MAX = 2**32 - 1
 HISTORY_LINES_MAX = 32
+_CONFLICT_REPORT_S = 10.0
+_OUTRANK_PAUSE_S = 1.0
+_OUTRANK_PAUSE_MAX_S = 64.0
 
 
 class Beliefs:
@@ -61,6 +65,9 @@ class Beliefs:
         self._health = health
         self._started = now
         self._first_epoch = me.epoch
+        self._conflict_at = now
+        self._outrank_at = now
+        self._outrank_pause_s = 0.0
         self._touched: dict[NodeId, None] = {}
         self._history: dict[NodeId, deque[tuple[Instant, str]]] = {}
         table.put(me)
@@ -101,19 +108,27 @@ class Beliefs:
         if refusal:
             self._outbox.reject(refusal, source)
             return
-        accuser = NodeId(update.source) if len(update.source) == 8 and not synced else None
+        if current is None and not is_live(member.state):
+            # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
+            return
         if synced and member.state is MemberState.DEAD:
             member = msgspec.structs.replace(member, state=MemberState.SUSPECT)
+        accuser = None if synced else self._accuser(update)
         if current is None:
-            # Of somebody unknown only life is news.
-            if is_live(member.state):
-                self._store(member, None, accuser, now, reason="heard of", spread=spread)
+            self._store(member, None, accuser, now, reason="heard of", spread=spread)
             return
         merged = join(current, member)
         if merged != current:
             self._store(merged, current, accuser, now, reason="told by a peer", spread=spread)
-        elif accuser is not None and precedence(member) == precedence(current):
-            self._confirm(current, accuser, now)
+        if accuser is not None and precedence(member) == precedence(current):
+            self._confirm(merged, accuser, now)
+
+    def _accuser(self, update: Update) -> NodeId | None:
+        """Whose failed probe stands behind a doubt: only members count, and not the subject."""
+        node = NodeId(update.source)
+        member = self.table.get(node)
+        known = member is not None and is_live(member.state) and node != self.me.node
+        return node if known and node != update.node else None
 
     def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
         """Why a rumour is not even looked at; empty if it is."""
@@ -134,30 +149,58 @@ class Beliefs:
         if member.epoch > mine.epoch:
             # An earlier run, with its clock ahead, or somebody else with this key.
             if member.epoch <= self._first_epoch + ahead_ms:
-                self._raise_self(Epoch(member.epoch + 1), Incarnation(0), now)
+                self._outrank(member, now)
             return
         if member.epoch < mine.epoch or self.leaving:
             return
-        if member.state is MemberState.ALIVE:
-            if member.address != mine.address and member.incarnation >= mine.incarnation:
-                self._outbox.add(ConflictSeen(member.address))
-            if mine.incarnation < member.incarnation <= mine.incarnation + INCARNATION_JUMP_MAX:
-                self._raise_self(mine.epoch, Incarnation(member.incarnation + 1), now)
+        if member.incarnation > mine.incarnation + INCARNATION_JUMP_MAX:
             return
-        if member.incarnation < mine.incarnation:
+        if member.state is MemberState.ALIVE:
+            news = member.incarnation > mine.incarnation or (
+                member.incarnation == mine.incarnation and member.address != mine.address
+            )
+            if news:
+                self._outrank(member, now)
+        elif member.incarnation < mine.incarnation:
             # Refuted before; the news has not got round.
             self.spread_self(now)
-        elif member.incarnation <= mine.incarnation + INCARNATION_JUMP_MAX:
+        else:
             self._health.refuted()
-            self._raise_self(mine.epoch, Incarnation(member.incarnation + 1), now)
+            self._raise_self(mine.epoch, member.incarnation + 1, now)
+
+    def _outrank(self, member: Member, now: Instant) -> None:
+        """Answer a record of this node that it did not write, in this run at least.
+
+        The first time at once. If it goes on, another node runs with the same key and outranks us
+        in turn: each raise then waits twice as long, so that the two do not flood the mesh.
+        """
+        settled = now - self._outrank_at >= self._outrank_pause_s
+        # A newer epoch seen once may be that of an earlier run, from before the clock was set back.
+        foreign = member.epoch == self.me.epoch or not settled
+        if foreign and member.address != self.me.address and now >= self._conflict_at:
+            self._conflict_at = Instant(now + _CONFLICT_REPORT_S)
+            self._outbox.add(ConflictSeen(member.address))
+        if now < self._outrank_at:
+            return
+        pause_s = _OUTRANK_PAUSE_S if settled else 2 * self._outrank_pause_s
+        self._outrank_pause_s = min(_OUTRANK_PAUSE_MAX_S, pause_s)
+        self._outrank_at = Instant(now + self._outrank_pause_s)
+        if member.epoch > self.me.epoch:
+            self._raise_self(member.epoch + 1, 0, now)
+        else:
+            self._raise_self(self.me.epoch, member.incarnation + 1, now)
 
     # Own record
 
-    def _raise_self(self, epoch: Epoch, incarnation: Incarnation, now: Instant) -> None:
-        self.replace_self(
-            msgspec.structs.replace(self.me, epoch=epoch, incarnation=incarnation), now
+    def _raise_self(self, epoch: int, incarnation: int, now: Instant, **changes: object) -> None:
+        if incarnation > INCARNATION_MAX:
+            # There is none above: a new run outranks them all.
+            epoch, incarnation = epoch + 1, 0
+        me = msgspec.structs.replace(
+            self.me, epoch=Epoch(epoch), incarnation=Incarnation(incarnation), **changes
         )
-        self._outbox.add(IdentityRaised(epoch, incarnation))
+        self.replace_self(me, now)
+        self._outbox.add(IdentityRaised(me.epoch, me.incarnation))
 
     def replace_self(self, me: Member, now: Instant) -> None:
         """Change the own record and tell everybody."""
@@ -172,11 +215,7 @@ class Beliefs:
 
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
-        me = msgspec.structs.replace(
-            self.me, incarnation=Incarnation(self.me.incarnation + 1), **changes
-        )
-        self.replace_self(me, now)
-        self._outbox.add(IdentityRaised(me.epoch, me.incarnation))
+        self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""
@@ -184,10 +223,18 @@ class Beliefs:
 
     # Doubt and death
 
-    def probe_failed(self, node: NodeId, incarnation: Incarnation, now: Instant) -> None:
-        """An own probe round ended without an ack: doubt the member, or confirm the doubt."""
+    def probe_failed(self, asked: Member, now: Instant) -> None:
+        """An own probe round ended without an ack: doubt the member, or confirm the doubt.
+
+        Only if it still is the one that was asked: a newer life, or another address, was not.
+        """
+        node = asked.node
         member = self.table.get(node)
-        if member is None or member.incarnation != incarnation:
+        if member is None or (member.epoch, member.incarnation, member.address) != (
+            asked.epoch,
+            asked.incarnation,
+            asked.address,
+        ):
             return
         self.unreachable[node] = None
         self._touched[node] = None
@@ -237,7 +284,8 @@ class Beliefs:
         else:
             self.gone.setdefault(node, now)
             self._loads.forget(node)
-            self._timers.set("reconnect", now + self._config.reconnect_interval_s)
+            self._states.unwant(node)
+            self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
             self._spread(member, accuser if member.state is MemberState.SUSPECT else None, now)
         if before is None or (before.state, before.epoch, before.address) != (
@@ -328,12 +376,7 @@ class Beliefs:
 
     def is_at(self, address: Address) -> bool:
         """Whether an alive, reachable member, or this node itself, is at `address`."""
-        if address == self.me.address:
-            return True
-        packed = pack_address(address)
         return any(
-            m.state is MemberState.ALIVE
-            and m.node not in self.unreachable
-            and pack_address(m.address) == packed
-            for m in self.table
+            m.state is MemberState.ALIVE and m.node not in self.unreachable
+            for m in self.table.at_address(address)
         )

@@ -1,7 +1,9 @@
 """Rumours waiting to be passed on, each a limited number of times (SWIM section 5)."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+
+_MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
 
 def transmit_limit(mult: int, members: int) -> int:
@@ -59,17 +61,17 @@ class BroadcastQueue:
             return []
         chosen: list[bytes] = []
         moved: list[tuple[int, Hashable, bytes]] = []
-        for tier, waiting in enumerate(self._tiers):
-            for subject in reversed(waiting):
-                rumour = waiting[subject]
-                if subject == exclude or len(rumour) > bytes_free:
-                    continue
+        misfits = 0
+        for tier, subject, rumour in self._in_order():
+            if subject == exclude:
+                continue
+            if len(rumour) > bytes_free:
+                misfits += 1
+            else:
                 bytes_free -= len(rumour)
                 chosen.append(rumour)
                 moved.append((tier, subject, rumour))
-                if bytes_free < _RUMOUR_BYTES_MIN or len(chosen) == count:
-                    break
-            if bytes_free < _RUMOUR_BYTES_MIN or len(chosen) == count:
+            if len(chosen) == count or misfits == _MISFITS_MAX:
                 break
         # Moved after the choice, oldest first, so that the order within a tier stays by age.
         for tier, subject, rumour in reversed(moved):
@@ -79,11 +81,13 @@ class BroadcastQueue:
                 self._put(tier + 1, subject, rumour)
         return chosen
 
+    def _in_order(self) -> Iterator[tuple[int, Hashable, bytes]]:
+        for tier, waiting in enumerate(self._tiers):
+            for subject in reversed(waiting):
+                yield tier, subject, waiting[subject]
+
     def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
         while len(self._tiers) <= tier:
             self._tiers.append({})
         self._tiers[tier][subject] = rumour
         self._tier_of[subject] = tier
-
-
-_RUMOUR_BYTES_MIN = 18  # nothing shorter is ever queued, so a smaller rest is not worth a search

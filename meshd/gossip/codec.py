@@ -107,6 +107,7 @@ def _decode_body(body: bytes) -> Message:
             max_array_len=_ARRAY_ELEMENTS_MAX,
             max_map_len=0,
             max_ext_len=0,
+            ext_hook=_refuse_extension,
         )
     # StackError, FormatError, ExtraData and UnicodeDecodeError are all ValueErrors.
     except (ValueError, msgpack.UnpackException) as error:
@@ -116,6 +117,11 @@ def _decode_body(body: bytes) -> Message:
     except msgspec.ValidationError as error:
         raise DecodeError("not_a_message") from error
     return message
+
+
+def _refuse_extension(code: int, _data: bytes) -> None:
+    # An empty one passes the limit above, and would be taken for an array.
+    raise ValueError(f"extension type {code} is not part of the protocol")
 
 
 def _array_header(count: int) -> bytes:

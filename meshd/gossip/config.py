@@ -4,7 +4,8 @@ import msgspec
 
 from meshd.errors import UsageError
 
-DATAGRAM_BYTES_MIN = 512
+DATAGRAM_BYTES_MIN = 640
+"""The smallest in which each record that may exist still fits: a state entry of full size."""
 DATAGRAM_BYTES_MAX = 1_400
 
 
@@ -28,7 +29,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
         gossip_fanout: members that one round of gossip goes to.
         transmit_mult: lambda: a rumour is sent lambda * ceil(log10(n + 1)) times by each node
             (SWIM section 5; memberlist's LAN profile uses 4).
-        datagram_bytes_max: size of the largest datagram sent; 512 .. 1400. Larger ones that arrive
+        datagram_bytes_max: size of the largest datagram sent; 640 .. 1400. Larger ones that arrive
             (over 1400) are refused before decoding.
         load_interval_s: shortest time between two rumours of one's own load.
         load_transmit_limit: how often each node passes on one load rumour; lossy on purpose.

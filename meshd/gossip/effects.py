@@ -34,6 +34,13 @@ class ProbeCompleted(msgspec.Struct, frozen=True):
     rtt_s: float | None
 
 
+class PingAnswered(msgspec.Struct, frozen=True):
+    """A ping that was asked for came back."""
+
+    node: NodeId
+    rtt_s: float
+
+
 class DatagramRejected(msgspec.Struct, frozen=True):
     """A datagram was dropped; `reason` is one of a fixed set of words, fit for a metric label."""
 
@@ -65,6 +72,7 @@ Effect = (
     | MemberChanged
     | StateChanged
     | ProbeCompleted
+    | PingAnswered
     | DatagramRejected
     | Joined
     | IdentityRaised

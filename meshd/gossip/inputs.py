@@ -2,7 +2,7 @@
 
 import msgspec
 
-from meshd.model import Address, Load
+from meshd.model import Address, Load, NodeId
 
 
 class DatagramReceived(msgspec.Struct, frozen=True, gc=False):
@@ -42,6 +42,12 @@ class LoadSampled(msgspec.Struct, frozen=True):
     load: Load
 
 
+class PingRequested(msgspec.Struct, frozen=True):
+    """Somebody wants to know now how far a member is. Answered by a PingAnswered, or never."""
+
+    node: NodeId
+
+
 class AddressChanged(msgspec.Struct, frozen=True):
     """This node is reachable at another address from now on."""
 
@@ -57,4 +63,5 @@ Input = (
     | StateSet
     | LoadSampled
     | AddressChanged
+    | PingRequested
 )

@@ -14,11 +14,13 @@ from meshd.gossip.codec import (
     unpack_load,
 )
 from meshd.gossip.config import GossipConfig
-from meshd.model import Load, NodeId
+from meshd.model import Epoch, Load, NodeId
 
 _BUSY_STEP = 0.25  # of the slots
 _FRACTION_STEP = 0.25  # CPU noise stays below; memory and errors share it
 _TIME_FACTOR = 2.0
+_EPOCH_MS_PER_SEQUENCE = 250
+_REORDER_MAX = 64
 
 
 def is_significant(before: Load, after: Load) -> bool:
@@ -44,14 +46,19 @@ def is_significant(before: Load, after: Load) -> bool:
 class LoadPlane:
     """Own load, others' loads, and the load rumours that wait."""
 
-    def __init__(self, me: NodeId, config: GossipConfig) -> None:
+    def __init__(self, me: NodeId, epoch: Epoch, config: GossipConfig) -> None:
+        """Start counting where no earlier run can have come to.
+
+        A restarted node's records must outrank those of its last run that are still under way:
+        four steps of the sequence a second of wall clock are more than anybody samples.
+        """
         self._me = me
         self._config = config
         self._queue = BroadcastQueue()
         self._records: dict[NodeId, tuple[bytes, Instant]] = {}
         self._announced: Load | None = None
         self._announced_at: Instant | None = None
-        self._sequence = 0
+        self._sequence = epoch // _EPOCH_MS_PER_SEQUENCE % LOAD_SEQUENCES
         self.own = b""
 
     @property
@@ -87,10 +94,17 @@ class LoadPlane:
         return max(self._config.load_interval_s, spent / self._config.load_bytes_per_s)
 
     def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
-        """The sender's own record came on one of its packets. Equal or newer ones count."""
+        """The sender's own record came on one of its packets. Equal or newer ones count.
+
+        One that is slightly older was overtaken by another packet. One that is much older is right
+        all the same, and what is held is not: the node itself knows best.
+        """
         held = self._records.get(node)
-        if held is None or not is_newer_load(load_sequence(held[0]), load_sequence(packed)):
-            self._records[node] = (packed, now)
+        if held is not None:
+            behind = (load_sequence(held[0]) - load_sequence(packed)) % LOAD_SEQUENCES
+            if 0 < behind <= _REORDER_MAX:
+                return
+        self._records[node] = (packed, now)
 
     def heard_rumour(
         self, entries: bytes, known: Callable[[NodeId], object], now: Instant

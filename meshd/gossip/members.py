@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 
+from meshd.gossip.codec import pack_address
 from meshd.gossip.messages import BUCKETS
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
@@ -79,6 +80,8 @@ class MemberTable:
         self._rows: list[NodeId] = []
         self._live = 0
         self._hash = 0
+        self._empty = 0
+        self._at: dict[bytes, dict[NodeId, None]] | None = None
         for member in base.values():
             self._count(member, 1)
 
@@ -93,10 +96,15 @@ class MemberTable:
         before = self.get(member.node)
         if before is not None:
             self._count(before, -1)
-        elif member.node not in self._base:
+            self._unplace(before)
+        elif member.node in self._base:
+            self._empty -= 1
+        else:
             self._rows.append(member.node)
         self._count(member, 1)
         self._overlay[member.node] = member
+        if self._at is not None:
+            self._at.setdefault(pack_address(member.address), {})[member.node] = None
 
     def forget(self, node: NodeId) -> None:
         """Drop a record whose tombstone has expired. Its row goes too. Idempotent."""
@@ -104,8 +112,10 @@ class MemberTable:
         if before is None:
             return
         self._count(before, -1)
+        self._unplace(before)
         if node in self._base:
             self._overlay[node] = None
+            self._empty += 1
         else:
             del self._overlay[node]
             self._rows.remove(node)
@@ -126,7 +136,7 @@ class MemberTable:
         return self._hash
 
     def __len__(self) -> int:
-        return self.row_count - sum(1 for m in self._overlay.values() if m is None)
+        return self.row_count - self._empty
 
     def __iter__(self) -> Iterator[Member]:
         for index in range(self.row_count):
@@ -143,6 +153,24 @@ class MemberTable:
         """The record in a row."""
         base = len(self._base_rows)
         return self.get(self._base_rows[row] if row < base else self._rows[row - base])
+
+    def at_address(self, address: Address) -> list[Member]:
+        """The members that claim an address. Indexed on the first call, kept up from then on."""
+        if self._at is None:
+            self._at = {}
+            for each in self:
+                self._at.setdefault(pack_address(each.address), {})[each.node] = None
+        nodes = self._at.get(pack_address(address), ())
+        return [member for node in nodes if (member := self.get(node)) is not None]
+
+    def _unplace(self, member: Member) -> None:
+        if self._at is None:
+            return
+        packed = pack_address(member.address)
+        here = self._at[packed]
+        del here[member.node]
+        if not here:
+            del self._at[packed]
 
     def pick(
         self, count: int, rng: random.Random, wanted: Callable[[Member], bool]

@@ -22,6 +22,8 @@ Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 STATE_KEY_CHARS_MAX = 72
 STATE_VALUE_BYTES_MAX = 400
 BUCKETS = 64
+JOIN_PADDING_BYTES = 64
+"""What a join is filled up with, so that it is no shorter than its welcome."""
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -77,10 +79,10 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Yes. `view_hash` is the low half of the sender's view hash; 0 says nothing."""
+    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing."""
 
     sequence: U16
-    view_hash: U32
+    view_hash: U32 = 0
     updates: Updates = ()
     loads: Loads = b""
 
@@ -113,7 +115,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """First word to an address: who are you? Answered by a welcome of no larger size."""
 
     sequence: U16
-    padding: Annotated[bytes, msgspec.Meta(max_length=64)]
+    padding: Annotated[bytes, msgspec.Meta(max_length=JOIN_PADDING_BYTES)]
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -147,9 +149,10 @@ class StatePull(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
 
 class StateDelta(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Parts of nodes' states."""
+    """Parts of nodes' states; the `last` datagram ends an answer, even if it holds nothing."""
 
-    deltas: Annotated[tuple[Delta, ...], msgspec.Meta(min_length=1, max_length=64)]
+    last: bool
+    deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=64)] = ()
 
 
 Message = (

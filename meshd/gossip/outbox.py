@@ -66,8 +66,15 @@ class Outbox:
     def send(
         self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
     ) -> None:
-        """Send a message with nothing riding along."""
+        """Send a message with nothing riding along but the own load."""
         self._put(to, address, encode_body(_tag(kind), fields))
+
+    def send_bare(
+        self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
+    ) -> None:
+        """Send a message to an unproven address: no byte more than it needs."""
+        header = encode_header(self._mesh, to, self._me)
+        self._effects.append(SendDatagram(address, header + encode_body(_tag(kind), fields)))
 
     def send_with(
         self,

@@ -4,7 +4,7 @@ import random
 from functools import lru_cache
 
 from meshd.clock import Instant
-from meshd.model import Incarnation, NodeId
+from meshd.model import Member, NodeId
 
 
 @lru_cache(maxsize=1_024)
@@ -52,13 +52,18 @@ class ProbeRing:
 class ProbeRound:
     """One target, from ping to verdict."""
 
-    __slots__ = ("acked", "helpers", "incarnation", "nacks", "sequence", "started", "target")
+    __slots__ = ("acked", "asked", "helpers", "nacks", "sequence", "started", "target")
 
-    def __init__(
-        self, target: NodeId, incarnation: Incarnation, sequence: int, now: Instant
-    ) -> None:
-        self.target = target
-        self.incarnation = incarnation
+    def __init__(self, asked: Member, sequence: int, now: Instant) -> None:
+        """Begin with the ping.
+
+        Args:
+            asked: the target's record as it was when asked: a verdict holds for that life alone.
+            sequence: of the ping, and of all that others do for this round.
+            now: when the ping left.
+        """
+        self.asked = asked
+        self.target = asked.node
         self.sequence = sequence
         self.started = now
         self.helpers: tuple[NodeId, ...] = ()

@@ -5,16 +5,17 @@ import random
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import ProbeCompleted
+from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import Ack, Nack, Ping, PingReq
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.probe import ProbeRing, ProbeRound, Relay
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, MemberState, NodeId
+from meshd.model import Member, MemberState, NodeId
 
 RELAYS_MAX = 256
+ASKED_MAX = 64
 _SEQUENCES = 2**16
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
@@ -42,6 +43,7 @@ class Prober:
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
         self._relays: dict[int, Relay] = {}
+        self._asked: dict[int, tuple[NodeId, Instant]] = {}
         self._sequence = rng.randrange(_SEQUENCES)
         # Nodes that start together must not probe together.
         timers.set("probe", now + rng.random() * config.probe_interval_s)
@@ -51,12 +53,12 @@ class Prober:
     def on_tick(self, now: Instant) -> None:
         """The interval is over: judge the round that was, begin the next."""
         self._judge(now)
-        target = self._next_target()
+        target = None if self._beliefs.leaving else self._next_target()
         interval_s = self._config.probe_interval_s * self._health.factor
         self._timers.set("probe", now + interval_s)
         if target is None:
             return
-        self._round = ProbeRound(target.node, target.incarnation, self._next_sequence(), now)
+        self._round = ProbeRound(target, self._next_sequence(), now)
         self._timers.set("probe_timeout", now + self._config.probe_timeout_s * self._health.factor)
         self._ping(target, self._round.sequence)
 
@@ -107,7 +109,7 @@ class Prober:
             return
         self._health.probe_failed(len(current.helpers), len(current.nacks))
         self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
-        self._beliefs.probe_failed(current.target, current.incarnation, now)
+        self._beliefs.probe_failed(current.asked, now)
 
     def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
         """Somebody lives: the target of our round, or one whom we asked for somebody else."""
@@ -125,6 +127,15 @@ class Prober:
                     self._beliefs.heard_from(current.target, now)
                 self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
             return
+        self._on_other_ack(ack, source, now)
+
+    def _on_other_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
+        """An ack to a ping that was asked for, here or by a peer."""
+        asked = self._asked.get(ack.sequence)
+        if asked is not None and asked[0] == source:
+            del self._asked[ack.sequence]
+            self._outbox.add(PingAnswered(source, now - asked[1]))
+            return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:
             relay.acked = True
@@ -136,6 +147,17 @@ class Prober:
         held = self._beliefs.rtt_s.get(node)
         self._beliefs.rtt_s[node] = rtt_s if held is None else held + _RTT_WEIGHT * (rtt_s - held)
 
+    def ping_now(self, node: NodeId, now: Instant) -> None:
+        """Ping a member because somebody here wants to know; no verdict follows from it."""
+        target = self._beliefs.table.get(node)
+        if target is None or node == self._beliefs.me.node:
+            return
+        if len(self._asked) >= ASKED_MAX:
+            del self._asked[next(iter(self._asked))]
+        sequence = self._next_sequence()
+        self._asked[sequence] = (node, now)
+        self._ping(target, sequence)
+
     def on_nack(self, nack: Nack, source: NodeId) -> None:
         """A helper heard us but not the target: our own side works."""
         current = self._round
@@ -144,29 +166,31 @@ class Prober:
 
     # For others
 
-    def on_ping(self, ping: Ping, source: NodeId, address: Address, view_hash: int) -> None:
-        """Answer. Whoever is doubted hears of it in the same datagram."""
+    def on_ping(self, ping: Ping, member: Member, view_hash: int) -> None:
+        """Answer. Whoever is doubted, or still believes in us, hears of it in the same datagram."""
+        me = self._beliefs.me.node
         self._outbox.send_full(
-            source,
-            address,
+            member.node,
+            member.address,
             Ack,
             (ping.sequence, view_hash),
-            first=self._beliefs.accusation(source),
+            first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
         )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
-        """Ping a member on behalf of another, within the window that the requester has left."""
+        """Ping a member on behalf of another, within the window that the requester has left.
+
+        Where that cannot be, a nack at once says so much: the requester's own packets get through.
+        If the target is gone, the nack carries what became of it, for the requester is behind.
+        """
         target = self._beliefs.table.get(NodeId(request.target))
-        if target is None or len(self._relays) >= RELAYS_MAX:
-            return
-        if target.state in {MemberState.DEAD, MemberState.LEFT}:
-            # The requester is behind: the answer is what became of the target.
+        if target is None or len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
             self._outbox.send_full(
                 requester.node,
                 requester.address,
                 Nack,
                 (request.sequence,),
-                first=self._beliefs.accusation(target.node),
+                first=None if target is None else self._beliefs.accusation(target.node),
             )
             return
         sequence = self._next_sequence()
@@ -196,10 +220,15 @@ class Prober:
         dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
-        if dead:
+        if dead and not self._beliefs.leaving:
             target = table.get(self._rng.choice(dead))
             assert target is not None
-            self._ping(target, self._next_sequence())
+            accusation = self._beliefs.accusation(target.node)
+            assert accusation is not None
+            # Nothing else rides along: most likely nobody is there to hear it.
+            self._outbox.send_with(
+                target.node, target.address, Ping, (self._next_sequence(),), (accusation[1],)
+            )
 
     def _next_sequence(self) -> int:
         self._sequence = (self._sequence + 1) % _SEQUENCES

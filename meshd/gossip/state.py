@@ -4,8 +4,10 @@ The idea is chitchat's (and scuttlebutt's, van Renesse et al. 2008): one writer 
 version a write, deltas in version order so that a cut delta is still a valid prefix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import pairwise
 
+from meshd.clock import Instant
 from meshd.errors import UsageError
 from meshd.gossip.codec import encode_delta
 from meshd.gossip.messages import (
@@ -13,7 +15,6 @@ from meshd.gossip.messages import (
     STATE_VALUE_BYTES_MAX,
     Delta,
     StateEntry,
-    Wanted,
 )
 from meshd.model import Epoch, NodeId
 
@@ -32,41 +33,50 @@ class NodeState:
         self.entries: dict[str, StateEntry] = {}
 
     def write(self, key: str, value: bytes | None) -> bool:
-        """Set a key of one's own state (None deletes); false if that changes nothing.
+        """Set a key of one's own state; as `write_all`."""
+        return self.write_all({key: value})
+
+    def write_all(self, entries: Mapping[str, bytes | None]) -> bool:
+        """Set keys of one's own state (None deletes); false if that changes nothing.
 
         Raises:
-            UsageError: the key or the value is too large to be gossiped, or there are too many
-                keys; nothing changed.
+            UsageError: a key or a value is too large to be gossiped, or there are too many keys;
+                nothing changed.
         """
-        held = self.entries.get(key)
-        if (held.value if held else None) == value:
-            return False
-        if not 1 <= len(key.encode()) <= STATE_KEY_CHARS_MAX:
-            raise UsageError(f"state key {key[:80]!r} is empty or over {STATE_KEY_CHARS_MAX} bytes")
-        if value is not None and len(value) > STATE_VALUE_BYTES_MAX:
-            raise UsageError(
-                f"state {key!r} is {len(value)} bytes; gossip carries {STATE_VALUE_BYTES_MAX}",
-                hint="shorten the description or tags; the full manifest is not gossiped",
-            )
-        if held is None and len(self.entries) >= STATE_KEYS_MAX:
+        changed = {key: value for key, value in entries.items() if self._value(key) != value}
+        for key, value in changed.items():
+            _check_entry(key, value)
+        if len(self.entries.keys() | changed.keys()) > STATE_KEYS_MAX:
             raise UsageError(
                 f"a node's state holds at most {STATE_KEYS_MAX} keys, deleted ones included",
                 hint="restart the daemon if it has changed its capabilities that often",
             )
-        self.version += 1
-        # Re-inserted at the end: iteration order is version order.
-        self.entries.pop(key, None)
-        self.entries[key] = StateEntry(key, self.version, value)
-        return True
+        for key, value in changed.items():
+            self.version += 1
+            # Re-inserted at the end: iteration order is version order.
+            self.entries.pop(key, None)
+            self.entries[key] = StateEntry(key, self.version, value)
+        return bool(changed)
+
+    def _value(self, key: str) -> bytes | None:
+        held = self.entries.get(key)
+        return None if held is None else held.value
 
     def merge(self, delta: Delta) -> bool:
-        """Take in a delta of the same run; false if it does not follow on or says nothing new."""
+        """Take in a delta of the same run; false if it does not follow on or says nothing new.
+
+        One whose versions are not in order within its bounds could not be passed on: refused too.
+        """
         if delta.base > self.version or delta.upto <= self.version:
             return False
+        versions = [delta.base, *(entry.version for entry in delta.entries), delta.upto + 1]
+        if any(one >= next_one for one, next_one in pairwise(versions)):
+            return False
         for entry in delta.entries:
-            if entry.version > self.version and len(self.entries) < STATE_KEYS_MAX:
+            if entry.version > self.version:
                 self.entries.pop(entry.key, None)
-                self.entries[entry.key] = entry
+                if len(self.entries) < STATE_KEYS_MAX:
+                    self.entries[entry.key] = entry
         self.version = delta.upto
         return True
 
@@ -96,6 +106,20 @@ class NodeState:
         return {key: e.value for key, e in self.entries.items() if e.value is not None}
 
 
+class Want:
+    """State that a rumour told of and that is not held: whom to ask, and from when on."""
+
+    __slots__ = ("epoch", "node", "not_before", "teller", "tries", "version")
+
+    def __init__(self, node: NodeId, epoch: Epoch, version: int) -> None:
+        self.node = node
+        self.epoch = epoch
+        self.version = version
+        self.teller: NodeId | None = None
+        self.tries = 0
+        self.not_before = Instant(0.0)
+
+
 class StateStore:
     """The states of all nodes, and which of them this node still has to ask for."""
 
@@ -103,56 +127,80 @@ class StateStore:
         self.own = NodeState(epoch)
         self._me = me
         self._held: dict[NodeId, NodeState] = {}
-        self._wanted: dict[NodeId, tuple[Epoch, int]] = {}
+        self._wants: dict[NodeId, Want] = {}
+        self._untold: dict[NodeId, None] = {}
 
     def get(self, node: NodeId) -> NodeState | None:
-        """What is held of a node's state."""
+        """What is held of a node's state: of its last run, until there is some of the new one."""
         return self.own if node == self._me else self._held.get(node)
 
     def heard_version(self, node: NodeId, epoch: Epoch, version: int) -> None:
-        """A rumour says that `node` is at `version` in its run `epoch`."""
+        """A rumour says that `node` is at `version` in its run `epoch`, the newest run known."""
         held = self._held.get(node)
-        if held is not None and held.epoch > epoch:
+        if held is not None and held.epoch < epoch and version == 0:
+            # The new run says nothing of itself (yet), so what the last one said is void.
+            del self._held[node]
+        have = held.version if held is not None and held.epoch == epoch else 0
+        if version <= have:
+            self.unwant(node)
             return
-        have = 0 if held is None or held.epoch < epoch else held.version
-        if version > have:
-            self._wanted[node] = (epoch, version)
-        else:
-            self._wanted.pop(node, None)
+        want = self._wants.get(node)
+        if want is None or (want.epoch, want.version) != (epoch, version):
+            self._wants[node] = Want(node, epoch, version)
+            self._untold[node] = None
 
-    def wanted(self, count: int) -> list[Wanted]:
-        """Up to `count` requests for what is known to be missing, longest waiting first."""
-        requests = []
-        for node, (epoch, _) in list(self._wanted.items())[:count]:
-            held = self._held.get(node)
-            have = held.version if held is not None and held.epoch == epoch else 0
-            requests.append(Wanted(node, epoch, have))
-            # To the end of the line, so that one that nobody answers holds up no other.
-            self._wanted[node] = self._wanted.pop(node)
-        return requests
+    def note_teller(self, teller: NodeId) -> bool:
+        """Remember who told of what is wanted since the last call; false if that is nothing."""
+        untold, self._untold = self._untold, {}
+        for node in untold:
+            self._wants[node].teller = teller
+        return bool(untold)
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is known to be missing."""
-        return not self._wanted
+    def wants(self) -> Collection[Want]:
+        """All that is missing, longest waiting first."""
+        return self._wants.values()
+
+    def want(self, node: NodeId) -> Want | None:
+        """What is missing of one node."""
+        return self._wants.get(node)
+
+    def held_version(self, want: Want) -> int:
+        """Up to which version the wanted state is held."""
+        held = self._held.get(want.node)
+        return held.version if held is not None and held.epoch == want.epoch else 0
 
     def merge(self, delta: Delta) -> bool:
         """Take in a delta that was asked for; false if it changes nothing."""
         node = NodeId(delta.node)
-        want = self._wanted.get(node)
-        if want is None or want[0] != delta.epoch:
+        want = self._wants.get(node)
+        if want is None or want.epoch != delta.epoch:
             return False
         held = self._held.get(node)
-        if held is None or held.epoch < delta.epoch:
+        if held is None or held.epoch != delta.epoch:
             held = NodeState(Epoch(delta.epoch))
         if not held.merge(delta):
             return False
         self._held[node] = held
-        if held.version >= want[1]:
-            self._wanted.pop(node)
+        if held.version >= want.version:
+            self.unwant(node)
         return True
+
+    def unwant(self, node: NodeId) -> None:
+        """Ask no more for a node's state. Idempotent."""
+        self._wants.pop(node, None)
+        self._untold.pop(node, None)
 
     def forget(self, node: NodeId) -> None:
         """Drop a node's state. Idempotent."""
         self._held.pop(node, None)
-        self._wanted.pop(node, None)
+        self.unwant(node)
+
+
+def _check_entry(key: str, value: bytes | None) -> None:
+    if not 1 <= len(key.encode()) <= STATE_KEY_CHARS_MAX:
+        raise UsageError(f"state key {key[:80]!r} is empty or over {STATE_KEY_CHARS_MAX} bytes")
+    if value is not None and len(value) > STATE_VALUE_BYTES_MAX:
+        raise UsageError(
+            f"state {key!r} is {len(value)} bytes; gossip carries {STATE_VALUE_BYTES_MAX}",
+            hint="shorten the description or tags; the full manifest is not gossiped",
+        )

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import msgspec
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
@@ -30,6 +30,7 @@ from meshd.gossip.inputs import (
     JoinRequested,
     LeaveRequested,
     LoadSampled,
+    PingRequested,
     RejoinRequested,
     StateSet,
 )
@@ -52,6 +53,7 @@ from meshd.gossip.messages import (
 )
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
+from meshd.gossip.pulls import Pulls
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
@@ -60,7 +62,8 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
-_STRANGER_INTERVAL_S = 1.0
+_GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
+_STRANGER_INTERVAL_S = 1.5  # so that a stranger's four tries stay under three packets a second
 
 
 class Swim:
@@ -90,7 +93,7 @@ class Swim:
         self._timers = Timers()
         self._health = LocalHealth(config.health_max)
         self._rumours = BroadcastQueue()
-        self._loads = LoadPlane(me.node, config)
+        self._loads = LoadPlane(me.node, me.epoch, config)
         self._states = StateStore(me.node, me.epoch)
         self._outbox = Outbox(
             mesh=mesh, me=me.node, config=config, rumours=self._rumours, loads=self._loads
@@ -112,11 +115,16 @@ class Swim:
             health=self._health, rng=rng, now=now,
         )  # fmt: skip
         self._exchange = Exchange(
+            config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
+            rng=rng, now=now,
+        )  # fmt: skip
+        self._pulls = Pulls(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
-            outbox=self._outbox, rng=rng, now=now,
+            outbox=self._outbox, rng=rng,
         )  # fmt: skip
         self._gossiped_at = Instant(now - config.gossip_interval_s)
         self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
+        self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)
         self._timers.set("reap", now + _REAP_INTERVAL_S)
 
     # The machine's two doors
@@ -145,6 +153,8 @@ class Swim:
                 self._on_leave(now)
             case RejoinRequested():
                 self._on_rejoin(now)
+            case PingRequested():
+                self._prober.ping_now(event.node, now)
             case AddressChanged():
                 if event.address != self._beliefs.me.address:
                     self._beliefs.raise_incarnation(now, address=event.address)
@@ -179,29 +189,41 @@ class Swim:
                 self._on_member(datagram, member, event.source, now)
 
     def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
-        """Somebody outside the table: only the handshake, and a plain answer to a ping."""
+        """Somebody outside the table: the handshake, and answers no larger than the question."""
+        source = datagram.source
         match datagram.message:
             case Join() as join:
-                self._exchange.on_join(join, datagram.source, address)
+                self._exchange.on_join(join, source, address)
             case Welcome() as welcome:
-                self._exchange.on_welcome(welcome, datagram.source, address, now)
-                self._after(datagram.source, now)
+                self._exchange.on_welcome(welcome, source, address, now)
+                self._pulls.on_told(source, now)
             case Sync() as sync:
-                self._exchange.on_sync(sync, datagram.source, address, now)
-                self._after(datagram.source, now)
-            case Ping() as ping:
-                # It knows us by id, so it is worth getting to know, but not at any rate.
-                self._outbox.send(datagram.source, address, Ack, (ping.sequence, 0))
-                if now - self._stranger_at >= _STRANGER_INTERVAL_S:
-                    self._stranger_at = now
-                    self._exchange.join(address, now)
-                self._hear_all(ping.updates, address, now)
+                self._exchange.on_sync(sync, source, address, now)
+                self._pulls.on_told(source, now)
             case Gossip() as gossip:
                 # In a crowd of newcomers the news of the sender may come after its own news.
                 self._hear_all(gossip.updates, address, now)
-                self._after(datagram.source, now)
+                self._pulls.on_told(source, now)
+            case Ping() as ping:
+                self._outbox.send_bare(source, address, Ack, (ping.sequence,))
+                self._hear_all(ping.updates, address, now)
+                self._pulls.on_told(source, now)
+                self._meet(source, address, now)
+            case PingReq() as request:
+                self._outbox.send_bare(source, address, Nack, (request.sequence,))
+                self._meet(source, address, now)
+            case StatePull():
+                self._outbox.send_bare(source, address, StateDelta, (True,))
+                self._meet(source, address, now)
             case _:
                 self._outbox.reject("not_a_member", address)
+
+    def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
+        """It knows us by id, so it is worth getting to know, but not at any rate."""
+        known = self._beliefs.table.get(stranger) is not None
+        if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
+            self._stranger_at = now
+            self._exchange.join(address, now)
 
     def _hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         for update in updates:
@@ -222,15 +244,23 @@ class Swim:
                     self._loads.pass_on(told)
                     self._beliefs.touch(told)
                     self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
-        self._on_message(message, node, address, now)
-        self._after(node, now)
+        # What rode along may have been about the sender itself.
+        current = self._beliefs.table.get(node)
+        assert current is not None
+        if member.state is MemberState.DEAD and current.state is MemberState.ALIVE:
+            self._exchange.reunite(current, now)
+        self._on_message(message, current, address, now)
+        self._pulls.on_told(node, now)
 
-    def _on_message(self, message: Message, node: NodeId, address: Address, now: Instant) -> None:
-        member = self._beliefs.table.get(node)
-        assert member is not None
+    def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
+        node = member.node
         match message:
             case Ping():
-                self._prober.on_ping(message, node, address, self._exchange.short_hash)
+                if address == member.address:
+                    self._prober.on_ping(message, member, self._exchange.short_hash)
+                else:
+                    # Maybe it moved, maybe it is not the member: no more bytes than it sent.
+                    self._outbox.send_bare(node, address, Ack, (message.sequence,))
             case Ack():
                 self._prober.on_ack(message, node, now)
                 if message.view_hash and member.state is MemberState.ALIVE:
@@ -246,19 +276,15 @@ class Swim:
             case Welcome():
                 self._exchange.on_welcome(message, node, address, now)
             case Sync():
-                self._hear_all(message.updates, address, now)
                 self._exchange.on_sync(message, node, address, now)
             case Records():
                 self._exchange.on_records(message, node, address, now)
             case StatePull():
-                self._exchange.on_state_pull(message, member)
+                self._pulls.on_state_pull(message, member)
             case StateDelta():
-                self._exchange.on_state_delta(message, member, now)
+                self._pulls.on_state_delta(message, node, address, now)
             case _:
                 assert_never(message)
-
-    def _after(self, source: NodeId, now: Instant) -> None:
-        self._exchange.pull_missing(self._beliefs.table.get(source), now)
 
     def _is_live(self, node: NodeId) -> bool:
         member = self._beliefs.table.get(node)
@@ -269,13 +295,21 @@ class Swim:
     def _on_deadline(self, now: Instant) -> None:
         due = self._timers.next_deadline()
         if due is not None and now - due > self._config.probe_interval_s * _STALL_FRACTION:
-            # We were stopped or starved: whatever seems late may be late because of us. Nobody is
-            # judged before everybody has had one more interval to answer.
-            self._timers.shift(now - due + self._config.probe_interval_s)
-            self._health.stalled()
-            return
+            self._on_stall(now - due, now)
         while (key := self._timers.pop_due(now)) is not None:
             self._on_timer(key, now)
+
+    def _on_stall(self, late_s: Seconds, now: Instant) -> None:
+        """We were stopped or starved: whatever seems late may be late because of us.
+
+        So verdicts count only the time that we were awake, and after a single pause one interval
+        more. If it goes on, no more than that, or a starved node would never judge anybody.
+        """
+        interval_s = self._config.probe_interval_s
+        grace_s = interval_s if now - self._stalled_at >= _GRACE_INTERVALS * interval_s else 0.0
+        self._stalled_at = now
+        self._timers.shift(late_s + grace_s, _is_verdict)
+        self._health.stalled()
 
     def _on_timer(self, key: object, now: Instant) -> None:
         match key:
@@ -288,7 +322,7 @@ class Swim:
             case "reconnect":
                 self._prober.on_reconnect(now)
             case "pull":
-                self._exchange.pull_missing(None, now)
+                self._pulls.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
                 self._timers.set("reap", now + _REAP_INTERVAL_S)
@@ -326,10 +360,7 @@ class Swim:
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        before = self._states.own.version
-        for key, value in event.entries.items():
-            self._states.own.write(key, value)
-        if self._states.own.version != before:
+        if self._states.own.write_all(event.entries):
             me = msgspec.structs.replace(self._beliefs.me, state_version=self._states.own.version)
             self._beliefs.replace_self(me, now)
 
@@ -402,6 +433,7 @@ class Swim:
             "timers": len(self._timers),
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
+            "pulls": len(self._pulls),
             "gone": len(self._beliefs.gone),
         }
 
@@ -426,3 +458,8 @@ class Swim:
             assert self._timers.pending(("suspicion", node))
         gone = {m.node for m in beliefs.table if not is_live(m.state)} - {beliefs.me.node}
         assert gone == set(beliefs.gone)
+
+
+def _is_verdict(key: object) -> bool:
+    """Whether a timer judges somebody else."""
+    return key in {"probe", "probe_timeout"} or (isinstance(key, tuple) and key[0] == "suspicion")

@@ -1,4 +1,4 @@
-"""Meeting and comparing notes: the join handshake, view sync by digest, and pulling node state.
+"""Meeting and comparing notes: the join handshake, and view sync by digest.
 
 A handshake is join -> welcome (with a cookie) -> sync (with the cookie) -> records. Nothing larger
 than the question goes to an address before it has proven itself by the cookie.
@@ -10,35 +10,36 @@ from collections.abc import Iterator
 
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
-from meshd.gossip.codec import NOBODY, encode_delta, encode_update, update_fields
+from meshd.gossip.codec import NOBODY, encode_update, update_fields
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import Joined, StateChanged
-from meshd.gossip.members import bucket_of, is_live, precedence
+from meshd.gossip.effects import Joined
+from meshd.gossip.members import bucket_of, precedence
 from meshd.gossip.messages import (
     BUCKETS,
+    JOIN_PADDING_BYTES,
     Join,
     Records,
-    StateDelta,
-    StatePull,
     Sync,
     Update,
-    Wanted,
     Welcome,
 )
 from meshd.gossip.outbox import Outbox
-from meshd.gossip.state import StateStore
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, MemberState, NodeId
+from meshd.model import Address, Member, NodeId
 
 JOINS_MAX = 256
 JOIN_TRIES = 4
 JOIN_RETRY_S = 0.5
+ASKS_MAX = 16
+"""Syncs of our own under way at a time; the oldest gives way."""
+ANSWERS_PER_S = 64
+"""Syncs of others that are answered a second, and at once."""
 ANSWER_DATAGRAMS_MAX = 64
-STATE_DATAGRAMS_MAX = 16
-_PULL_NODES_MAX = 32
-_PULL_RETRY_S = 0.5
-_PADDING = bytes(56)  # a join is no shorter than its welcome
+_PADDING = bytes(JOIN_PADDING_BYTES)
 _RECORDS_FIELD_BYTES = 16
+_PAUSE_FRACTION = 0.1  # of the sync interval: the first pause between syncs after a join or a heal
+_OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
+_REUNION_INTERVAL_S = 1.0
 
 
 class JoinTry:
@@ -60,7 +61,6 @@ class Exchange:
         *,
         config: GossipConfig,
         beliefs: Beliefs,
-        states: StateStore,
         timers: Timers,
         outbox: Outbox,
         rng: random.Random,
@@ -68,15 +68,17 @@ class Exchange:
     ) -> None:
         self._config = config
         self._beliefs = beliefs
-        self._states = states
         self._timers = timers
         self._outbox = outbox
         self._rng = rng
         self._secret = rng.randbytes(16)
         self._joins: dict[Address, JoinTry] = {}
-        self._synced_at = Instant(now - config.sync_interval_s)
-        self._asked: NodeId | None = None
-        self._answered: dict[NodeId, tuple[int, int, int]] = {}
+        self._synced_at = now
+        self._pause_s = config.sync_interval_s * _PAUSE_FRACTION
+        self._reunited_at = Instant(now - _REUNION_INTERVAL_S)
+        self._asks: dict[NodeId, dict[NodeId, tuple[int, int, int]]] = {}
+        self._answers_left = float(ANSWERS_PER_S)
+        self._answered_at = now
 
     # Joining
 
@@ -101,9 +103,15 @@ class Exchange:
 
     def on_join(self, join: Join, source: NodeId, address: Address) -> None:
         """A stranger asks who we are: answer in no more bytes than it asked in."""
+        if self._beliefs.leaving:
+            self._outbox.reject("leaving", address)
+            return
+        if len(join.padding) < JOIN_PADDING_BYTES:
+            self._outbox.reject("short_join", address)
+            return
         cookie = self._cookie(source, address)
         record = update_fields(self._beliefs.me)
-        self._outbox.send(source, address, Welcome, (join.sequence, cookie, record))
+        self._outbox.send_bare(source, address, Welcome, (join.sequence, cookie, record))
 
     def on_welcome(self, welcome: Welcome, source: NodeId, address: Address, now: Instant) -> None:
         """The address answered: show the cookie, and compare views."""
@@ -125,14 +133,31 @@ class Exchange:
     # Comparing views
 
     def compare(self, peer: Member, their_hash: int, now: Instant) -> None:
-        """A member's view hash came on an ack: sync if the views differ although all is quiet."""
+        """A member's view hash came on an ack: sync if the views differ although all is quiet.
+
+        The pause between two syncs starts short after a join or a heal, when a lost rumour is
+        likely, and doubles up to the sync interval.
+        """
+        if their_hash == self.short_hash:
+            return
         beliefs, config = self._beliefs, self._config
-        quiet = not beliefs.rumours and now - beliefs.changed_at >= config.quiet_s
-        if (
-            quiet
-            and their_hash != self.short_hash
-            and now - self._synced_at >= config.sync_interval_s
-        ):
+        still_s = min(config.quiet_s, self._pause_s)
+        quiet = not beliefs.rumours and now - beliefs.changed_at >= still_s
+        since_s = now - self._synced_at
+        overdue = since_s >= _OVERDUE_INTERVALS * config.sync_interval_s
+        if overdue or (quiet and since_s >= self._pause_s):
+            self._pause_s = min(config.sync_interval_s, 2 * self._pause_s)
+            self._ask(peer.node, peer.address, b"", now)
+
+    def reunite(self, peer: Member, now: Instant) -> None:
+        """A member whom we held dead spoke for itself: a split has healed, or it slept.
+
+        Exchange views at once. What either side holds dead becomes a doubt on the other, which its
+        subject refutes there, so that the sides need not find each other one by one.
+        """
+        self._pause_s = self._config.sync_interval_s * _PAUSE_FRACTION
+        if now - self._reunited_at >= _REUNION_INTERVAL_S:
+            self._reunited_at = now
             self._ask(peer.node, peer.address, b"", now)
 
     @property
@@ -142,23 +167,50 @@ class Exchange:
 
     def _ask(self, node: NodeId, address: Address, cookie: bytes, now: Instant) -> None:
         self._synced_at = now
-        self._asked = node
-        self._answered = {}
+        self._asks.pop(node, None)
+        if len(self._asks) == ASKS_MAX:
+            del self._asks[next(iter(self._asks))]
+        self._asks[node] = {}
         hashes = b"".join(_short(h) for h in self._beliefs.table.bucket_hashes())
         me = encode_update(self._beliefs.me)
         self._outbox.send_with(node, address, Sync, (cookie, hashes), (me,))
 
     def on_sync(self, sync: Sync, source: NodeId, address: Address, now: Instant) -> None:
-        """Somebody shows its view: answer with the records of each bucket that differs."""
-        member = self._beliefs.table.get(source)
-        if member is None:
-            if sync.cookie != self._cookie(source, address):
-                self._outbox.reject("unproven", address)
-                return
-            for update in sync.updates:
-                if update.node == source:
-                    self._beliefs.hear(update, address, now)
-            self._beliefs.heard_from(source, now)
+        """Somebody shows its view: answer with the records of each bucket that differs.
+
+        The answer is large, so it goes to an address proven by the cookie, or to where the sender
+        is known to be. A stranger without a cookie gets none.
+        """
+        beliefs = self._beliefs
+        proven = sync.cookie == self._cookie(source, address)
+        if not proven and beliefs.table.get(source) is None:
+            self._outbox.reject("unproven", address)
+            return
+        for update in sync.updates:
+            if update.node == source:
+                beliefs.hear(update, address, now)
+        member = beliefs.table.get(source)
+        if member is None or beliefs.leaving:
+            # It was refused, or we are out of the mesh ourselves.
+            return
+        if not self._may_answer(now):
+            self._outbox.reject("busy", address)
+            return
+        if proven:
+            beliefs.heard_from(source, now)
+        self._answer(sync, source, address if proven else member.address)
+
+    def _may_answer(self, now: Instant) -> bool:
+        """Whether one more sync is within what this node answers a second."""
+        refill = (now - self._answered_at) * ANSWERS_PER_S
+        self._answers_left = min(float(ANSWERS_PER_S), self._answers_left + refill)
+        self._answered_at = now
+        if self._answers_left < 1:
+            return False
+        self._answers_left -= 1
+        return True
+
+    def _answer(self, sync: Sync, source: NodeId, address: Address) -> None:
         mine = self._beliefs.table.bucket_hashes()
         mask = 0
         for bucket in range(BUCKETS):
@@ -190,23 +242,23 @@ class Exchange:
 
     def on_records(self, records: Records, source: NodeId, address: Address, now: Instant) -> None:
         """Rows of somebody's table. After the last, send what it lacks."""
+        answered = self._asks.get(source)
         joining = any(attempt.node == source for attempt in self._joins.values())
         for update in records.updates:
-            if source == self._asked:
-                self._answered[NodeId(update.node)] = _rank(update)
+            if answered is not None:
+                answered[NodeId(update.node)] = _rank(update)
             # A newcomer's whole first view is news to nobody else.
             self._beliefs.hear(update, address, now, synced=True, spread=not joining)
-        if not records.last or source != self._asked:
+        if not records.last or answered is None:
             return
-        self._asked = None
+        del self._asks[source]
         mask = int.from_bytes(records.mask, "big")
         behind = [
             encode_update(member)
             for member in self._beliefs.table
             if mask >> bucket_of(member.node) & 1
-            and precedence(member) > self._answered.get(member.node, (-1, 0, 0))
+            and precedence(member) > answered.get(member.node, (-1, 0, 0))
         ]
-        self._answered = {}
         if behind:
             self._send_records(source, address, mask, behind, ask_back=False)
         if joining:
@@ -216,67 +268,8 @@ class Exchange:
         for address in [a for a, attempt in self._joins.items() if attempt.node == node]:
             del self._joins[address]
             self._timers.cancel(("join", address))
+        self._pause_s = self._config.sync_interval_s * _PAUSE_FRACTION
         self._outbox.add(Joined(node))
-
-    # Node state
-
-    def pull_missing(self, source: Member | None, now: Instant) -> None:
-        """Ask for state that rumours told of, first whoever told."""
-        if self._states.complete or self._timers.pending("pull"):
-            return
-        self._timers.set("pull", now + _PULL_RETRY_S)
-        wanted = self._states.wanted(_PULL_NODES_MAX)
-        if source is None or not is_live(source.state):
-            source = self._someone_for(wanted)
-        if source is not None:
-            fields = ([(w.node, w.epoch, w.have) for w in wanted],)
-            self._outbox.send(source.node, source.address, StatePull, fields)
-
-    def _someone_for(self, wanted: list[Wanted]) -> Member | None:
-        """The owner of what is missing most of the time, else anybody."""
-        table, me = self._beliefs.table, self._beliefs.me.node
-        owner = table.get(NodeId(wanted[0].node))
-        if owner is not None and owner.state is MemberState.ALIVE and self._rng.random() < 0.75:
-            return owner
-        found = table.pick(1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me)
-        return found[0] if found else None
-
-    def on_state_pull(self, pull: StatePull, requester: Member) -> None:
-        """Answer with what fits into a few datagrams; the rest is asked for again."""
-        deltas: list[bytes] = []
-        free = self._outbox.room - _RECORDS_FIELD_BYTES
-        sent = 0
-        for wanted in pull.wanted:
-            have = wanted.have
-            state = self._states.get(NodeId(wanted.node))
-            while state is not None and state.epoch == wanted.epoch and sent < STATE_DATAGRAMS_MAX:
-                delta = state.delta_since(NodeId(wanted.node), have, free)
-                if delta is not None:
-                    deltas.append(encode_delta(delta))
-                    free -= len(deltas[-1])
-                    have = delta.upto
-                elif deltas and have < state.version:
-                    self._outbox.send_with(
-                        requester.node, requester.address, StateDelta, (), deltas
-                    )
-                    deltas, free = [], self._outbox.room - _RECORDS_FIELD_BYTES
-                    sent += 1
-                else:
-                    break
-        if deltas:
-            self._outbox.send_with(requester.node, requester.address, StateDelta, (), deltas)
-
-    def on_state_delta(self, message: StateDelta, source: Member, now: Instant) -> None:
-        """Take in parts of states; ask on while there is progress."""
-        progress = False
-        for delta in message.deltas:
-            if self._states.merge(delta):
-                progress = True
-                self._beliefs.touch(NodeId(delta.node))
-                self._outbox.add(StateChanged(NodeId(delta.node)))
-        if progress:
-            self._timers.cancel("pull")
-            self.pull_missing(source, now)
 
 
 def _short(value: int) -> bytes:

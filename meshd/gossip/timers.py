@@ -1,9 +1,11 @@
 """Named timers in one queue, so that a machine has a single next deadline."""
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from meshd.clock import Instant, Seconds
+
+_STALE_MAX = 64  # replaced or cancelled entries kept beyond as many as are pending
 
 
 class Timers:
@@ -19,6 +21,8 @@ class Timers:
         self._count += 1
         self._live[key] = (at, self._count)
         heapq.heappush(self._heap, (at, self._count, key))
+        if len(self._heap) > 2 * len(self._live) + _STALE_MAX:
+            self._sweep()
 
     def set_earlier(self, key: Hashable, at: float) -> None:
         """Fire `key` at `at` unless it fires earlier anyway."""
@@ -50,12 +54,18 @@ class Timers:
         del self._live[key]
         return key
 
-    def shift(self, delay_s: Seconds) -> None:
-        """Push every pending time back: after a pause of our own, nobody is late but us."""
-        live = sorted(entry for entry in self._heap if self._is_live(entry))
-        # A sorted list is a heap.
-        self._heap = [(at + delay_s, order, key) for at, order, key in live]
-        self._live = {key: (at, order) for at, order, key in self._heap}
+    def shift(self, delay_s: Seconds, wanted: Callable[[Hashable], bool]) -> None:
+        """Push the pending times of `wanted` keys back by `delay_s`; their order stays."""
+        self._live = {
+            key: (at + delay_s, order) if wanted(key) else (at, order)
+            for key, (at, order) in self._live.items()
+        }
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop what was replaced or cancelled, so that the heap stays as small as what waits."""
+        # Counts differ, so keys are never compared. A sorted list is a heap.
+        self._heap = sorted((at, order, key) for key, (at, order) in self._live.items())
 
     def _is_live(self, entry: tuple[float, int, Hashable]) -> bool:
         live = self._live.get(entry[2])
