@@ -127,7 +127,7 @@ def _node(node: dict[str, Any]) -> str:
 
 
 def _details(capability: Capability, palette: Palette) -> list[str]:
-    bounds = [("timeout_s", "at most {} s a run"), ("concurrency", "{} at a time")]
+    bounds = [("timeout_s", "at most {:g} s a run"), ("concurrency", "{} at a time")]
     limits = [text.format(capability[key]) for key, text in bounds if capability.get(key)]
     pairs = [
         ("capability", f"{escape(capability.get('name', '?'))} {capability.get('version', '')}"),

@@ -68,12 +68,13 @@ def _ready(
 def _others(
     call: Call, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> list[nodes.Row]:
-    """The other nodes that are alive, as soon as there is one; nothing after a while without."""
+    """The other nodes that are alive, once there are any and their names have come after them."""
     give_up = clock() + FOUND_WITHIN_S
     while True:
         rows: list[nodes.Row] = call("peers", {}, CALL_TIMEOUT_S)["nodes"]
         others = [row for row in rows if not row.get("self") and row.get("state") == "alive"]
-        if others or clock() >= give_up:
+        named = all(row.get("name") not in {None, "", row.get("id")} for row in others)
+        if (others and named) or clock() >= give_up:
             return others
         sleep(POLL_S)
 

@@ -181,8 +181,9 @@ class Daemon:
 
 
 def test_the_start_screen_says_who_where_and_whom_it_found():
+    unnamed = [{"id": "4bf9", "name": "4bf9", "state": "alive"}]
     others = [{"name": "lab-b", "state": "alive"}, {"name": "nuc", "state": "alive"}]
-    *screen, outcome = Daemon(lambda now: others if now > 0.2 else []).welcome()
+    *screen, outcome = Daemon(lambda now: others if now > 0.2 else unnamed).welcome()
     assert screen == [
         'meshd 0.1.0  node lab-a (9f3c…12)  mesh "default"',
         "  gossip  udp 192.168.1.17:6374      rpc  http://192.168.1.17:6374",
