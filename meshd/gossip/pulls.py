@@ -5,7 +5,7 @@ it told of at once; if it lacks the state itself it says so, and the owner or so
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
@@ -24,11 +24,11 @@ PULL_NODES_MAX = 32
 """Nodes whose state one pull asks for."""
 STATE_DATAGRAMS_MAX = 16
 """Datagrams in one answer; what is left is asked for again."""
-_OWNER_ASKERS = 32  # about so many nodes ask the owner itself; in a larger mesh the others spread
+_OWNER_ASKERS = 64  # about so many nodes ask the owner itself; in a larger mesh the others spread
 _GATHER_FRACTION = 0.25  # of the gossip interval: the teller may get the state meanwhile
-_RETRY_S = 0.5
+_ANSWER_S = 0.5  # how long an answer is waited for
 _RETRY_MAX_S = 8.0
-_QUICK_TRIES = 3  # sources asked without a pause in between
+_DOUBLINGS_MAX = 10
 _FIELD_BYTES = 16
 
 
@@ -68,11 +68,11 @@ class Pulls:
         for source, (until, nodes) in list(self._open.items()):
             if until <= now:
                 del self._open[source]
-                self._try_elsewhere(nodes, now)
+                self._try_elsewhere(nodes)
         for source, wants in self._due(now).items():
             member = self._beliefs.table.get(source)
             assert member is not None
-            self._open[source] = (Instant(now + _RETRY_S), tuple(w.node for w in wants))
+            self._open[source] = (Instant(now + _ANSWER_S), tuple(w.node for w in wants))
             fields = ([(w.node, w.epoch, self._states.held_version(w)) for w in wants],)
             self._outbox.send(source, member.address, StatePull, fields)
         self._rearm(now)
@@ -115,15 +115,19 @@ class Pulls:
         )
         return found[0].node if found else None
 
-    def _try_elsewhere(self, nodes: tuple[NodeId, ...], now: Instant) -> None:
+    def _try_elsewhere(self, nodes: Iterable[NodeId]) -> None:
         for node in nodes:
             want = self._states.want(node)
             if want is not None:
                 want.tries += 1
-                pause_s = 0.0
-                if want.tries >= _QUICK_TRIES:
-                    pause_s = min(_RETRY_MAX_S, _RETRY_S * 2 ** (want.tries - _QUICK_TRIES))
-                want.not_before = Instant(now + pause_s)
+
+    def _pause(self, nodes: Iterable[NodeId], now: Instant) -> None:
+        """After a second source that lacks it, wait: twice as long each time."""
+        for node in nodes:
+            want = self._states.want(node)
+            if want is not None and want.tries > 1:
+                pause_s = self._gather_s * 2 ** min(want.tries - 1, _DOUBLINGS_MAX)
+                want.not_before = Instant(now + min(_RETRY_MAX_S, pause_s))
 
     def _rearm(self, now: Instant) -> None:
         """Wake up for the first question that runs out, or the first want whose pause ends."""
@@ -140,17 +144,21 @@ class Pulls:
         if question is None:
             self._outbox.reject("unasked", address)
             return
+        lacking = dict.fromkeys(question[1])
         for delta in message.deltas:
+            node = NodeId(delta.node)
             if self._states.merge(delta):
-                self._beliefs.touch(NodeId(delta.node))
-                self._outbox.add(StateChanged(NodeId(delta.node)))
-                want = self._states.want(NodeId(delta.node))
+                self._beliefs.touch(node)
+                self._outbox.add(StateChanged(node))
+                want = self._states.want(node)
                 if want is not None:
-                    # It has more: what did not fit is asked for again, and not as a new try.
-                    want.tries, want.teller = -1, source
+                    # What did not fit is asked for again: the same source, and no new try.
+                    want.tries, want.teller = 0, source
+                    lacking.pop(node, None)
         if message.last:
             del self._open[source]
-            self._try_elsewhere(question[1], now)
+            self._try_elsewhere(lacking)
+            self._pause(lacking, now)
             self.on_due(now)
 
     # Answering
