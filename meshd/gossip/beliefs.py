@@ -68,7 +68,7 @@ class Beliefs:
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
-        self._touched: dict[NodeId, None] = {}
+        self._touched: dict[NodeId, None] = {me.node: None}
         self._history: dict[NodeId, deque[tuple[Instant, str]]] = {}
         table.put(me)
         self._outbox.members = table.live

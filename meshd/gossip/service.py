@@ -17,6 +17,7 @@ from meshd.gossip.effects import (
     DatagramRejected,
     Effect,
     MemberChanged,
+    PingAnswered,
     ProbeCompleted,
     SendDatagram,
 )
@@ -28,6 +29,7 @@ from meshd.gossip.inputs import (
     JoinRequested,
     LeaveRequested,
     LoadSampled,
+    PingRequested,
     RejoinRequested,
     StateSet,
 )
@@ -93,7 +95,7 @@ class GossipService:
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
-        self._left_at: Instant | None = None
+        self._pings: dict[NodeId, list[asyncio.Future[Seconds]]] = {}
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
         self.view = self._rows.build(self._swim)
@@ -105,11 +107,15 @@ class GossipService:
         """Begin to listen and to probe."""
         self._runner = await self._platform.run_protocol(self._begin)
 
+    def release(self) -> None:
+        """Give the socket back of a service that was never started."""
+        self._endpoint.close()
+
     async def stop(self) -> None:
         """Close the socket and end the protocol's loop. Idempotent."""
         runner = self._runner
         if runner is None:
-            self._endpoint.close()
+            self.release()
             return
         await self._ask(self._close)
         self._runner = None
@@ -149,6 +155,26 @@ class GossipService:
     def rejoin(self) -> None:
         """Come back after a leave."""
         self._submit(RejoinRequested())
+
+    async def ping(self, node: NodeId, timeout_s: Seconds) -> Seconds | None:
+        """The round trip to a member by one datagram each way; None if none came back."""
+
+        async def ask() -> Seconds | None:
+            answer: asyncio.Future[Seconds] = asyncio.get_running_loop().create_future()
+            waiting = self._pings.setdefault(node, [])
+            waiting.append(answer)
+            self._step(PingRequested(node))
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await answer
+            except TimeoutError:
+                return None
+            finally:
+                waiting.remove(answer)
+                if not waiting:
+                    self._pings.pop(node, None)
+
+        return await self._ask(ask, timeout_s + _ASK_TIMEOUT_S)
 
     async def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
         """The last events of a member, oldest first."""
@@ -285,6 +311,10 @@ class GossipService:
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+        elif isinstance(effect, PingAnswered):
+            for answer in self._pings.get(effect.node, ()):
+                if not answer.done():
+                    answer.set_result(effect.rtt_s)
         self._listener(effect)
 
     def _publish(self) -> None:
