@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Hashable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +61,16 @@ RunKey = tuple[str, str]
 class Run:
     """One run and those who wait for its answer, which comes once.
 
-    The run itself may go on after its answer: a thread cannot be stopped.
+    `context` holds the context variables of the first who asked for it: it says where the work
+    came from, also if the run starts later, out of the queue. The run itself may go on after its
+    answer: a thread cannot be stopped.
     """
 
     task: Task
     definition: CapabilityDefinition
     prepared: Any
     timeout_s: Seconds
+    context: Context
     answer: asyncio.Future[Answer]
     key: RunKey | None
     digest: bytes

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ DEADLINE_MAX_S = 7 * 86_400.0
 TASKS_KEPT = 256
 """How many ended tasks can still be listed."""
 
-CLOSE_S = 2.0
+CLOSE_S: Seconds = 2.0
 """How long `close` waits for cancelled runs, twice: some ignore it, threads cannot be stopped."""
 
 
@@ -166,6 +167,7 @@ class Worker:
             definition=definition,
             prepared=prepare(definition, value),
             timeout_s=min(definition.manifest.timeout_s, deadline_s),
+            context=copy_context(),
             answer=asyncio.get_running_loop().create_future(),
             key=key,
             digest=digest,
@@ -203,8 +205,11 @@ class Worker:
         """Take work again after `drain`; nothing once closed."""
         self._admission.is_draining = self._is_closed
 
-    async def close(self) -> None:
-        """Cancel all runs, oldest first, and give the threads back. Idempotent."""
+    async def close(self, grace_s: Seconds = CLOSE_S) -> None:
+        """Cancel all runs, oldest first, and give the threads back. Idempotent.
+
+        Runs that do not end are waited for twice `grace_s` seconds.
+        """
         self._is_closed = True
         self._admission.is_draining = True
         for run in list(self._runs.values()):
@@ -212,7 +217,7 @@ class Worker:
         for _ in range(2):
             runners = [run.runner for run in self._runs.values() if run.runner is not None]
             if runners:
-                await asyncio.wait(runners, timeout=CLOSE_S)
+                await asyncio.wait(runners, timeout=grace_s)
             for runner in runners:
                 runner.cancel()
         self._tools.threads.shutdown(wait=False, cancel_futures=True)
@@ -289,7 +294,9 @@ class Worker:
         run.task = advance(run.task, TaskState.WORKING, self._clock.now())
         loop = asyncio.get_running_loop()
         run.alarm = loop.call_later(run.timeout_s, self._overran, run)
-        run.runner = loop.create_task(self._work(run), name=f"work {run.task.id}")
+        run.runner = loop.create_task(
+            self._work(run), name=f"work {run.task.id}", context=run.context
+        )
         # Not a finally in _work: a task that is cancelled before its first step never enters it.
         run.runner.add_done_callback(partial(self._release, run))
 

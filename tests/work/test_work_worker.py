@@ -18,6 +18,7 @@ from meshd.errors import (
     UsageError,
 )
 from meshd.work import worker as worker_module
+from meshd.work.origin import ORIGIN, Origin
 from meshd.work.run import WorkCounters, size_of
 from meshd.work.task import TaskState
 from meshd.work.worker import WorkResult
@@ -66,6 +67,23 @@ async def test_unknown_capabilities_say_what_is_offered(make):
     with pytest.raises(NoCandidateError) as caught:
         await worker.run("zzz", {})
     assert caught.value.hint == "it offers shout"
+
+
+async def test_work_out_of_the_queue_keeps_its_own_origin(make, gate):
+    @capability
+    async def whence() -> list[str]:
+        return list(ORIGIN.get().hops)
+
+    worker = make(gate, whence, slots=1)
+    ORIGIN.set(Origin(("first",)))
+    first = begin(worker, "wait")
+    await gate.until(1)
+    ORIGIN.set(Origin(("second",)))
+    second = begin(worker, "whence")
+    await turns()
+    gate.open.set()
+    assert (await second).result == ["second"]
+    await first
 
 
 async def test_wrong_input_takes_no_slot(make):
