@@ -1,6 +1,9 @@
 """`meshd start`: run the daemon in the foreground and show what it is and whom it found."""
 
+import contextlib
+import os
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from meshd.config import Config, Loaded
 
 Command = Callable[..., Any]
+THREADS_END_WITHIN_S = 1.0
 
 _FLAGS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--name",), {"help": "Label of this node. Default: the host's name."}),
@@ -109,7 +113,24 @@ def _run(session: Session, loaded: "Loaded") -> int:
         code: int = run(config, ready_file=config.node.ready_file or None)
     except (MeshError, OSError) as error:
         raise ReportedError(start_report(error, config.node.bind)) from error
+    _end_for_sure(code)
     return code
+
+
+def _end_for_sure(code: int) -> None:
+    """End the process if a handler's thread will not: Python would wait for it for ever."""
+    import threading
+
+    give_up = time.monotonic() + THREADS_END_WITHIN_S
+    me = threading.current_thread()
+    for thread in threading.enumerate():
+        if thread is not me and not thread.daemon:
+            thread.join(max(0.0, give_up - time.monotonic()))
+            if thread.is_alive():
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(OSError, ValueError):
+                        stream.flush()
+                os._exit(code)
 
 
 def _announce(session: Session, config: "Config") -> None:

@@ -92,26 +92,11 @@ async def _serve(
             await node.stopping.wait()
             _tell_systemd("STOPPING=1")
         finally:
-            stop = asyncio.ensure_future(node.stop(node.stopping.drain_s))
-            await _until(stop, node)
+            await node.stop(node.stopping.drain_s)
             if ready_file:
                 _remove_ready(Path(ready_file))
     event(logger, "info", "stopped", node=node.name)
     return 0
-
-
-async def _until(stop: "asyncio.Future[None]", node: Node) -> None:
-    """Wait for the end of a stop; asked again, hurry."""
-    hurry = asyncio.ensure_future(_hurried(node))
-    await asyncio.wait([stop, hurry], return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
-    if not stop.done():
-        event(logger, "warning", "stopping_at_once", node=node.name)
-        stop.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stop
-    else:
-        await stop
 
 
 @contextlib.contextmanager
@@ -120,7 +105,8 @@ def _signals(node: Node) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        if node.stopping.is_asked:
+        if node.stopping.is_asked and not node.hurried.is_set():
+            event(logger, "warning", "stopping_at_once", node=node.name)
             node.hurried.set()
         node.stopping.ask()
 
@@ -140,10 +126,6 @@ def _signals(node: Node) -> Iterator[None]:
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
-
-
-async def _hurried(node: Node) -> None:
-    await node.hurried.wait()
 
 
 def _remove_ready(path: Path) -> None:

@@ -41,9 +41,12 @@ from meshd.security.statedir import StateDir
 from meshd.telemetry.log import LimitedLog, event, get_logger
 from meshd.view import ClusterView
 from meshd.work.forward import HttpForward
-from meshd.work.worker import Worker
+from meshd.work.worker import CLOSE_S, Worker
 
 LEAVE_TIMEOUT_S = 3.0
+SERVER_GRACE_S = 5.0
+HURRY_S = 0.2
+"""What remains of each grace period once somebody asked twice for a stop."""
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
 _ADDRESS_TICKS = 5
@@ -111,7 +114,7 @@ class Node:
         self._ticking: asyncio.Task[None] | None = None
         self._load_handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._conflicts = LimitedLog(logger)
+        self._limited = LimitedLog(logger)
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
@@ -208,7 +211,8 @@ class Node:
         )  # fmt: skip
         await self._server.start_tcp(tcp)
         if self.control_path:
-            await self._server.start_control(self.control_path)
+            # Taken before anybody hears of this node, served when there is something to tell.
+            self._server.reserve_control(self.control_path)
         gossip.on_view(self._on_view)
         await gossip.start()
         self._describe()
@@ -216,6 +220,8 @@ class Node:
         for extension in self.extensions:
             await extension.start(self)
         await self.finding.start()
+        if self.control_path:
+            await self._server.start_control(self.control_path)
         self._ticking = asyncio.create_task(self._tick(), name="meshd-tick")
         event(logger, "info", "started", node=self.name, id=self.node_id.hex(), mesh=self.mesh,
               address=str(self.address))  # fmt: skip
@@ -246,17 +252,32 @@ class Node:
 
     async def stop(self, drain_s: Seconds | None = None) -> None:
         """Finish what runs, say goodbye, release everything. Idempotent."""
-        if self._gossip is not None:
-            await self.leave(self.config.node.drain_s if drain_s is None else drain_s)
-        await self._close()
+        try:
+            if self._gossip is not None:
+                await self.leave(self.config.node.drain_s if drain_s is None else drain_s)
+        finally:
+            await self._close()
 
     async def leave(self, drain_s: Seconds) -> int:
         """Take no more work, finish what runs, say goodbye; returns how often that was sent."""
         self.is_leaving = True
         self._tell_load()
-        await self.worker.drain(drain_s)
+        await self._drain(drain_s)
         event(logger, "info", "leaving", node=self.name)
         return await self.gossip.leave(LEAVE_TIMEOUT_S)
+
+    async def _drain(self, drain_s: Seconds) -> None:
+        """Let running work end for so long, or until somebody asks to hurry."""
+        waits = [
+            asyncio.create_task(self.worker.drain(drain_s), name="meshd-drain"),
+            asyncio.create_task(self.hurried.wait(), name="meshd-hurry"),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def rejoin(self) -> None:
         """Come back after a leave."""
@@ -289,12 +310,13 @@ class Node:
         if self._load_handle is not None:
             self._load_handle.cancel()
         await self.finding.stop()
+        # Before the server: whoever waits for work that is cut off gets an answer, not a dead line.
+        await self.worker.close(HURRY_S if self.hurried.is_set() else CLOSE_S)
         if self._server is not None:
             for extension in reversed(self.extensions):
                 await extension.stop()
-            await self._server.stop()
+            await self._server.stop(HURRY_S if self.hurried.is_set() else SERVER_GRACE_S)
             self._server = None
-        await self.worker.close()
         if self._gossip is not None:
             await self._gossip.stop()
             self._gossip = None
@@ -347,12 +369,19 @@ class Node:
             before = self.clock.now()
             await asyncio.sleep(_TICK_S)
             self.lag_s = max(0.0, self.clock.now() - before - _TICK_S)
-            self.machine_load = self.platform.sample_load()
-            self._tell_load()
-            self.finding.remember()
             ticks += 1
-            if ticks % _ADDRESS_TICKS == 0 and not self.config.node.advertise:
-                await self._look_at_address()
+            try:
+                self.machine_load = self.platform.sample_load()
+                self._tell_load()
+                self.finding.remember()
+                if ticks % _ADDRESS_TICKS == 0 and not self.config.node.advertise:
+                    await self._look_at_address()
+            except Exception as error:  # noqa: BLE001 - the next second may go better
+                # Ending here would freeze the load that others choose by, and nobody would know.
+                self.problems["tick"] = f"the machine cannot be looked at: {error!r}"
+                self._limited.event("warning", "tick_failed", reason=repr(error))
+            else:
+                self.problems.pop("tick", None)
 
     async def _look_at_address(self) -> None:
         """Follow the machine to another network (DHCP, a laptop that moves)."""
@@ -378,7 +407,7 @@ class Node:
                 self.problems["identity"] = (
                     f"another process at {effect.address} runs with this node's key"
                 )
-                self._conflicts.event("error", "identity_conflict", address=str(effect.address))
+                self._limited.event("error", "identity_conflict", address=str(effect.address))
             case _:
                 pass
 

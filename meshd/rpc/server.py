@@ -140,18 +140,29 @@ class RpcServer:
         host, port = listener.getsockname()[:2]
         return Address(host, port)
 
-    async def start_control(self, path: str | Path) -> None:
-        """Listen on the control socket `path`.
+    def reserve_control(self, path: str | Path) -> None:
+        """Take the control socket `path`; who connects waits until `start_control` serves it.
 
         Raises:
             UsageError: it may not be made there.
             MeshError: a daemon already answers there.
         """
-        bound = bind_control_socket(Path(path))
+        self._control = bind_control_socket(Path(path))
+
+    async def start_control(self, path: str | Path) -> None:
+        """Serve the control socket `path`, reserved before or not.
+
+        Raises:
+            UsageError: it may not be made there.
+            MeshError: a daemon already answers there.
+        """
+        if self._control is None:
+            self.reserve_control(path)
+        assert self._control is not None
+        listener = self._control.socket
         door = self._make_door(local=True)
-        server = await asyncio.get_running_loop().create_unix_server(door, sock=bound.socket)
+        server = await asyncio.get_running_loop().create_unix_server(door, sock=listener)
         self._faces.append((server, door))
-        self._control = bound
 
     async def stop(self, grace_s: Seconds = 5.0) -> None:
         """Accept nobody more, give running calls `grace_s` to end, then close all. Idempotent."""
@@ -163,6 +174,7 @@ class RpcServer:
         self._faces.clear()
         if self._control is not None:
             self._control.remove_file()
+            self._control.socket.close()
             self._control = None
         await _let_transports_end()
 
