@@ -43,7 +43,9 @@ class Attachments:
 
         async def register(params: RegisterParams, context: CallContext) -> dict[str, Any]:
             del context
-            return self._register(channel, params)
+            answer = self._register(channel, params)
+            await self._node.described()
+            return answer
 
         channel.methods.add("register", RegisterParams, register)
         channel.on_closed(self._detach)

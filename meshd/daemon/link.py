@@ -68,6 +68,7 @@ class EmbeddedLink:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._has_news = False
 
     @classmethod
     async def open(cls, flags: Mapping[str, Any], definitions: Definitions) -> "EmbeddedLink":
@@ -95,9 +96,13 @@ class EmbeddedLink:
     def offer(self, definitions: Definitions) -> None:
         """Offer more."""
         self._node.worker.add(definitions)
+        self._has_news = True
 
     async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
         """Call one of the node's own methods, without a wire between."""
+        if self._has_news:
+            self._has_news = False
+            await self._node.described()
         context = CallContext(remote="program", local=False, deadline_s=timeout_s)
         return await self._node.registry.call(method, params, context)
 
@@ -252,6 +257,9 @@ class AttachedLink:
             raise NoDaemonError(
                 f"the daemon at {self._path} is away", hint="start it again: meshd start"
             ) from error
+        if self._offers is not None:
+            # What was offered before this call can be called by it.
+            await asyncio.shield(self._offers)
         channel = self._channel
         assert channel is not None
         return await channel.call(method, params, timeout_s)

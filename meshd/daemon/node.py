@@ -47,9 +47,9 @@ LEAVE_TIMEOUT_S = 3.0
 SERVER_GRACE_S = 5.0
 HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
+DESCRIBED_WITHIN_S = 1.0
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
-_ADDRESS_TICKS = 5
 
 logger = get_logger(__name__)
 
@@ -162,6 +162,16 @@ class Node:
             self._waiters.pop(waiter, None)
         return self.view()
 
+    async def described(self) -> None:
+        """Wait until the own view tells what is offered here, so that the next call finds it."""
+
+        def tells_all(view: ClusterView) -> bool:
+            me = view.get(view.me)
+            return me is not None and {c.name for c in me.capabilities} == offered
+
+        offered = {manifest.name for manifest in self.worker.manifests()}
+        await self.wait_view(tells_all, DESCRIBED_WITHIN_S)
+
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)
         for waiter, wanted in list(self._waiters.items()):
@@ -217,6 +227,7 @@ class Node:
         await gossip.start()
         self._describe()
         self._tell_load()
+        await self.described()
         for extension in self.extensions:
             await extension.start(self)
         await self.finding.start()
@@ -248,7 +259,8 @@ class Node:
         settings = self.config.node
         if settings.advertise:
             return parse_advertise(settings.advertise, bound.port)
-        return Address(own_host(bound.host, settings.iface), bound.port)
+        now = None if self._gossip is None else self._gossip.address.host
+        return Address(own_host(bound.host, settings.iface, now), bound.port)
 
     async def stop(self, drain_s: Seconds | None = None) -> None:
         """Finish what runs, say goodbye, release everything. Idempotent."""
@@ -363,18 +375,16 @@ class Node:
         )
 
     async def _tick(self) -> None:
-        """Once a second: sample the machine, tell the load, remember who is alive."""
-        ticks = 0
+        """Once a second: look at the machine and its address, tell the load, remember who lives."""
         while True:
             before = self.clock.now()
             await asyncio.sleep(_TICK_S)
             self.lag_s = max(0.0, self.clock.now() - before - _TICK_S)
-            ticks += 1
             try:
                 self.machine_load = self.platform.sample_load()
                 self._tell_load()
                 self.finding.remember()
-                if ticks % _ADDRESS_TICKS == 0 and not self.config.node.advertise:
+                if not self.config.node.advertise:
                     await self._look_at_address()
             except Exception as error:  # noqa: BLE001 - the next second may go better
                 # Ending here would freeze the load that others choose by, and nobody would know.

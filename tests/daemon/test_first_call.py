@@ -1,0 +1,35 @@
+"""What a program offers can be called by its very next line."""
+
+import pytest
+
+from meshd import Mesh
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture
+def lone(tmp_path, monkeypatch):
+    """Settings of a node that nobody finds."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return {"mdns": False, "bind": "127.0.0.1:0", "state_dir": str(tmp_path / "state")}
+
+
+async def test_an_embedded_node_answers_a_call_right_after_its_start(lone):
+    mesh = Mesh("alone", embed=True, **lone)
+
+    @mesh.agent("speaker")
+    def shout(text: str) -> str:
+        return text.upper()
+
+    async with mesh:
+        assert await mesh.call("shout", {"text": "a"}) == "A"
+
+
+async def test_what_is_offered_later_can_be_called_at_once(lone):
+    async with Mesh("alone", embed=True, **lone) as mesh:
+
+        @mesh.agent("speaker")
+        def shout(text: str) -> str:
+            return text.upper()
+
+        assert await mesh.call("shout", {"text": "a"}) == "A"
