@@ -203,10 +203,10 @@ def pack_load(load: Load) -> bytes:
         _to_scale(load.in_flight, 4),
         _to_scale(load.queue, 4),
         _to_scale(load.slots, 4),
-        _to_scale(round(load.service_s * 1e6), 3),
-        _to_scale(round(load.dispatch_per_s * 10), 3),
+        _to_scale(_to_count(load.service_s * 1e6), 3),
+        _to_scale(_to_count(load.dispatch_per_s * 10), 3),
         _to_fraction(load.error_fraction),
-        _to_scale(round(load.lag_s * 1e3), 3),
+        _to_scale(_to_count(load.lag_s * 1e3), 3),
         flags << 12 | load.sequence % LOAD_SEQUENCES,
     )
 
@@ -243,6 +243,11 @@ def is_newer_load(sequence: int, than: int) -> bool:
 
 def _to_fraction(value: float) -> int:
     return 0 if not math.isfinite(value) else round(min(1.0, max(0.0, value)) * 255)
+
+
+def _to_count(value: float) -> int:
+    """The nearest count; no number is none, and all that is endless is as much as can be said."""
+    return 0 if math.isnan(value) else round(min(2.0**40, max(0.0, value)))
 
 
 def _to_scale(value: int, mantissa_bits: int) -> int:
