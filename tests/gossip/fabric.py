@@ -166,6 +166,15 @@ class Fabric:
         """It is gone without a word."""
         node.up = False
 
+    def restart(self, index: int, *, epoch: int) -> Node:
+        """Start a node anew under its old id: it knows nobody."""
+        return self.add(index=index, epoch=epoch)
+
+    def knock(self, index: int) -> None:
+        """Let a node try all other addresses, as a cache of known peers would have it."""
+        others = tuple(n.address for n in self.nodes if n is not self.nodes[index])
+        self.step(self.nodes[index], JoinRequested(others))
+
     def split(self, one_side: set[Node]) -> None:
         """No datagram passes between `one_side` and the rest until `heal`."""
         self.drop = lambda a, b: (a in one_side) != (b in one_side)
@@ -199,13 +208,14 @@ class Fabric:
     def knows_state(self) -> bool:
         """Every node that is up holds the whole state of every other."""
         up = [n for n in self.nodes if n.up]
-        return all(
-            (held := one.swim.state_of(other.id)) is not None
-            and held.version == other.swim.me.state_version
-            and held.epoch == other.swim.me.epoch
-            for one in up
-            for other in up
-        )
+        return all(self._holds_state(one, other) for one in up for other in up)
+
+    def _holds_state(self, observer: Node, subject: Node) -> bool:
+        me = subject.swim.me
+        held = observer.swim.state_of(me.node)
+        if held is None:
+            return me.state_version == 0
+        return (held.epoch, held.version) == (me.epoch, me.state_version)
 
     def effects_of(self, kind: type) -> list[tuple[Node, Effect]]:
         """All effects of one kind so far, with the node that had them."""
