@@ -4,8 +4,8 @@ import errno
 import socket
 from collections.abc import Sequence
 
-from meshd.discovery.address import is_loopback, is_unspecified
-from meshd.discovery.interfaces import read_interfaces
+from meshd.discovery.address import is_unspecified
+from meshd.discovery.interfaces import VIRTUAL_PREFIXES, Interface, read_interfaces
 from meshd.errors import UsageError
 
 # Addresses reserved for documentation: a connected UDP socket shows the route, and sends nothing.
@@ -13,26 +13,43 @@ _SOMEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 BIND_TRIES = 16
 
 
-def own_host(bound: str, interfaces: Sequence[str]) -> str:
+def own_host(bound: str, interfaces: Sequence[str], now: str | None = None) -> str:
     """The IP address to tell others, where the sockets are bound to `bound`.
 
     A definite address is told as it is. For a wildcard: the first address of the named interfaces,
     else the one that the default route starts from, else any that is not loopback, else loopback.
+    Of equals, the one that is told `now` stays. It also stays while there is no network at all:
+    others who were told a loopback address would call themselves.
     """
     if not is_unspecified(bound):
         return bound
     version = 6 if ":" in bound else 4
-    found = {i.name: i.addresses(version) or i.addresses(4) for i in read_interfaces()}
-    for name in interfaces:
-        named = found.get(name) or ((name,) if any(name in a for a in found.values()) else ())
-        if named:
-            return named[0]
+    found = [i for i in read_interfaces() if i.up]
+    named = [a for name in interfaces for i in found for a in _named(i, name, version)]
+    if named:
+        return _stay(now, named)
     routed = _routed_host(socket.AF_INET6 if version == 6 else socket.AF_INET)
     if routed is not None:
         return routed
-    every = [address for addresses in found.values() for address in addresses]
-    outside = [address for address in every if not is_loopback(address)]
-    return (outside or ["127.0.0.1"])[0]
+    # Addresses of bridges to containers are other machines' only if there are none besides.
+    found.sort(key=lambda i: i.name.startswith(VIRTUAL_PREFIXES))
+    outside = [a for i in found if not i.loopback for a in _addresses(i, version)]
+    return _stay(now, outside) if outside else now or "127.0.0.1"
+
+
+def _stay(now: str | None, hosts: Sequence[str]) -> str:
+    return now if now is not None and now in hosts else hosts[0]
+
+
+def _addresses(interface: Interface, version: int) -> tuple[str, ...]:
+    return interface.addresses(version) or interface.addresses(4)
+
+
+def _named(interface: Interface, name: str, version: int) -> tuple[str, ...]:
+    """What `--iface NAME` stands for there; an address is a name too."""
+    if interface.name == name:
+        return _addresses(interface, version)
+    return (name,) if name in interface.addresses(4) + interface.addresses(6) else ()
 
 
 def _routed_host(family: socket.AddressFamily) -> str | None:
