@@ -251,6 +251,7 @@ class GossipService:
         own = self._swim.state_of(self._swim.me.node)
         dropped = dict.fromkeys(own.values() if own is not None else ())
         self._step(StateSet({**dropped, **entries}))
+        self._publish()
 
     async def _leave(self, timeout_s: Seconds) -> int:
         others = self._swim.members.live - 1
@@ -318,7 +319,9 @@ class GossipService:
         self._listener(effect)
 
     def _publish(self) -> None:
-        self._publishing = None
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
         self.view = view = self._rows.build(self._swim)
         for forward in self._subscribers:
             forward(view)
