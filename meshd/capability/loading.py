@@ -18,8 +18,9 @@ REASON_CHARS_MAX = 300
 def load_object(spec: str, *, fresh: bool = False) -> Any:
     """The object that `package.module:object` names, or the module itself without `:object`.
 
-    The current directory is put on the import path, as `python -m` does. `fresh` runs a module
-    that is loaded already once more (its submodules are not).
+    The current directory is put on the import path, as `python -m` does. `fresh` loads a module
+    that is loaded already as a new one (its submodules are not): what its file no longer holds is
+    gone, and what runs of the old one goes on undisturbed. If that fails the old one stays.
 
     Raises:
         UsageError: the module is not found or fails, or the object is not in it.
@@ -63,9 +64,8 @@ def _import(name: str, *, fresh: bool) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     importlib.invalidate_caches()
+    old = sys.modules.pop(name, None) if fresh else None
     try:
-        if fresh and name in sys.modules:
-            return importlib.reload(sys.modules[name])
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
@@ -74,6 +74,9 @@ def _import(name: str, *, fresh: bool) -> ModuleType:
     # A module that calls sys.exit() must not end the daemon.
     except (Exception, SystemExit) as error:
         raise _failed(name, error) from error
+    finally:
+        if old is not None:
+            sys.modules.setdefault(name, old)
 
 
 def _not_found(name: str, missing: str) -> UsageError:

@@ -65,6 +65,26 @@ def test_a_fresh_load_sees_the_changed_file(folder):
     assert load_object("mesh_changing:f", fresh=True)() == 20
 
 
+def test_a_fresh_load_forgets_what_the_file_no_longer_holds(folder):
+    file = folder / "mesh_renamed.py"
+    file.write_text("def old() -> int:\n    return 1\n")
+    assert load_object("mesh_renamed:old")() == 1
+    file.write_text("def other() -> int:\n    return 1\n")
+    assert load_object("mesh_renamed:other", fresh=True)() == 1
+    with pytest.raises(UsageError, match="has no 'old'"):
+        load_object("mesh_renamed:old")
+
+
+def test_a_fresh_load_that_fails_leaves_the_old_module(folder):
+    file = folder / "mesh_breaking.py"
+    file.write_text("def f() -> int:\n    return 1\n")
+    assert load_object("mesh_breaking:f")() == 1
+    file.write_text("def f() -> int:\n    return 1 +\n")
+    with pytest.raises(UsageError, match="SyntaxError"):
+        load_object("mesh_breaking:f", fresh=True)
+    assert load_object("mesh_breaking:f")() == 1
+
+
 @pytest.mark.parametrize("spec", ["", ":echo", "a-b:c", "tools/text.py", "a..b"])
 def test_what_is_no_import_path_is_refused(folder, spec):
     with pytest.raises(UsageError, match="not an import path"):
