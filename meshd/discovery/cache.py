@@ -23,6 +23,9 @@ TICK_S = 1.0
 SAVE_S = 10.0
 """Changes reach the disk at most this much later; a stop writes them at once."""
 
+SAVE_NEWS_S = 2.0
+"""As above, for a node or an address that the disk does not know: a crash should not forget it."""
+
 SEEN_GRAIN_MS = 60_000
 """A newer `seen` alone is worth a write only past this."""
 
@@ -55,6 +58,7 @@ class PeerCache:
         self._path = path
         self._peers: dict[NodeId, CachedPeer] = {}
         self._dirty = False
+        self._has_news = False
         self._writing = threading.Lock()
         self.problem = ""
         self.evicted = 0
@@ -67,6 +71,11 @@ class PeerCache:
     def dirty(self) -> bool:
         """Whether memory holds what the disk does not."""
         return self._dirty
+
+    @property
+    def has_news(self) -> bool:
+        """Whether memory holds a node or an address that the disk was not yet given."""
+        return self._has_news
 
     @property
     def peers(self) -> tuple[CachedPeer, ...]:
@@ -90,6 +99,7 @@ class PeerCache:
             return
         self._peers[node] = CachedPeer(node, name[:NAME_CHARS_MAX], addresses, wall_ms)
         self._dirty = True
+        self._has_news = self._has_news or known is None or known.addresses != addresses
         if known is None:
             self.changes += 1
             self._evict()
@@ -145,6 +155,7 @@ class PeerCache:
         if not self._dirty:
             return
         self._dirty = False  # what changes during the write is written the next time
+        self._has_news = False
         written = False
         try:
             written = await asyncio.to_thread(self.write, self.encode())
@@ -214,8 +225,10 @@ class CacheSource:
             await self._cache.save()
 
     def status(self) -> SourceStatus:
-        """Failed while the disk refuses; hints go on from memory."""
+        """Failed while the disk refuses; hints go on from memory. Off while there are none."""
         count = f"{len(self._cache)} known"
+        if not len(self._cache) and not self._cache.problem:
+            return SourceStatus("cache", SourceState.OFF, "nobody is known yet")
         if self._cache.problem:
             detail = f"{count}, in memory only: {self._cache.problem}"
             return SourceStatus("cache", SourceState.FAILED, detail)
@@ -225,7 +238,7 @@ class CacheSource:
         while True:
             self._tick(found)
             now = self._clock.now()
-            if now - self._saved_at >= SAVE_S:
+            if now - self._saved_at >= (SAVE_NEWS_S if self._cache.has_news else SAVE_S):
                 self._saved_at = now
                 await self._cache.save()
             await self._pause.wait(TICK_S)

@@ -252,6 +252,27 @@ async def test_changes_reach_the_disk_while_it_runs_and_at_the_stop(cache, tmp_p
     assert len(read_peers(tmp_path / "peers.cache")) == 2
 
 
+async def test_a_new_node_and_a_new_address_reach_the_disk_soon(cache, tmp_path):
+    world = World()
+    cache.remember(node(1), at(1), "a", 1)
+    for address in (at(1), at(2)):
+        cache.remember(node(1), address, "a", 1)
+        assert cache.has_news
+        world.end.clear()
+        world.until = world.time + cache_module.SAVE_NEWS_S + cache_module.TICK_S
+        source = CacheSource(
+            cache, clock=world, is_alone=lambda: True, is_alive=lambda n: False,
+            rng=random.Random(1), pause=world,
+        )  # fmt: skip
+        await source.start(world.found)
+        async with asyncio.timeout(5):
+            await world.end.wait()
+        (kept,) = read_peers(tmp_path / "peers.cache")
+        assert kept.addresses[0] == address
+        assert not cache.has_news
+        await source.stop()
+
+
 async def test_a_source_whose_disk_is_full_says_so_and_goes_on(cache, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     cache.remember(node(1), at(1), "a", 1)
