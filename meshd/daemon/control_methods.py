@@ -197,6 +197,8 @@ class ControlMethods:
 
     async def _stop(self, params: StopParams, context: CallContext) -> dict[str, Any]:
         del context
+        if params.now:
+            self._node.hurried.set()
         self._node.stopping.ask(0.0 if params.now else params.drain_s)
         return {"stopping": True}
 
