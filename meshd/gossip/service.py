@@ -256,14 +256,15 @@ class GossipService:
     async def _leave(self, timeout_s: Seconds) -> int:
         others = self._swim.members.live - 1
         self._step(LeaveRequested())
-        enough = min(LEAVE_HEARERS, others)
         give_up = self._clock.now() + timeout_s
         # The rumour leaves from the next loop turn on; a few turns are waited for, not a packet.
-        while (sent := self._swim.goodbyes_sent()) is not None and sent < enough:
-            if self._clock.now() >= give_up:
+        # Who leaves meanwhile, as when all stop at once, need not hear it.
+        while (sent := self._swim.goodbyes_sent()) is not None:
+            enough = min(LEAVE_HEARERS, self._swim.members.live)
+            if sent >= enough or self._clock.now() >= give_up:
                 return sent
             await asyncio.sleep(_LEAVE_POLL_S)
-        return enough if sent is None else sent
+        return min(LEAVE_HEARERS, others)
 
     def _on_readable(self) -> None:
         self._drain()
