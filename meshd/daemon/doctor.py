@@ -53,12 +53,14 @@ def _loop(node: "Node") -> Check:
 def _sources(node: "Node") -> list[Check]:
     statuses = node.finding.statuses()
     finding = any(s.state is SourceState.OK for s in statuses)
+    fix = "nodes can also be named: meshd start --join HOST, or a --peers-file"
     checks = []
     for status in statuses:
         if status.state is SourceState.FAILED:
             bad = "warning" if finding else "error"
-            fix = "nodes can also be named: meshd start --join HOST, or a --peers-file"
             checks.append(_check(status.source, bad, status.detail, fix))
+        elif status.state is SourceState.LIMITED:
+            checks.append(_check(status.source, "warning", status.detail, fix))
         else:
             detail = status.detail or status.state.value
             checks.append(_check(status.source, "ok", detail))

@@ -14,9 +14,10 @@ Resolver = Callable[[str, int], Awaitable[list[Address]]]
 
 
 class SourceState(StrEnum):
-    """Whether a source can find anybody."""
+    """Whether a source can find anybody; a limited one finds some, and its detail says whom not."""
 
     OK = "ok"
+    LIMITED = "limited"
     OFF = "off"
     FAILED = "failed"
 

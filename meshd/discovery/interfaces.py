@@ -40,6 +40,8 @@ class Choice(msgspec.Struct, frozen=True):
 
     interfaces: tuple[Interface, ...] = ()
     problems: tuple[str, ...] = ()
+    makeshift: bool = False
+    """Whether it is the loopback interface only because no other would do."""
 
     @property
     def loopback(self) -> bool:
@@ -73,7 +75,8 @@ def choose(
     )[:INTERFACES_MAX]
     if fit:
         return Choice(fit)
-    return Choice(loopback, ("no network interface is up with multicast and an IPv4 address",))
+    problem = "no network interface is up with multicast and an IPv4 address"
+    return Choice(loopback, (problem,), makeshift=True)
 
 
 def _named(interfaces: Sequence[Interface], wanted: Sequence[str]) -> Choice:

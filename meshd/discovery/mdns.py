@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 MDNS_GROUP = "224.0.0.251"
 MDNS_PORT = 5353
-POLL_S = 5.0
+POLL_S = 2.0
 SETTLE_S = 1.0
 """A change of interfaces counts once two looks this far apart agree: Wi-Fi flaps."""
 
@@ -155,12 +155,16 @@ class MdnsSource:
         await self._close()
 
     def status(self) -> SourceStatus:
-        """Failed means that mDNS finds nobody now; seeds and gossip go on."""
+        """Failed means that mDNS finds nobody now, limited that it sees this machine alone."""
         if self._link is None:
             reason = self._fault or "; ".join(self._choice.problems) or "not started"
             detail = f"{reason}; going on without mDNS: use --join"
             return SourceStatus("mdns", SourceState.FAILED, detail)
         parts = [f"on {self._choice.names}", f"{len(self._candidates)} announced"]
+        if self._choice.makeshift:
+            only = "finds nodes of this machine alone: use --join for others"
+            detail = "; ".join([*parts, *self._choice.problems, only])
+            return SourceStatus("mdns", SourceState.LIMITED, detail)
         return SourceStatus("mdns", SourceState.OK, "; ".join([*parts, *self._choice.problems]))
 
     # Interfaces
