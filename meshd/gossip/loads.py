@@ -56,6 +56,7 @@ class LoadPlane:
         self._config = config
         self._queue = BroadcastQueue()
         self._records: dict[NodeId, tuple[bytes, Instant]] = {}
+        self._rumoured: dict[NodeId, int] = {}
         self._announced: Load | None = None
         self._announced_at: Instant | None = None
         self._sequence = epoch // _EPOCH_MS_PER_SEQUENCE % LOAD_SEQUENCES
@@ -109,18 +110,24 @@ class LoadPlane:
     def heard_rumour(
         self, entries: bytes, known: Callable[[NodeId], object], now: Instant
     ) -> Iterator[NodeId]:
-        """Take in rumoured records of nodes that are `known`; yields those whose record was news.
+        """Take in rumoured records of nodes that are `known`; yields those to be passed on.
 
-        A torn last entry is left out.
+        Each record is passed on once, even if it came on a packet of its owner before: the first
+        hop of a rumour is such a packet. A torn last entry is left out.
         """
         for at in range(0, len(entries) - LOAD_ENTRY_BYTES + 1, LOAD_ENTRY_BYTES):
             node = NodeId(entries[at : at + 8])
             packed = entries[at + 8 : at + 8 + LOAD_BYTES]
-            held = self._records.get(node)
             if node == self._me or not known(node):
                 continue
-            if held is None or is_newer_load(load_sequence(packed), load_sequence(held[0])):
-                self._records[node] = (packed, now)
+            sequence = load_sequence(packed)
+            held = self._records.get(node)
+            if held is None or is_newer_load(sequence, load_sequence(held[0])):
+                self._records[node] = held = (packed, now)
+            before = self._rumoured.get(node)
+            fresh = before is None or is_newer_load(sequence, before)
+            if fresh and load_sequence(held[0]) == sequence:
+                self._rumoured[node] = sequence
                 yield node
 
     def pass_on(self, node: NodeId) -> None:
@@ -139,4 +146,5 @@ class LoadPlane:
     def forget(self, node: NodeId) -> None:
         """Drop a node's record: it is gone, or runs anew and counts from the start."""
         self._records.pop(node, None)
+        self._rumoured.pop(node, None)
         self._queue.discard(node)

@@ -149,9 +149,9 @@ class StatePull(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
 
 class StateDelta(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Parts of nodes' states; the `last` datagram ends an answer, even if it holds nothing."""
+    """Parts of nodes' states: one of `count` datagrams that make up an answer, be it empty."""
 
-    last: bool
+    count: Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
     deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=64)] = ()
 
 

@@ -12,7 +12,7 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_delta
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import StateChanged
-from meshd.gossip.messages import StateDelta, StatePull
+from meshd.gossip.messages import Delta, StateDelta, StatePull
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.state import StateStore, Want
 from meshd.gossip.timers import Timers
@@ -26,10 +26,24 @@ STATE_DATAGRAMS_MAX = 16
 """Datagrams in one answer; what is left is asked for again."""
 _OWNER_ASKERS = 64  # about so many nodes ask the owner itself; in a larger mesh the others spread
 _GATHER_FRACTION = 0.25  # of the gossip interval: the teller may get the state meanwhile
+_EARLY_MAX = 64  # deltas of one answer that wait for those before them
 _ANSWER_S = 0.5  # how long an answer is waited for
 _RETRY_MAX_S = 8.0
 _DOUBLINGS_MAX = 10
 _FIELD_BYTES = 16
+
+
+class Question:
+    """What one node was asked for, and what came of it so far."""
+
+    __slots__ = ("early", "lacking", "nodes", "received", "until")
+
+    def __init__(self, nodes: tuple[NodeId, ...], until: Instant) -> None:
+        self.nodes = nodes
+        self.until = until
+        self.received = 0
+        self.lacking = dict.fromkeys(nodes)
+        self.early: list[Delta] = []
 
 
 class Pulls:
@@ -51,7 +65,7 @@ class Pulls:
         self._timers = timers
         self._outbox = outbox
         self._rng = rng
-        self._open: dict[NodeId, tuple[Instant, tuple[NodeId, ...]]] = {}
+        self._open: dict[NodeId, Question] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -65,14 +79,15 @@ class Pulls:
 
     def on_due(self, now: Instant) -> None:
         """Send the questions that are due; give up those that had no answer in time."""
-        for source, (until, nodes) in list(self._open.items()):
-            if until <= now:
+        for source, question in list(self._open.items()):
+            if question.until <= now:
                 del self._open[source]
-                self._try_elsewhere(nodes)
+                self._try_elsewhere(question.lacking)
         for source, wants in self._due(now).items():
             member = self._beliefs.table.get(source)
             assert member is not None
-            self._open[source] = (Instant(now + _ANSWER_S), tuple(w.node for w in wants))
+            nodes = tuple(want.node for want in wants)
+            self._open[source] = Question(nodes, Instant(now + _ANSWER_S))
             fields = ([(w.node, w.epoch, self._states.held_version(w)) for w in wants],)
             self._outbox.send(source, member.address, StatePull, fields)
         self._rearm(now)
@@ -80,7 +95,7 @@ class Pulls:
     def _due(self, now: Instant) -> dict[NodeId, list[Want]]:
         """Whom to ask for what."""
         batches: dict[NodeId, list[Want]] = {}
-        asked = {node for _, nodes in self._open.values() for node in nodes}
+        asked = self._asked()
         anybody = self._anybody()
         for want in self._states.wants():
             if want.node in asked or want.not_before > now:
@@ -103,6 +118,10 @@ class Pulls:
         if self._is_alive(want.node) and self._rng.random() < owners_share:
             return want.node
         return anybody
+
+    def _asked(self) -> set[NodeId]:
+        """Nodes whose state is being asked for."""
+        return {node for question in self._open.values() for node in question.nodes}
 
     def _is_alive(self, node: NodeId) -> bool:
         member = self._beliefs.table.get(node)
@@ -131,8 +150,8 @@ class Pulls:
 
     def _rearm(self, now: Instant) -> None:
         """Wake up for the first question that runs out, or the first want whose pause ends."""
-        times = [until for until, _ in self._open.values()]
-        asked = {node for _, nodes in self._open.values() for node in nodes}
+        times = [question.until for question in self._open.values()]
+        asked = self._asked()
         times += [w.not_before for w in self._states.wants() if w.node not in asked]
         if times:
             self._timers.set("pull", max(min(times), now + self._gather_s))
@@ -144,31 +163,42 @@ class Pulls:
         if question is None:
             self._outbox.reject("unasked", address)
             return
-        lacking = dict.fromkeys(question[1])
-        for delta in message.deltas:
-            node = NodeId(delta.node)
-            if self._states.merge(delta):
-                self._beliefs.touch(node)
-                self._outbox.add(StateChanged(node))
-                want = self._states.want(node)
-                if want is not None:
-                    # What did not fit is asked for again: the same source, and no new try.
-                    want.tries, want.teller = 0, source
-                    lacking.pop(node, None)
-        if message.last:
+        question.received += 1
+        deltas = [*question.early, *message.deltas]
+        # Datagrams of one answer may overtake each other: what does not follow on yet waits.
+        while deltas:
+            held_back = [delta for delta in deltas if not self._merge(delta, question, source)]
+            if len(held_back) == len(deltas):
+                break
+            deltas = held_back
+        question.early = deltas[:_EARLY_MAX]
+        if question.received >= message.count:
             del self._open[source]
-            self._try_elsewhere(lacking)
-            self._pause(lacking, now)
+            self._try_elsewhere(question.lacking)
+            self._pause(question.lacking, now)
             self.on_due(now)
+
+    def _merge(self, delta: Delta, question: Question, source: NodeId) -> bool:
+        node = NodeId(delta.node)
+        if not self._states.merge(delta):
+            return False
+        self._beliefs.touch(node)
+        self._outbox.add(StateChanged(node))
+        question.lacking.pop(node, None)
+        want = self._states.want(node)
+        if want is not None:
+            # What did not fit is asked for again: the same source, and no new try.
+            want.tries, want.teller = 0, source
+        return True
 
     # Answering
 
     def on_state_pull(self, pull: StatePull, requester: Member) -> None:
         """Answer with what fits into a few datagrams, be it nothing."""
         answers = list(self._answers(pull))[:STATE_DATAGRAMS_MAX] or [[]]
-        for index, deltas in enumerate(answers):
-            last = index == len(answers) - 1
-            self._outbox.send_with(requester.node, requester.address, StateDelta, (last,), deltas)
+        for deltas in answers:
+            fields = (len(answers),)
+            self._outbox.send_with(requester.node, requester.address, StateDelta, fields, deltas)
 
     def _answers(self, pull: StatePull) -> Iterator[list[bytes]]:
         deltas: list[bytes] = []

@@ -213,7 +213,7 @@ class Swim:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
                 self._meet(source, address, now)
             case StatePull():
-                self._outbox.send_bare(source, address, StateDelta, (True,))
+                self._outbox.send_bare(source, address, StateDelta, (1,))
                 self._meet(source, address, now)
             case _:
                 self._outbox.reject("not_a_member", address)

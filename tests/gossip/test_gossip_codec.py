@@ -100,7 +100,7 @@ all_messages = st.one_of(
     st.builds(
         StatePull, st.lists(st.builds(Wanted, ids, u53, u32), min_size=1, max_size=40).map(tuple)
     ),
-    st.builds(StateDelta, st.booleans(), st.lists(deltas, max_size=1).map(tuple)),
+    st.builds(StateDelta, st.integers(1, 255), st.lists(deltas, max_size=1).map(tuple)),
 )
 
 
@@ -241,8 +241,8 @@ def test_rumours_encoded_once_ride_along_unchanged(count, loads):
 
 def test_a_delta_is_counted_as_it_is_sent():
     delta = Delta(b"12345678", 1, 0, 2, (StateEntry("a", 1, b"x"), StateEntry("b", 2, None)))
-    body = encode_body(11, (True,), [encode_delta(delta)])
-    assert decode(HEADER + body, MESH).message == StateDelta(True, (delta,))
+    body = encode_body(11, (3,), [encode_delta(delta)])
+    assert decode(HEADER + body, MESH).message == StateDelta(3, (delta,))
 
 
 @given(addresses)

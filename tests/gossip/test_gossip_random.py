@@ -126,7 +126,7 @@ def _body(rng: random.Random) -> bytes:
         8: (rng.choice([b"", rng.randbytes(8)]), rng.randbytes(4 * BUCKETS), [update]),
         9: (rng.randbytes(8), rng.random() < 0.5, [update]),
         10: ([wanted],),
-        11: (rng.random() < 0.5, [(anybody, 1_000_000, 0, rng.choice([0, 1, 9]), entries)]),
+        11: (rng.randint(1, 3), [(anybody, 1_000_000, 0, rng.choice([0, 1, 9]), entries)]),
     }
     kind = rng.randint(1, 11)
     return encode_body(kind, fields[kind])
