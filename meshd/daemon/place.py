@@ -13,28 +13,47 @@ _SOMEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 BIND_TRIES = 16
 
 
-def own_host(bound: str, interfaces: Sequence[str], now: str | None = None) -> str:
-    """The IP address to tell others, where the sockets are bound to `bound`.
+def own_host(bound: str, wanted: Sequence[str], now: str | None = None) -> str:
+    """The IP address to tell others, where the sockets are bound to `bound`; `now` is told so far.
 
-    A definite address is told as it is. For a wildcard: the first address of the named interfaces,
-    else the one that the default route starts from, else any that is not loopback, else loopback.
-    Of equals, the one that is told `now` stays. It also stays while there is no network at all:
-    others who were told a loopback address would call themselves.
+    A definite address is told as it is; for a wildcard see `choose_host`. Blocks for a moment.
+
+    Raises:
+        OSError: the system does not list its interfaces.
     """
     if not is_unspecified(bound):
         return bound
     version = 6 if ":" in bound else 4
-    found = [i for i in read_interfaces() if i.up]
-    named = [a for name in interfaces for i in found for a in _named(i, name, version)]
+    routed = _routed_host(socket.AF_INET6 if version == 6 else socket.AF_INET)
+    return choose_host(read_interfaces(), wanted, version=version, routed=routed, now=now)
+
+
+def choose_host(
+    interfaces: Sequence[Interface],
+    wanted: Sequence[str],
+    *,
+    version: int,
+    routed: str | None,
+    now: str | None,
+) -> str:
+    """The one address of a machine that others shall use.
+
+    The first of the `wanted` interfaces (names or addresses), else the one that the default route
+    starts from (`routed`), else any that is not loopback, else loopback. Of equals, the one that is
+    told `now` stays. It also stays while there is no network at all: others who were told a
+    loopback address would call themselves.
+    """
+    found = [i for i in interfaces if i.up]
+    named = [a for name in wanted for i in found for a in _named(i, name, version)]
     if named:
         return _stay(now, named)
-    routed = _routed_host(socket.AF_INET6 if version == 6 else socket.AF_INET)
     if routed is not None:
         return routed
-    # Addresses of bridges to containers are other machines' only if there are none besides.
-    found.sort(key=lambda i: i.name.startswith(VIRTUAL_PREFIXES))
-    outside = [a for i in found if not i.loopback for a in _addresses(i, version)]
-    return _stay(now, outside) if outside else now or "127.0.0.1"
+    outside = [i for i in found if not i.loopback and _addresses(i, version)]
+    # A bridge to containers is where others are only if there is no other network.
+    physical = [i for i in outside if not i.name.startswith(VIRTUAL_PREFIXES)]
+    hosts = [a for i in physical or outside for a in _addresses(i, version)]
+    return _stay(now, hosts) if hosts else now or "127.0.0.1"
 
 
 def _stay(now: str | None, hosts: Sequence[str]) -> str:
