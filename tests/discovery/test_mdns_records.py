@@ -150,11 +150,13 @@ def test_without_a_network_the_loopback_interface_serves_this_machine():
     choice = chosen([LO, interface("eth0", up=False)])
     assert choice.names == "lo"
     assert choice.loopback
+    assert choice.makeshift
     assert "no network interface is up" in choice.problems[0]
 
 
 def test_a_node_on_loopback_uses_nothing_else():
     assert chosen([LO, ETH], loopback_only=True).names == "lo"
+    assert not chosen([LO, ETH], loopback_only=True).makeshift
     assert chosen([ETH], loopback_only=True).problems == ("the loopback interface is not up",)
 
 

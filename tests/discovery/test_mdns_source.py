@@ -44,7 +44,8 @@ def node(number):
 class Made:
     """A source, and what it found."""
 
-    def __init__(self, number, *, mesh="test", read=read_interfaces, bound=None, **settings):
+    def __init__(self, number, *, mesh="test", read=read_interfaces, bound=None, **more):
+        settings = {"interfaces": ("lo",), **more}
         self.alive = set()
         self.hints = []
         self.came = asyncio.Event()
@@ -54,7 +55,6 @@ class Made:
                 mesh=mesh_id(mesh),
                 name=f"n{number}",
                 bound=bound or Address("127.0.0.1", 7000 + number),
-                interfaces=("lo",),
                 **settings,
             ),
             clock=SystemClock(),
@@ -212,6 +212,18 @@ async def test_no_usable_interface_is_a_failed_source_with_a_reason(made):
     a = await made(1, read=lambda: ())
     assert a.source.status().state is SourceState.FAILED
     assert "lo: there is no such interface" in a.source.status().detail
+
+
+@pytest.mark.net
+async def test_where_no_interface_is_fit_the_source_is_limited_to_this_machine_and_says_so(made):
+    lo_only = tuple(i for i in LOCAL if i.loopback)
+    everywhere = Address("0.0.0.0", 7001)  # noqa: S104  # announced, not bound
+    a = await made(1, interfaces=(), bound=everywhere, read=lambda: lo_only)
+    await made(2)
+    await a.finds(2)
+    assert a.source.status().state is SourceState.LIMITED
+    assert "no network interface is up" in a.source.status().detail
+    assert "--join" in a.source.status().detail
 
 
 async def test_a_system_that_does_not_list_interfaces_is_survived(made):

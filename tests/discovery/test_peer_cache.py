@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.discovery import cache as cache_module
-from meshd.discovery.base import Pause, SourceState
+from meshd.discovery.base import Pause, SourceState, SourceStatus
 from meshd.discovery.cache import ADDRESSES_MAX, CacheSource, PeerCache, read_peers
 from meshd.model import Address, NodeId
 from meshd.security.files import write_checked
@@ -211,6 +211,11 @@ async def test_alone_all_known_peers_are_tried_at_once_the_last_seen_first(cache
     assert {h.source for _, h in world.hints} == {"cache"}
     assert len([t for t, h in world.hints if h.node == node(1)]) >= 3
     assert source.status().state is SourceState.OK
+
+
+async def test_a_source_that_knows_nobody_is_off(cache):
+    source = await run(World(), cache, until=3)
+    assert source.status() == SourceStatus("cache", SourceState.OFF, "nobody is known yet")
 
 
 async def test_living_peers_are_left_alone(cache):
