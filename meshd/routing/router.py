@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from meshd.clock import Instant
-from meshd.errors import NoCandidateError, UsageError
+from meshd.errors import Code, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
 from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.need import Need
@@ -153,8 +153,11 @@ def _label(node: NodeId, name: str) -> dict[str, str]:
     return {"node": node.hex(), "name": name}
 
 
-def nobody(made: Plan, view: ClusterView) -> NoCandidateError:
-    """The error for a plan without attempts: whom we considered, and names that are near."""
+def nobody(made: Plan, view: ClusterView) -> PeerError:
+    """The error for a plan without attempts: whom we considered, and names that are near.
+
+    Where only nodes that passed this work on could take it, that is a cycle: waiting is of no use.
+    """
     need = made.need
     by_reason: dict[Reason, list[str]] = {}
     for rejection in made.rejected:
@@ -166,10 +169,14 @@ def nobody(made: Plan, view: ClusterView) -> NoCandidateError:
     near = _similar(need.capability, view)
     if near:
         parts.append(f"similar: {', '.join(near)}")
+    data = {"left_out": {str(r): len(names) for r, names in by_reason.items()}}
+    if set(offering) - {Reason.NOT_PINNED} == {Reason.VISITED}:
+        message = f"{need.capability!r} would go in a circle"
+        return PeerError(message, hint="; ".join(parts), code=Code.CYCLE, data=data)
     return NoCandidateError(
         f"nobody can take {need.capability!r} now",
         hint="; ".join(parts),
-        data={"left_out": {str(r): len(names) for r, names in by_reason.items()}},
+        data=data,
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from routing_world import NOW, node_id, offer, peer, view
 
-from meshd.errors import UsageError
+from meshd.errors import Code, UsageError
 from meshd.model import Load, MemberState
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need, version_matches
@@ -198,6 +198,18 @@ def test_an_ejected_peer_is_left_out_of_the_plan():
     made = make_plan(seen, outstanding=signals)
     assert [(r.name, r.reason) for r in made.rejected] == [("n2", Reason.EJECTED)]
     assert {c.peer.name for c in made.attempts} == {"n1", "n3"}
+
+
+def test_work_that_could_only_go_back_is_a_cycle():
+    seen = view(peer(1), peer(2))
+    need = Need("echo", hops=(node_id(1).hex(), node_id(2).hex(), node_id(3).hex()))
+    error = nobody(make_plan(seen, need), seen)
+    assert error.code == Code.CYCLE
+    assert error.definite
+    assert "already passed this work on" in error.hint
+    # Somebody who is only busy now may be asked later: no cycle.
+    seen = view(peer(1), peer(4, load=Load(full=True)))
+    assert nobody(make_plan(seen, need), seen).code == Code.NO_CANDIDATE
 
 
 def test_nobody_says_who_was_considered_and_what_is_spelt_alike():
