@@ -1,6 +1,7 @@
 """JSON-RPC 2.0 both ways over one WebSocket: many calls at a time, on either side's initiative."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,7 +75,9 @@ class Channel:
 
     Whoever makes a channel runs it: `await run()`, or `start()` and later `close()`. Calls end
     exactly once: with a result, an error, or the deadline. When the link is lost, every call that
-    waits ends with an indefinite `PeerError`, and every handler that runs is cancelled.
+    waits ends with an indefinite `PeerError`, and every handler that runs is cancelled. Whoever
+    stops waiting for a call says so by the notification `cancel {id}`; the other side then cancels
+    its handler and does not answer.
     """
 
     def __init__(
@@ -92,19 +95,26 @@ class Channel:
         self._socket = socket
         self._ids = itertools.count(1)
         self._pending: dict[Id, asyncio.Future[Response]] = {}
-        self._running: dict[asyncio.Task[None], None] = {}
+        self._running: dict[asyncio.Task[None], Id] = {}
         self._on_closed: list[Callable[[Channel], None]] = []
+        self._is_lost = False
         self._closed = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
     @property
     def closed(self) -> bool:
         """Whether the link is lost or closed."""
-        return self._closed.is_set() or self._socket.closed
+        return self._is_lost or self._socket.closed
 
     def on_closed(self, callback: Callable[["Channel"], None]) -> None:
-        """Call `callback(channel)` once the link is gone and all its calls have ended."""
-        self._on_closed.append(callback)
+        """Call `callback(channel)` once the link is gone and all its calls have ended.
+
+        At once if that is so already: whoever has just set a channel up may come too late.
+        """
+        if self._closed.is_set():
+            callback(self)
+        else:
+            self._on_closed.append(callback)
 
     async def wait_closed(self) -> None:
         """Return once the link is gone and all its calls have ended."""
@@ -123,7 +133,7 @@ class Channel:
             await self._finish()
 
     async def call(self, method: str, params: Any = None, timeout_s: Seconds = 60.0) -> Any:
-        """Call the other side and return its result.
+        """Call the other side and return its result. Cancelled, it cancels the other side's work.
 
         Raises:
             MeshError: what the other side answered.
@@ -138,9 +148,8 @@ class Channel:
         data = self._check(encode_request(request_id, method, params))
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = future
-        timer = asyncio.timeout(timeout_s)
         try:
-            async with timer:
+            async with asyncio.timeout(timeout_s):
                 await self._send(data)
                 response = await future
         except TimeoutError:
@@ -149,6 +158,8 @@ class Channel:
             ) from None
         finally:
             del self._pending[request_id]
+            if not future.done() or future.cancelled():
+                await self._call_off(request_id)
         if response.error is not None:
             raise response.error
         return response.result
@@ -176,6 +187,12 @@ class Channel:
             )
         return data
 
+    async def _call_off(self, request_id: Id) -> None:
+        """Tell the other side that nobody waits for that call any more, if it still listens."""
+        with contextlib.suppress(PeerError, TimeoutError):
+            async with asyncio.timeout(self.limits.close_timeout_s):
+                await self._send(encode_notification("cancel", {"id": request_id}))
+
     async def _send(self, data: bytes) -> None:
         if self.closed:
             raise PeerError("the link is closed; nothing was sent")
@@ -195,9 +212,11 @@ class Channel:
         match parse_message(data, depth_max=self.limits.depth_max):
             case Response() as response:
                 self._on_response(response)
+            case Request("cancel", {"id": request_id}, _, True):
+                self._on_cancel(request_id)
             case Request() as request if len(self._running) < self.limits.incoming_max:
                 task = asyncio.create_task(self._serve(request))
-                self._running[task] = None
+                self._running[task] = request.id
                 task.add_done_callback(self._running.pop)
             case Request() as request:
                 busy = BusyError(f"{len(self._running)} calls already run on this channel")
@@ -215,6 +234,12 @@ class Channel:
         else:
             future.set_result(response)
 
+    def _on_cancel(self, request_id: Any) -> None:
+        # A notification has the id None, which nobody can call off.
+        for task, running in list(self._running.items()):
+            if running is not None and (type(running), running) == (type(request_id), request_id):
+                task.cancel()
+
     async def _serve(self, request: Request) -> None:
         data = await answer(
             request, self.methods, self.context, bytes_max=self.limits.message_bytes_max
@@ -228,24 +253,26 @@ class Channel:
 
     async def _send_quietly(self, data: bytes) -> None:
         """Send an answer. Where the link is lost, the reader sees that too and ends the channel."""
-        try:
+        with contextlib.suppress(PeerError):
             await self._send(data)
-        except PeerError:
-            return
 
     async def _finish(self) -> None:
-        self._closed.set()
+        self._is_lost = True
         lost = PeerError("the link got lost before the answer came", definite=False)
         for request_id, future in self._pending.items():
             if not future.done():
                 future.set_result(Response(request_id, error=_copy(lost)))
         for task in list(self._running):
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await self._socket.close()
-        for callback in self._on_closed:
-            callback(self)
-        self._on_closed.clear()
+        try:
+            await asyncio.gather(*self._running, return_exceptions=True)
+            await self._socket.close()
+        finally:
+            # A web server cancels the reader of a lost connection: its end is told all the same.
+            self._closed.set()
+            for callback in self._on_closed:
+                callback(self)
+            self._on_closed.clear()
 
 
 def _copy(error: PeerError) -> PeerError:

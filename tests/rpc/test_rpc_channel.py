@@ -147,10 +147,14 @@ async def test_when_the_daemon_goes_every_waiting_call_ends_indefinitely(daemon_
     await channel.close()
 
 
-async def test_when_the_program_goes_its_running_calls_are_cancelled(daemon_with):
+async def test_when_the_program_goes_its_running_calls_are_cancelled_and_its_end_is_told(
+    daemon_with,
+):
     daemon = await daemon_with()
     channel = await connect_channel(daemon.path)
     far = await daemon.next_channel()
+    gone = asyncio.Queue()
+    far.on_closed(gone.put_nowait)
     call = asyncio.create_task(channel.call("hold"))
     await daemon.bench.started.acquire()
     await channel.close()
@@ -159,22 +163,46 @@ async def test_when_the_program_goes_its_running_calls_are_cancelled(daemon_with
     await daemon.bench.ended.acquire()
     async with asyncio.timeout(5):
         await far.wait_closed()
+        assert await gone.get() is far
     while daemon.server.channels:
         await asyncio.sleep(0)
 
 
-async def test_a_call_past_its_time_is_an_indefinite_deadline_and_its_late_answer_is_dropped(
-    daemon_with,
-):
+async def test_a_call_past_its_time_is_an_indefinite_deadline_and_is_called_off(daemon_with):
     daemon = await daemon_with()
     channel = await connect_channel(daemon.path)
     with pytest.raises(DeadlineError) as caught:
         await channel.call("hold", timeout_s=0.05)
     assert not caught.value.definite
-    daemon.bench.release.set()
+    async with asyncio.timeout(5):
+        await daemon.bench.ended.acquire()
     assert await channel.call("echo", ["still here"]) == {"text": "still here"}
-    assert channel.late_answers == 1
     await channel.close()
+
+
+async def test_a_cancelled_call_cancels_the_other_sides_work_and_no_other(daemon_with):
+    daemon = await daemon_with()
+    channel = await connect_channel(daemon.path)
+    calls = [asyncio.create_task(channel.call("hold")) for _ in range(2)]
+    for _ in calls:
+        await daemon.bench.started.acquire()
+    calls[0].cancel()
+    async with asyncio.timeout(5):
+        await daemon.bench.ended.acquire()
+    daemon.bench.release.set()
+    assert await calls[1] == "held"
+    assert calls[0].cancelled()
+    assert channel.late_answers == 0
+    await channel.close()
+
+
+async def test_whoever_asks_late_to_be_told_of_the_end_is_told_at_once(daemon_with):
+    daemon = await daemon_with()
+    channel = await connect_channel(daemon.path)
+    await channel.close()
+    gone = []
+    channel.on_closed(gone.append)
+    assert gone == [channel]
 
 
 async def test_a_call_of_the_other_side_ends_at_the_longest_time(daemon_with):
