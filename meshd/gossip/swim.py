@@ -219,8 +219,9 @@ class Swim:
                 self._outbox.reject("not_a_member", address)
 
     def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
-        """It knows us by id, so it is worth getting to know, but not at any rate."""
-        known = self._beliefs.table.get(stranger) is not None
+        """It knows us, so it is worth getting to know at this address, but not at any rate."""
+        member = self._beliefs.table.get(stranger)
+        known = member is not None and member.address == address
         if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
             self._stranger_at = now
             self._exchange.join(address, now)
@@ -259,8 +260,10 @@ class Swim:
                 if address == member.address:
                     self._prober.on_ping(message, member, self._exchange.short_hash)
                 else:
-                    # Maybe it moved, maybe it is not the member: no more bytes than it sent.
+                    # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
+                    # the handshake, by which both learn what the other believes.
                     self._outbox.send_bare(node, address, Ack, (message.sequence,))
+                    self._meet(node, address, now)
             case Ack():
                 self._prober.on_ack(message, node, now)
                 if message.view_hash and member.state is MemberState.ALIVE:
