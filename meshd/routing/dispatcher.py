@@ -446,7 +446,7 @@ class Dispatcher:
                 cpu=None if load is None else round(load.cpu_fraction * 100.0, 1),
                 mem=None if load is None else round(load.mem_fraction * 100.0, 1),
                 latency_ms=None if rtt_s is None else _ms(rtt_s),
-                url=str(peer.address),
+                url=f"http://{peer.address}",
             ),
             peer_result=answer,
             rpc_latency_ms=_ms(now - call.started),

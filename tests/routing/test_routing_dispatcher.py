@@ -87,7 +87,7 @@ async def test_the_result_has_the_shape_that_its_users_know():
             "cpu": 12.5,
             "mem": 50.0,
             "latency_ms": 1.0,
-            "url": "127.0.0.1:1002",
+            "url": "http://127.0.0.1:1002",
         },
         "peer_result": {
             "agent": "agent", "node": "n2", "result": {"y": 2}, "rpc_latency_ms": 1.0,
