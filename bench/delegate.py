@@ -1,0 +1,211 @@
+"""What passing work on costs: each way to call a capability, against one direct call to the worker.
+
+Every party is a process of its own: the caller (this one), the daemon that the caller talks to, the
+worker's daemon, and a bare aiohttp server that shows what one HTTP request costs by itself.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiohttp import web
+from mesh_processes import Daemon, MeshProcesses, arguments, kill, progress, report, summary
+
+from meshd import Mesh
+
+TEXT = "hello"
+HEADERS = {"Content-Type": "application/json"}
+Call = Callable[[], Awaitable[Any]]
+
+
+async def bare_server() -> None:
+    """Answer every POST with an echo, by aiohttp's lowest layer; the port goes to stdout."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        text = json.loads(await request.read())["params"]["input"]["text"]
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"result": text}}).encode()
+        return web.Response(body=body, content_type="application/json")
+
+    server = await asyncio.get_running_loop().create_server(
+        web.Server(answer, access_log=None), "127.0.0.1", 0
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def post(session: aiohttp.ClientSession, url: str, method: str) -> Call:
+    """A JSON-RPC call by POST over a kept connection."""
+    params = {"capability": "echo", "input": {"text": TEXT}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+
+    async def call() -> None:
+        async with session.post(url, data=body, headers=HEADERS) as response:
+            result = json.loads(await response.read())["result"]
+        assert result.get("peer_result", result)["result"] == TEXT, result
+
+    return call
+
+
+def control(front: Daemon) -> Call:
+    """The standard-library client of the control socket, as the command line uses it."""
+    params = {"capability": "echo", "input": {"text": TEXT}}
+    client = front.client
+
+    async def call() -> None:
+        assert client.call("delegate", params)["peer_result"]["result"] == TEXT
+
+    return call
+
+
+def sdk(mesh: Mesh) -> Call:
+    """The SDK's `call`."""
+
+    async def call() -> None:
+        assert await mesh.call("echo", {"text": TEXT}) == TEXT
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def paths(front: Daemon, worker: Daemon, bare_port: int) -> AsyncIterator[dict[str, Call]]:
+    """Every way to have the work done, ready to be called."""
+    embedded = Mesh(
+        "caller", embed=True, mesh=os.environ["MESHD_MESH"], bind="127.0.0.1:0", mdns=False,
+        join=[worker.address],
+    )  # fmt: skip
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        Mesh("attached", control=front.socket) as attached,
+        embedded,
+    ):
+        yield {
+            "bare": post(session, f"http://127.0.0.1:{bare_port}/rpc", "work"),
+            "direct": post(session, f"http://{worker.address}/rpc", "work"),
+            "delegate": post(session, f"http://{front.address}/rpc", "delegate"),
+            "control": control(front),
+            "attached": sdk(attached),
+            "embedded": sdk(embedded),
+        }
+
+
+async def wait_offered(call: Call) -> None:
+    """Until the work can be had this way."""
+    for _ in range(100):
+        try:
+            await call()
+        except Exception:  # noqa: BLE001 - each way has its own error for "not yet"
+            await asyncio.sleep(0.05)
+        else:
+            return
+    await call()
+
+
+async def one_by_one(call: Call, count: int) -> list[float]:
+    """The milliseconds of `count` calls in sequence."""
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await call()
+        taken.append((time.perf_counter() - began) * 1_000)
+    return taken
+
+
+async def at_once(call: Call, callers: int, seconds: float) -> tuple[float, list[float]]:
+    """Calls a second, and their milliseconds, with `callers` at a time."""
+    taken: list[float] = []
+    began = time.perf_counter()
+
+    async def caller() -> None:
+        while (at := time.perf_counter()) < began + seconds:
+            await call()
+            taken.append((time.perf_counter() - at) * 1_000)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return len(taken) / (time.perf_counter() - began), taken
+
+
+async def measure(ways: dict[str, Call], options: argparse.Namespace) -> dict[str, Any]:
+    """All ways in turn, several rounds: drift of the machine hits all of them alike."""
+    single: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    crowd: dict[str, list[float]] = {name: [] for name in ways}
+    for call in ways.values():
+        await wait_offered(call)
+        await one_by_one(call, options.warm_up)
+    for number in range(1, options.rounds + 1):
+        for name, call in ways.items():
+            single[name] += await one_by_one(call, options.calls)
+            if name != "control":  # it blocks its caller: nothing to have at once
+                rate, taken = await at_once(call, options.callers, options.seconds)
+                rates[name].append(rate)
+                crowd[name] += taken
+        progress(f"round {number} of {options.rounds}")
+    figures: dict[str, Any] = {}
+    for name in ways:
+        alone = summary(single[name])
+        figures[name] = {"c1_p50_ms": alone["p50"], "c1_p99_ms": alone["p99"]}
+        if rates[name]:
+            together = summary(crowd[name])
+            figures[name] |= {
+                "crowd_per_s": round(sum(rates[name]) / len(rates[name])),
+                "crowd_p99_ms": together["p99"],
+            }
+    return figures
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    bare = subprocess.Popen([sys.executable, __file__, "--bare"], stdout=subprocess.PIPE)
+    try:
+        assert bare.stdout is not None
+        port = int(bare.stdout.readline())
+        with MeshProcesses() as mesh:
+            worker = mesh.spawn("worker", "--capability", "echo:echo", "--slots", "64")
+            mesh.wait_ready([worker])
+            front = mesh.spawn("front", join=[worker.address])
+            mesh.wait_ready([front])
+            # The embedded node of this very process keeps its state in the bench's place, too.
+            os.environ |= {**mesh.environment, "MESHD_MESH": mesh.mesh}
+            async with paths(front, worker, port) as ways:
+                return await measure(ways, options)
+    finally:
+        kill(bare)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=1_000, help="One by one, in each round.")
+    parser.add_argument("--callers", type=int, default=32, help="At once.")
+    parser.add_argument("--seconds", type=float, default=2.0, help="At once, in each round.")
+    parser.add_argument("--warm-up", type=int, default=200, help="Calls that do not count.")
+    options = arguments(parser)
+    if options.quick:
+        options.rounds, options.calls, options.seconds, options.warm_up = 1, 50, 0.2, 10
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if options.bare:
+            runner.run(bare_server())
+            return
+        figures = runner.run(run(options))
+    base = figures["direct"]
+    for each in figures.values():
+        each["c1_ratio"] = round(each["c1_p50_ms"] / base["c1_p50_ms"], 2)
+    rows = [
+        {"way": name, **{k: each.get(k, "-") for k in (*base, "c1_ratio")}}
+        for name, each in figures.items()
+    ]
+    parameters = {k: v for k, v in vars(options).items() if k not in {"bare", "quick"}}
+    report("delegate", rows, parameters=parameters, figures=figures)
+
+
+if __name__ == "__main__":
+    main()
