@@ -165,6 +165,9 @@ class Mesh:
     def offer(self, *sources: Any) -> tuple[str, ...]:
         """Offer decorated functions, objects, modules or definitions; returns their names.
 
+        It may be called from any thread. Where the daemon that this program is attached to refuses
+        (another program has the name), the next call says so.
+
         Raises:
             UsageError: there is nothing to offer, or a name is taken; nothing changed.
         """
@@ -176,7 +179,10 @@ class Mesh:
             raise UsageError(f"already offered here: {', '.join(taken)}", hint="rename one")
         definitions = collect(agent)
         if self._link is not None:
-            self._link.offer(definitions)
+            if _running_loop() is self._loop:
+                self._link.offer(definitions)
+            else:
+                self._wait(_offer(self._link, definitions))
         self._definitions |= {d.manifest.name: d for d in definitions}
         return tuple(d.manifest.name for d in definitions)
 
@@ -416,6 +422,10 @@ class Mesh:
     def peers_sync(self) -> list[dict[str, Any]]:
         """`peers` for code that does not await."""
         return self._wait(self.peers())
+
+
+async def _offer(link: Link, definitions: tuple[CapabilityDefinition, ...]) -> None:
+    link.offer(definitions)
 
 
 def _with_origin(work: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:

@@ -7,7 +7,7 @@ import msgspec
 from meshd.capability.definition import CapabilityDefinition, RemoteHandler, named_for
 from meshd.capability.manifest import Manifest, check_manifest
 from meshd.clock import Seconds
-from meshd.errors import MeshError, PeerError, UsageError
+from meshd.errors import UsageError
 from meshd.model import check_name
 from meshd.rpc.channel import Channel
 from meshd.rpc.methods import CallContext
@@ -36,7 +36,6 @@ class Attachments:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        self._tasks = 0
 
     async def attach(self, channel: Channel) -> None:
         """Prepare the link of a new program."""
@@ -75,36 +74,15 @@ class Attachments:
 
     def _caller(self, channel: Channel) -> Any:
         async def call(capability: str, value: Any, timeout_s: Seconds) -> Any:
-            self._tasks += 1
-            task = f"t{self._tasks}"
             params = {
-                "task": task,
                 "capability": capability,
                 "input": value,
                 "timeout_s": timeout_s,
                 "hops": list(ORIGIN.get().hops),
             }
-            ended = False
-            try:
-                answer = await channel.call("work", params, timeout_s + CANCEL_GRACE_S)
-                ended = True
-                return answer
-            except MeshError as error:
-                ended = not channel.closed and error.definite
-                raise
-            finally:
-                if not ended and not channel.closed:
-                    await _cancel(channel, task)
+            return await channel.call("work", params, timeout_s + CANCEL_GRACE_S)
 
         return call
-
-
-async def _cancel(channel: Channel, task: str) -> None:
-    try:
-        await channel.notify("cancel", {"task": task})
-    except PeerError:
-        # The link went away meanwhile: so did the task.
-        return
 
 
 def _manifest(shape: dict[str, Any]) -> Manifest:

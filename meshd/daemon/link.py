@@ -114,17 +114,10 @@ class EmbeddedLink:
 class WorkOrder(msgspec.Struct, forbid_unknown_fields=True):
     """The daemon's call `work`: do this here."""
 
-    task: str
     capability: str
     input: Any = None
     timeout_s: float = 300.0
     hops: tuple[str, ...] = ()
-
-
-class CancelOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """The notification `cancel`: nobody waits for that task any more."""
-
-    task: str
 
 
 class AttachedLink:
@@ -146,6 +139,7 @@ class AttachedLink:
         self._lost = asyncio.Event()
         self._attached = asyncio.Event()
         self._offers: asyncio.Task[None] | None = None
+        self._refused: MeshError | None = None
         self.node_name = ""
 
     @classmethod
@@ -178,12 +172,15 @@ class AttachedLink:
     async def _connect(self) -> None:
         registry = Registry()
         registry.add("work", WorkOrder, self._on_work)
-        registry.add("cancel", CancelOrder, self._on_cancel)
         channel = await connect_channel(self._path, methods=registry)
         try:
             info = await channel.call("info", {}, REGISTER_TIMEOUT_S)
             self.node_name = str(info["name"])
-            await self._register(channel, tuple(m.name for m in self._worker.manifests()))
+            told: set[str] = set()
+            # Until nothing was offered while the daemon was being told of the rest.
+            while names := tuple(m.name for m in self._worker.manifests() if m.name not in told):
+                await self._register(channel, names)
+                told.update(names)
         except BaseException:
             await channel.close()
             raise
@@ -198,11 +195,9 @@ class AttachedLink:
             self._lost.set()
 
     async def _register(self, channel: Channel, names: tuple[str, ...]) -> None:
-        manifests = [m for m in self._worker.manifests() if m.name in names]
-        if manifests:
-            shapes = [msgspec.to_builtins(manifest) for manifest in manifests]
-            params = {"agent": self._name, "capabilities": shapes}
-            await channel.call("register", params, REGISTER_TIMEOUT_S)
+        shapes = [msgspec.to_builtins(m) for m in self._worker.manifests() if m.name in names]
+        params = {"agent": self._name, "capabilities": shapes}
+        await channel.call("register", params, REGISTER_TIMEOUT_S)
 
     async def _keep(self) -> None:
         """Attach again whenever the daemon was away, with growing pauses."""
@@ -224,44 +219,54 @@ class AttachedLink:
         del context
         deadline = Deadline.after(order.timeout_s, self._platform.clock.now())
         ORIGIN.set(Origin(order.hops, deadline))
-        done = await self._worker.run(
-            order.capability, order.input, deadline_s=order.timeout_s, task_id=order.task
-        )
+        done = await self._worker.run(order.capability, order.input, deadline_s=order.timeout_s)
         return done.result
 
-    async def _on_cancel(self, order: CancelOrder, context: CallContext) -> None:
-        del context
-        self._worker.cancel(order.task)
-
     def offer(self, definitions: Definitions) -> None:
-        """Offer more; the daemon is told at once."""
+        """Offer more; the daemon is told at once. If it refuses, the next request says so."""
         names = self._worker.add(definitions)
         before, channel = self._offers, self._channel
 
         async def tell() -> None:
             if before is not None:
                 await before
-            if channel is not None:
-                with contextlib.suppress(MeshError):  # a lost link registers all again by itself
-                    await self._register(channel, names)
+            if channel is None:
+                return  # attaching again registers all of it
+            try:
+                await self._register(channel, names)
+            except MeshError as error:
+                if channel.closed:
+                    return
+                # Kept, they would be refused again, and all others with them, at the next attach.
+                self._worker.remove(names)
+                self._refused = error
+                event(logger, "error", "offer_refused", names=",".join(names), reason=str(error))
 
         self._offers = asyncio.get_running_loop().create_task(tell())
 
     async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
-        """Call one of the daemon's remote methods."""
-        try:
-            # A daemon that restarts is back in a moment: its callers need not notice.
-            async with asyncio.timeout(min(timeout_s, AWAY_S)):
-                await self._attached.wait()
-        except TimeoutError as error:
-            raise NoDaemonError(
-                f"the daemon at {self._path} is away", hint="start it again: meshd start"
-            ) from error
+        """Call one of the daemon's remote methods.
+
+        Raises:
+            UsageError: the daemon has refused what was offered before (told once).
+            NoDaemonError: it is away, and stays away for `AWAY_S`.
+            MeshError: what it answered.
+        """
         if self._offers is not None:
             # What was offered before this call can be called by it.
             await asyncio.shield(self._offers)
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise refused
+        with contextlib.suppress(TimeoutError):
+            # A daemon that restarts is back in a moment: its callers need not notice.
+            async with asyncio.timeout(min(timeout_s, AWAY_S)):
+                await self._attached.wait()
         channel = self._channel
-        assert channel is not None
+        if channel is None or not self._attached.is_set():
+            raise NoDaemonError(
+                f"the daemon at {self._path} is away", hint="start it again: meshd start"
+            )
         return await channel.call(method, params, timeout_s)
 
     async def close(self) -> None:
