@@ -241,15 +241,14 @@ class Beliefs:
         if member.state is MemberState.ALIVE:
             suspect = msgspec.structs.replace(member, state=MemberState.SUSPECT)
             self._store(suspect, member, self.me.node, now, reason="no answer to a probe")
-        elif member.state is MemberState.SUSPECT:
+        else:
             self._confirm(member, self.me.node, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
         member = self.table.get(node)
-        suspicion = self.suspicions.get(node)
-        if member is None or suspicion is None:
-            return
+        suspicion = self.suspicions[node]
+        assert member is not None
         dead = msgspec.structs.replace(member, state=MemberState.DEAD)
         reason = f"not refuted in {now - suspicion.started:.1f} s"
         self._store(dead, member, self.me.node, now, reason=reason)

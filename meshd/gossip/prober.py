@@ -86,8 +86,8 @@ class Prober:
         """No direct ack in time: ask helpers to ping the target."""
         del now
         current = self._round
-        if current is None or current.acked:
-            return
+        # An ack, like the round's end, cancels the timer.
+        assert current is not None
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,

@@ -91,9 +91,7 @@ class Exchange:
 
     def on_join_due(self, address: Address, now: Instant) -> None:
         """Send the (next) join, or give up: whoever gave the hint may give it again."""
-        attempt = self._joins.get(address)
-        if attempt is None:
-            return
+        attempt = self._joins[address]
         if attempt.tries >= JOIN_TRIES:
             del self._joins[address]
             return

@@ -306,6 +306,8 @@ def test_load_gets_round_and_its_newest_record_wins():
     right = [held for held in seen if held is not None and held[0].queue == 9]
     assert len(right) >= 0.9 * len(seen)
     fabric.run(30)
+    for node in fabric.nodes:
+        fabric.step(node, LoadSampled(Load(queue=9)))
     waiting = fabric.sent
     fabric.run(10)
     assert (fabric.sent - waiting) / 100 == pytest.approx(2.0, abs=0.2)
@@ -410,3 +412,10 @@ def test_a_machine_may_start_from_a_shared_table():
     pings = [decode(e.data, MESH) for e in effects if isinstance(e, SendDatagram)]
     assert len(pings) == 1
     swim.validate()
+
+
+def test_a_timer_of_nobody_is_a_bug_that_is_not_passed_over():
+    fabric = meshed(1)
+    fabric.nodes[0].swim._timers.set("nonsense", fabric.now)
+    with pytest.raises(AssertionError, match="nonsense"):
+        fabric.step(fabric.nodes[0], DeadlineReached())

@@ -12,7 +12,17 @@ from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, DatagramRejected, IdentityRaised, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested, LeaveRequested, StateSet
 from meshd.gossip.members import new_member
-from meshd.gossip.messages import BUCKETS, Join, Records, StateDelta, StatePull, Sync, Welcome
+from meshd.gossip.messages import (
+    BUCKETS,
+    Delta,
+    Join,
+    Records,
+    StateDelta,
+    StateEntry,
+    StatePull,
+    Sync,
+    Welcome,
+)
 from meshd.gossip.pulls import PULLS_MAX
 from meshd.gossip.swim import Swim
 from meshd.gossip.sync import ANSWERS_PER_S, ASKS_MAX, JOINS_MAX
@@ -415,14 +425,15 @@ def test_the_state_of_the_dead_is_asked_for_no_more():
     assert list(node.swim._states.wants()) == []
 
 
-def test_an_oversized_key_of_somebody_else_is_not_passed_on_and_holds_up_nothing():
-    fabric = meshed(3)
-    node = fabric.nodes[0]
-    state = fabric.nodes[1].swim._states.own
-    state.write("small", b"1")
-    effects = give(fabric, node, node_id(1), encode_body(10, ([(node_id(1), 7, 0)],)),
-                   fabric.nodes[1].address)  # fmt: skip
-    assert sent(effects, StateDelta) == [StateDelta(1)]
+def test_an_entry_that_fits_no_datagram_of_ours_holds_up_nothing():
+    fabric = meshed(3, config=GossipConfig(datagram_bytes_max=640))
+    node, asker = fabric.nodes[0], fabric.nodes[1]
+    state = node.swim._states.own
+    state.merge(Delta(node.id, 1, 0, 1, (StateEntry("\N{SNAKE}" * 72, 1, bytes(400)),)))
+    body = encode_body(10, ([(node.id, 1_000_000, 0)],))
+    assert sent(give(fabric, node, asker.id, body, asker.address), StateDelta) == [StateDelta(1)]
+    body = encode_body(10, ([(node.id, 7, 0), (STRANGER, 7, 0)],))
+    assert sent(give(fabric, node, asker.id, body, asker.address), StateDelta) == [StateDelta(1)]
 
 
 def test_leaving_ends_answers_to_syncs():
