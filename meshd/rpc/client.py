@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -287,7 +288,10 @@ def _not_rpc(target: Address, status: int) -> MeshError:
 def _unreachable(target: Address, error: Exception, *, sent: bool) -> PeerError:
     if sent:
         return PeerError(f"the link to {target} got lost before its answer came", definite=False)
-    return PeerError(f"{target} cannot be reached: {error}", hint="is meshd running there?")
+    cause = getattr(error, "os_error", error)
+    number = cause.errno if isinstance(cause, OSError) else None
+    reason = os.strerror(number) if number else str(error) or type(error).__name__
+    return PeerError(f"{target} cannot be reached: {reason}", hint="is meshd running there?")
 
 
 def _attach_error(path: str, error: BaseException) -> BaseException:
