@@ -144,8 +144,7 @@ class RpcServer:
         """Take the control socket `path`; who connects waits until `start_control` serves it.
 
         Raises:
-            UsageError: it may not be made there.
-            MeshError: a daemon already answers there.
+            UsageError: it may not be made there, or a daemon already answers there.
         """
         self._control = bind_control_socket(Path(path))
 
@@ -153,8 +152,7 @@ class RpcServer:
         """Serve the control socket `path`, reserved before or not.
 
         Raises:
-            UsageError: it may not be made there.
-            MeshError: a daemon already answers there.
+            UsageError: it may not be made there, or a daemon already answers there.
         """
         if self._control is None:
             self.reserve_control(path)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshd.errors import Code, MeshError, UsageError
+from meshd.errors import Code, UsageError
 
 PROBE_TIMEOUT_S = 1.0
 BACKLOG = 128
@@ -37,8 +37,8 @@ def bind_control_socket(path: Path) -> BoundSocket:
     A file that no process answers behind is replaced.
 
     Raises:
-        UsageError: permission denied, a path too long, or something there that is no socket.
-        MeshError: a daemon already answers there.
+        UsageError: permission denied, a path too long, something there that is no socket, or a
+            daemon that already answers there.
     """
     try:
         _make_private(path.parent)
@@ -125,8 +125,8 @@ def _bind(path: Path) -> BoundSocket:
     return BoundSocket(listener, path, path.stat().st_ino)
 
 
-def _already_running(path: Path) -> MeshError:
-    return MeshError(
+def _already_running(path: Path) -> UsageError:
+    return UsageError(
         f"a daemon is already running behind {path}",
         hint="see `meshd status`, or start a second node with another --name",
     )
