@@ -173,6 +173,10 @@ def nobody(made: Plan, view: ClusterView) -> PeerError:
     if set(offering) - {Reason.NOT_PINNED} == {Reason.VISITED}:
         message = f"{need.capability!r} would go in a circle"
         return PeerError(message, hint="; ".join(parts), code=Code.CYCLE, data=data)
+    if set(by_reason) == {Reason.NOT_PINNED}:
+        known = _names(by_reason[Reason.NOT_PINNED])
+        message = f"no node is called {need.pinned!r}"
+        return NoCandidateError(message, hint=f"known nodes: {known}", data=data)
     return NoCandidateError(
         f"nobody can take {need.capability!r} now",
         hint="; ".join(parts),

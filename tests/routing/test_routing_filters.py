@@ -200,6 +200,13 @@ def test_an_ejected_peer_is_left_out_of_the_plan():
     assert {c.peer.name for c in made.attempts} == {"n1", "n3"}
 
 
+def test_a_node_that_nobody_knows_is_told_as_that():
+    seen = view(peer(1), peer(2))
+    error = nobody(make_plan(seen, Need("echo", pinned="n7"), settings=RoutingSettings()), seen)
+    assert (error.message, error.hint) == ("no node is called 'n7'", "known nodes: n1, n2")
+    assert error.code == Code.NO_CANDIDATE
+
+
 def test_work_that_could_only_go_back_is_a_cycle():
     seen = view(peer(1), peer(2))
     need = Need("echo", hops=(node_id(1).hex(), node_id(2).hex(), node_id(3).hex()))
