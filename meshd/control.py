@@ -189,7 +189,7 @@ def _nobody(fitting: list[SocketInfo], mesh: str | None, name: str | None) -> Me
             hint=f"a stale socket is left from a daemon that is gone; {start}",
         )
     for root in _roots():
-        if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK):
+        if _is_hidden(root):
             return _denied(root)
     wanted = "".join(
         f" {what} {value!r}" for what, value in (("named", name), ("in mesh", mesh)) if value
@@ -197,6 +197,17 @@ def _nobody(fitting: list[SocketInfo], mesh: str | None, name: str | None) -> Me
     return NoDaemonError(
         f"no daemon{wanted} is running here (no socket under {' or '.join(_roots())})", hint=start
     )
+
+
+def _is_hidden(directory: str) -> bool:
+    """Whether it is there, or may be, and this user cannot look into it."""
+    try:
+        os.stat(directory)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(directory, os.R_OK | os.X_OK)
 
 
 def _connect(path: str, timeout_s: float) -> socket.socket:
