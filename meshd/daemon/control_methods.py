@@ -184,7 +184,8 @@ class ControlMethods:
             except OSError as error:
                 faults.append(f"{seed}: {error.strerror or error}")
         if not addresses:
-            raise UsageError("no seed can be resolved: " + "; ".join(faults))
+            hint = "check the spelling, or give an IP address"
+            raise UsageError("no seed can be resolved: " + "; ".join(faults), hint=hint)
         await node.rejoin()
         node.gossip.join(*addresses)
         view = await node.wait_view(lambda v: _joined(v, addresses) > 0, JOIN_WAIT_S)

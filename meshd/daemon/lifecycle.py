@@ -59,13 +59,13 @@ def definitions_of(config: Config, *, fresh: bool = False) -> tuple[CapabilityDe
         UsageError: one error lists the faults of all of it.
     """
     found: list[CapabilityDefinition] = []
-    faults: list[str] = []
+    faults: list[UsageError] = []
 
     def take(load: Callable[[], tuple[CapabilityDefinition, ...]]) -> None:
         try:
             found.extend(load())
         except UsageError as error:
-            faults.append(str(error))
+            faults.append(error)
 
     take(lambda: definitions_from_config(config.capability))
     for spec in config.node.capability:
@@ -73,8 +73,11 @@ def definitions_of(config: Config, *, fresh: bool = False) -> tuple[CapabilityDe
             take(lambda s=spec: definitions_from_config(read_capability_file(Path(s))))  # type: ignore[misc]
         else:
             take(lambda s=spec: load_definitions([s], fresh=fresh))  # type: ignore[misc]
+    if len(faults) == 1:
+        raise faults[0]
     if faults:
-        raise UsageError("; ".join(faults))
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise UsageError(f"{len(faults)} capabilities cannot be served:{lines}")
     return collect(found) if found else ()
 
 
