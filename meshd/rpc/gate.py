@@ -11,12 +11,15 @@ from typing import cast
 
 from aiohttp import web
 
-from meshd.rpc.limits import ServerLimits
+from meshd.rpc.jsonrpc import encode_error
+from meshd.rpc.limits import ServerLimits, busy
 
+_BODY = encode_error(None, busy("no more connections are taken here for now", "connections"))
 _FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
 )
+"""Says in JSON-RPC that nothing ran, so that a caller may safely go elsewhere."""
 
 
 class Door:

@@ -61,9 +61,9 @@ class CallGate:
         """Count one more for `remote`, or say why not; then nothing is counted."""
         mine = self._by_remote.get(remote, 0)
         if mine >= self._per_remote_max:
-            return _busy(f"{remote} already has {mine} calls running here", "remote")
+            return busy(f"{remote} already has {mine} calls running here", "remote")
         if self.running >= self._total_max:
-            return _busy(f"{self.running} calls already run on this node", "node")
+            return busy(f"{self.running} calls already run on this node", "node")
         self._by_remote[remote] = mine + 1
         self.running += 1
         return None
@@ -78,7 +78,8 @@ class CallGate:
         self.running -= 1
 
 
-def _busy(message: str, bound: str) -> BusyError:
+def busy(message: str, bound: str) -> BusyError:
+    """A refusal for now; `bound` says in one word which bound was reached."""
     return BusyError(
         message,
         hint="wait a second, or keep fewer calls in flight",

@@ -114,6 +114,18 @@ async def test_a_busy_server_is_a_definite_busy_error(serve, client, bench):
     assert await held == "held"
 
 
+async def test_a_server_with_no_room_for_a_connection_is_a_definite_busy_error(
+    serve, dial, client, bench
+):
+    _, address = await serve(limits=ServerLimits(connections_max=1))
+    await dial(address)
+    for size in (1, 500_000):
+        with pytest.raises(BusyError) as caught:
+            await client.invoke(address, "echo", {"text": "x" * size}, timeout_s=5)
+        assert caught.value.definite
+    assert bench.seen == []
+
+
 async def test_calls_share_kept_connections(serve, client):
     server, address = await serve()
     for _ in range(5):
