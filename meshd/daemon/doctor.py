@@ -89,7 +89,18 @@ def _address(node: "Node") -> Check:
     if is_loopback(node.address.host) and any(not is_loopback(p.address.host) for p in others):
         fix = "start it with --advertise ADDR, an address of this machine that others reach"
         return _check("address", "error", f"others are told {node.address}", fix)
+    bound = node.gossip.bound.host
+    apart = [p for p in others if p.state is not MemberState.LEFT and not _hears(bound, p)]
+    if apart:
+        fix = f"bind all nodes to both families: --bind [::]:{node.address.port} (or --advertise)"
+        detail = f"bound to {bound}, this node cannot reach {apart[0].name} at {apart[0].address}"
+        return _check("address", "error", detail, fix)
     return _check("address", "ok", f"others are told {node.address}")
+
+
+def _hears(bound: str, peer: Peer) -> bool:
+    """Whether a socket bound there speaks the peer's IP version; the IPv6 wildcard speaks both."""
+    return bound == "::" or (":" in bound) == (":" in peer.address.host)
 
 
 def _disk(node: "Node") -> Check:
