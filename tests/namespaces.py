@@ -121,9 +121,14 @@ class Lan:
     def set_loopback(self, number, state):
         ip("-n", self.name(number), "link", "set", "lo", state)
 
-    def set_port(self, number, state):
+    def set_cable(self, number, state):
         """Pull a host's cable out of the switch (`"down"`), or put it back (`"up"`)."""
         ip("-n", self.switch, "link", "set", f"p{number}", state)
+
+    def set_port(self, number, state):
+        """Let the switch carry nothing for a host (`"down"`), whose link stays up."""
+        master = {"down": ["nomaster"], "up": ["master", "br0"]}[state]
+        ip("-n", self.switch, "link", "set", f"p{number}", *master)
 
     def filter(self, number, rule):
         """Give a host's firewall one rule for what comes in and what goes out; nft's language."""

@@ -41,17 +41,19 @@ async def test_a_host_whose_firewall_drops_mdns_is_in_by_a_seed(build, daemon):
     await all_see_all(one, two)
 
 
-async def test_a_split_lan_heals_by_itself(build, daemon):
+@pytest.mark.parametrize("cut", ["set_port", "set_cable"])
+async def test_a_split_lan_heals_by_itself(build, daemon, cut):
     lan = build(3)
+    link = getattr(lan, cut)
     hosts = [daemon(lan, number) for number in (1, 2, 3)]
     await start_all(*hosts)
     one, two, three = hosts
-    lan.set_port(3, "down")
+    link(3, "down")
     await one.sees(lambda rows: is_dead(rows, "h3"))
     await two.sees(lambda rows: is_dead(rows, "h3"))
     await three.sees(lambda rows: is_dead(rows, "h1") and is_dead(rows, "h2"))
     assert is_alive(one.rows, "h2")
-    lan.set_port(3, "up")
+    link(3, "up")
     began = asyncio.get_running_loop().time()
     await all_see_all(*hosts)
     assert asyncio.get_running_loop().time() - began < HEALED_S
@@ -112,6 +114,19 @@ async def test_hosts_with_both_families_find_each_other_by_mdns_and_by_an_ipv4_s
     await three.start("--bind", "[::]:6374", "--no-mdns", "--join", address(1))
     await all_see_all(one, two, three)
     assert address(1) in await three.cli("call", "where", "--to", "h1")
+
+
+async def test_a_host_without_ipv6_is_told_why_it_does_not_reach_one_that_tells_ipv6(build, daemon):
+    lan = build(2, ipv6=True)
+    one, two = daemon(lan, 1), daemon(lan, 2)
+    await asyncio.gather(one.start(), two.start("--bind", "[::]:6374"))
+    await asyncio.gather(*(each.sees(lambda rows: len(rows) == 2) for each in (one, two)))
+    checks = {check["name"]: check for check in (await one.ask("doctor"))["checks"]}
+    assert checks["address"]["status"] == "error"
+    assert f"[{address6(2)}]:6374" in checks["address"]["detail"]
+    assert "--bind [::]:6374" in checks["address"]["fix"]
+    checks = {check["name"]: check for check in (await two.ask("doctor"))["checks"]}
+    assert checks["address"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("loopback", ["up", "down"])

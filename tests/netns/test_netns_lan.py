@@ -6,6 +6,7 @@ import pytest
 from daemons import is_alive, is_nobody_dead, start_all
 from namespaces import AVAHI_TOOLS, address, browse, need
 
+from meshd.daemon.node import LEAVE_TIMEOUT_S
 from meshd.security.identity import mesh_id
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
@@ -72,6 +73,14 @@ async def test_a_host_that_is_without_an_address_for_a_while_tells_no_loopback_a
     for one in hosts.values():
         await one.sees(lambda rows: rows["h2"]["address"] == address(98) and is_alive(rows, "h2"))
     assert not any("127.0.0.1" in one.log for one in hosts.values())
+
+
+async def test_daemons_that_stop_at_once_do_not_wait_for_each_other(three):
+    _, hosts = three
+    await start_all(*hosts.values())
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(one.stop() for one in hosts.values()))
+    assert asyncio.get_running_loop().time() - began < LEAVE_TIMEOUT_S
 
 
 async def test_two_meshes_on_one_lan_never_merge(build, daemon):
