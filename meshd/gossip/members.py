@@ -72,8 +72,21 @@ class MemberTable:
     by index.
     """
 
-    def __init__(self, base: Mapping[NodeId, Member], base_rows: tuple[NodeId, ...]) -> None:
-        """Start from `base`, whose rows in order are `base_rows`; neither is ever changed."""
+    def __init__(
+        self,
+        base: Mapping[NodeId, Member],
+        base_rows: tuple[NodeId, ...],
+        *,
+        summary: tuple[int, int] | None = None,
+    ) -> None:
+        """Start from `base`, whose rows in order are `base_rows`; neither is ever changed.
+
+        Args:
+            base: the records that are shared.
+            base_rows: their subjects, in the order of the rows.
+            summary: `live` and `view_hash` of the base where they are known, so that ten thousand
+                tables on one base need not count it ten thousand times.
+        """
         self._base = base
         self._base_rows = base_rows
         self._overlay: dict[NodeId, Member | None] = {}
@@ -82,8 +95,11 @@ class MemberTable:
         self._hash = 0
         self._empty = 0
         self._at: dict[bytes, dict[NodeId, None]] | None = None
-        for member in base.values():
-            self._count(member, 1)
+        if summary is not None:
+            self._live, self._hash = summary
+        else:
+            for member in base.values():
+                self._count(member, 1)
 
     def get(self, node: NodeId) -> Member | None:
         """The record of `node`; None if there is none."""

@@ -63,7 +63,7 @@ _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
-_STRANGER_INTERVAL_S = 1.5  # so that a stranger's four tries stay under three packets a second
+_STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
 class Swim:
@@ -101,7 +101,7 @@ class Swim:
         self._beliefs = Beliefs(
             me=me,
             config=config,
-            table=table or MemberTable({}, ()),
+            table=MemberTable({}, ()) if table is None else table,
             rumours=self._rumours,
             loads=self._loads,
             states=self._states,
@@ -224,7 +224,7 @@ class Swim:
         known = member is not None and member.address == address
         if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
             self._stranger_at = now
-            self._exchange.join(address, now)
+            self._exchange.join(address, now, tries=1)
 
     def _hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         for update in updates:

@@ -130,3 +130,11 @@ def test_a_doubt_does_not_change_the_view_hash_but_a_death_does():
 
 def test_ids_spread_over_all_buckets():
     assert {bucket_of(NodeId(bytes([n, *bytes(7)]))) for n in range(256)} == set(range(BUCKETS))
+
+
+def test_a_table_on_a_counted_base_is_the_same_as_one_that_counts_it():
+    rows = [member(number) for number in range(3)]
+    base = {row.node: row for row in rows}
+    counted = MemberTable(base, tuple(base))
+    table = MemberTable(base, tuple(base), summary=(counted.live, counted.view_hash))
+    assert (table.live, table.view_hash, list(table)) == (3, counted.view_hash, rows)
