@@ -28,8 +28,9 @@ from meshd.gossip.timers import Timers
 from meshd.model import Address, Member, NodeId
 
 JOINS_MAX = 256
-JOIN_TRIES = 4
+JOIN_TRIES = 8
 JOIN_RETRY_S = 0.5
+JOIN_RETRY_MAX_S = 4.0
 ASKS_MAX = 16
 """Syncs of our own under way at a time; the oldest gives way."""
 ANSWERS_PER_S = 64
@@ -45,10 +46,11 @@ _REUNION_INTERVAL_S = 1.0
 class JoinTry:
     """One address that we want to meet."""
 
-    __slots__ = ("node", "sequence", "tries")
+    __slots__ = ("limit", "node", "sequence", "tries")
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, sequence: int, limit: int) -> None:
         self.sequence = sequence
+        self.limit = limit
         self.tries = 0
         self.node: NodeId | None = None
 
@@ -82,20 +84,22 @@ class Exchange:
 
     # Joining
 
-    def join(self, address: Address, now: Instant) -> None:
-        """Try to meet whoever is at `address`."""
+    def join(self, address: Address, now: Instant, *, tries: int = JOIN_TRIES) -> None:
+        """Try to meet whoever is at `address`, with pauses that double up to a few seconds."""
         if len(self._joins) >= JOINS_MAX or address in self._joins or self._beliefs.is_at(address):
             return
-        self._joins[address] = JoinTry(self._rng.randrange(2**16))
+        self._joins[address] = JoinTry(self._rng.randrange(2**16), tries)
         self.on_join_due(address, now)
 
     def on_join_due(self, address: Address, now: Instant) -> None:
         """Send the (next) join, or give up: whoever gave the hint may give it again."""
         attempt = self._joins[address]
-        if attempt.tries >= JOIN_TRIES:
+        if attempt.tries >= attempt.limit:
             del self._joins[address]
             return
-        self._timers.set(("join", address), now + JOIN_RETRY_S * 2**attempt.tries)
+        self._timers.set(
+            ("join", address), now + min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2**attempt.tries)
+        )
         attempt.tries += 1
         self._outbox.send(NOBODY, address, Join, (attempt.sequence, _PADDING))
 

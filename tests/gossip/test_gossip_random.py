@@ -176,7 +176,7 @@ def test_joining_a_seed_that_is_down_gives_up_and_may_be_asked_again():
     fabric.join_all()
     fabric.run(30)
     joins = fabric.nodes[1].packets
-    assert joins == 4
+    assert joins == 8
     fabric.step(fabric.nodes[1], JoinRequested((fabric.nodes[0].address,)))
     fabric.run(30)
     assert fabric.nodes[1].packets == 2 * joins
