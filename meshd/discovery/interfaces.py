@@ -17,7 +17,10 @@ INTERFACES_MAX = 16
 
 
 class Interface(msgspec.Struct, frozen=True, order=True):
-    """One network interface. `networks` are its addresses with their prefix lengths."""
+    """One network interface. `networks` are its addresses with their prefix lengths.
+
+    They stand in the system's order: of several in one network, packets leave from the first.
+    """
 
     name: str
     up: bool
@@ -134,7 +137,7 @@ def read_interfaces() -> tuple[Interface, ...]:
                 up=stat.isup,
                 multicast="multicast" in flags,
                 loopback="loopback" in flags,
-                networks=tuple(sorted(networks)),
+                networks=tuple(networks),
             )
         )
     return tuple(found)

@@ -1,9 +1,11 @@
 """Daemons on one LAN: they find each other by mDNS, follow a new address, and keep meshes apart."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
-from daemons import is_alive, is_nobody_dead, start_all
+from daemons import REPOSITORY, is_alive, is_nobody_dead, start_all
 from namespaces import AVAHI_TOOLS, address, browse, need
 
 from meshd.daemon.node import LEAVE_TIMEOUT_S
@@ -62,6 +64,16 @@ async def test_a_host_that_changes_its_address_is_called_there_and_never_held_de
     assert "address_changed" in hosts[2].log
     assert address(99) in await hosts[1].cli("call", "where", "--to", "h2")
     assert address(1) in await hosts[2].cli("call", "where", "--to", "h1")
+
+
+def test_of_two_addresses_in_one_network_the_one_that_packets_leave_from_is_told(build):
+    lan = build(1)
+    # By its text it would come first.
+    lan.add_address(1, f"{address(10)}/24")
+    look = "from meshd.daemon.place import own_host; print(own_host('0.0.0.0', ()))"
+    command = lan.inside(1, sys.executable, "-c", look)
+    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert told.stdout.strip() == address(1)
 
 
 async def test_a_host_that_is_without_an_address_for_a_while_tells_no_loopback_address(three):
