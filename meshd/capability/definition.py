@@ -187,7 +187,8 @@ def define(
         input_schema=schema.input_schema,
         output_schema=schema.output_schema,
         idempotent=told.idempotent,
-        timeout_s=told.timeout_s,
+        # 5 and 5.0 are one bound, and must be one digest wherever the manifest is read again.
+        timeout_s=float(told.timeout_s),
         concurrency=told.concurrency,
     )
     is_async = inspect.iscoroutinefunction(function)

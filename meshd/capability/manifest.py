@@ -77,6 +77,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.encode(manifest, order="sorted")
 
 
+def digest_of(manifest: Manifest) -> bytes:
+    """8 bytes that stand for the whole manifest in its summary."""
+    return hashlib.blake2b(encode_manifest(manifest), digest_size=8).digest()
+
+
 def summarise(manifest: Manifest) -> CapabilitySummary:
     """The summary that gossip carries. Long descriptions are cut; the manifest has them whole."""
     description = " ".join(manifest.description.split())
@@ -89,5 +94,5 @@ def summarise(manifest: Manifest) -> CapabilitySummary:
         agent=manifest.agent,
         description=description,
         tags=manifest.tags,
-        digest=hashlib.blake2b(encode_manifest(manifest), digest_size=8).digest(),
+        digest=digest_of(manifest),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshd import __version__
-from meshd.capability.manifest import CapabilitySummary, Manifest
+from meshd.capability.manifest import CapabilitySummary, Manifest, check_manifest, digest_of
 from meshd.capability.match import Match, match
 from meshd.clock import Seconds
 from meshd.daemon.shapes import (
@@ -209,9 +209,12 @@ class RemoteMethods:
                     timeout_s=MANIFEST_TIMEOUT_S,
                 )
                 shape = {k: v for k, v in answer["capabilities"][0].items() if k != "nodes"}
-                manifest = msgspec.convert(shape, Manifest)
+                manifest = check_manifest(msgspec.convert(shape, Manifest))
             except (MeshError, msgspec.ValidationError, LookupError, TypeError, AttributeError):
                 # That owner is of no help: it is gone, or of another mind than it told.
+                continue
+            if digest_of(manifest) != summary.digest:
+                # Kept under this digest it would stand for the same capability of all others.
                 continue
             if len(self._manifests) >= MANIFESTS_CACHED_MAX:
                 del self._manifests[next(iter(self._manifests))]
