@@ -36,7 +36,7 @@ from meshd.rpc.client import RpcClient
 from meshd.rpc.limits import ServerLimits
 from meshd.rpc.methods import CallContext, Handler, Params, Registry
 from meshd.rpc.server import Probes, RpcServer
-from meshd.security.identity import load_or_create, mesh_id
+from meshd.security.identity import Identity, keep, load_or_create, mesh_id
 from meshd.security.statedir import StateDir
 from meshd.telemetry.log import LimitedLog, event, get_logger
 from meshd.view import ClusterView
@@ -115,6 +115,7 @@ class Node:
         self._load_handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limited = LimitedLog(logger)
+        self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
@@ -206,7 +207,7 @@ class Node:
             raise
 
     async def _start(self) -> None:
-        identity = load_or_create(self.state.path)
+        self._identity = identity = load_or_create(self.state.path)
         epoch = self.state.begin_run(self.clock.wall_ms())
         tcp = self._bind_both(identity.node, epoch)
         gossip = self.gossip
@@ -386,6 +387,7 @@ class Node:
                 self.finding.remember()
                 if not self.config.node.advertise:
                     await self._look_at_address()
+                await self._keep_state()
             except Exception as error:  # noqa: BLE001 - the next second may go better
                 # Ending here would freeze the load that others choose by, and nobody would know.
                 self.problems["tick"] = f"the machine cannot be looked at: {error!r}"
@@ -399,6 +401,14 @@ class Node:
         if now != self.gossip.address:
             event(logger, "info", "address_changed", old=str(self.gossip.address), new=str(now))
             self.gossip.set_address(now)
+
+    async def _keep_state(self) -> None:
+        """Write again what the disk did not take: it may have room by now."""
+        if self._identity is not None and not self._identity.kept:
+            self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
+        if self.state.problem:
+            me = self.view().self_peer
+            await asyncio.to_thread(self.state.write_run, me.epoch, me.incarnation)
 
     # What gossip reports, from its own thread
 

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -84,6 +84,19 @@ def load_or_create(state_dir: Path) -> Identity:
     return _identity(key, kept=True)
 
 
+def keep(identity: Identity, state_dir: Path) -> Identity:
+    """Try again to write a key that the disk did not take at the start; never over another one."""
+    path = state_dir / KEY_FILE
+    if identity.kept or path.exists():
+        return identity
+    try:
+        write_atomic(path, _pem(identity.private_key), mode=0o600)
+    except OSError:
+        return identity
+    logger.info("node_key_kept", extra={"fields": {"path": path}})
+    return replace(identity, kept=True)
+
+
 def _parse(data: bytes) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
@@ -96,9 +109,8 @@ def _parse(data: bytes) -> Ed25519PrivateKey:
 
 def _create(path: Path) -> Identity:
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        write_atomic(path, pem, mode=0o600)
+        write_atomic(path, _pem(key), mode=0o600)
     except OSError as error:
         _warn(
             "node_key_not_kept",
@@ -108,6 +120,10 @@ def _create(path: Path) -> Identity:
         )
         return _identity(key, kept=False)
     return _identity(key, kept=True)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _identity(key: Ed25519PrivateKey, *, kept: bool) -> Identity:

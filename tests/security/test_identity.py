@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from meshd.errors import UsageError
 from meshd.security import files
-from meshd.security.identity import KEY_BYTES_MAX, load_or_create, mesh_id
+from meshd.security.identity import KEY_BYTES_MAX, keep, load_or_create, mesh_id
 
 
 def test_a_first_start_makes_a_key_that_the_second_start_finds(tmp_path):
@@ -95,6 +95,20 @@ def test_a_full_disk_costs_the_constancy_and_not_the_start(tmp_path, caplog, mon
     assert len(identity.node) == 8
     assert list(tmp_path.iterdir()) == []
     assert "node_key_not_kept" in caplog.text
+
+
+def test_a_key_is_kept_later_once_the_disk_takes_it(tmp_path, caplog):
+    place = tmp_path / "later"
+    identity = load_or_create(place)
+    assert keep(identity, place) is identity
+    place.mkdir()
+    kept = keep(identity, place)
+    assert kept.kept
+    assert keep(kept, place) is kept
+    assert load_or_create(place).node == identity.node
+    # Whatever stands there now is somebody's: it is not overwritten.
+    assert keep(load_or_create(tmp_path / "absent"), place).kept is False
+    assert load_or_create(place).node == identity.node
 
 
 def test_a_missing_directory_costs_a_warning(tmp_path, caplog):
