@@ -4,7 +4,7 @@ It speaks HTTP/1.1 by hand (one request, one connection): importing http.client 
 longer than a whole call.
 """
 # pathlib would make this module's start-up half as long again; os.path is loaded anyway:
-# ruff: noqa: PTH111, PTH112, PTH116, PTH117, PTH118, PTH120, PTH208
+# ruff: noqa: PTH111, PTH116, PTH117, PTH118, PTH120, PTH208
 
 import contextlib
 import json
