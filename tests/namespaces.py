@@ -21,7 +21,7 @@ dbus-daemon --system --nofork --nopidfile >&2 &
 wait_for /run/dbus/system_bus_socket
 avahi-daemon -f "$1" --no-drop-root --no-chroot --no-rlimits >&2 &
 wait_for /run/avahi-daemon/socket
-timeout 10 avahi-browse -rpt _meshd._udp
+exec avahi-browse -rp _meshd._udp
 """
 
 AVAHI_CONFIG = f"""
@@ -158,8 +158,8 @@ class Service(NamedTuple):
     text: tuple[str, ...]
 
 
-async def browse(lan: Lan, number: int, directory: Path) -> list[Service]:
-    """What avahi finds of meshd on a host."""
+async def browse(lan: Lan, number: int, directory: Path, *, services: int) -> list[Service]:
+    """What avahi finds of meshd on a host, as soon as that are so many services."""
     config = directory / "avahi.conf"
     config.write_text(AVAHI_CONFIG)
     process = await asyncio.create_subprocess_exec(
@@ -168,16 +168,16 @@ async def browse(lan: Lan, number: int, directory: Path) -> list[Service]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    found: dict[str, Service] = {}
     try:
         async with asyncio.timeout(AVAHI_TIMEOUT_S):
-            output, _ = await process.communicate()
+            while len(found) < services and (line := await process.stdout.readline()):
+                fields = line.decode().strip().split(";")
+                if fields[0] == "=":
+                    # avahi-browse prints the strings last first.
+                    text = tuple(part.strip('"') for part in reversed(fields[9].split(" ")))
+                    found[fields[3]] = Service(*fields[3:9], text)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    resolved = [line.split(";") for line in output.decode().splitlines() if line[:1] == "="]
-    # avahi-browse prints the strings last first.
-    return [
-        Service(*fields[3:9], tuple(text.strip('"') for text in reversed(fields[9].split(" "))))
-        for fields in resolved
-    ]
+        process.kill()
+        await process.communicate()
+    return list(found.values())

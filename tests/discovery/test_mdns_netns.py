@@ -122,7 +122,7 @@ async def test_avahi_sees_the_service_as_documented(lan, node, tmp_path):
     need(*AVAHI_TOOLS)
     one = await node(1)
     await one.sees(state="ok")
-    (service,) = await browse(lan, 2, tmp_path)
+    (service,) = await browse(lan, 2, tmp_path, services=1)
     node_hex = "01" * 8
     host = f"meshd-{node_hex}.local"
     assert service[:6] == (node_hex, "_meshd._udp", "local", host, address(1), "6374")

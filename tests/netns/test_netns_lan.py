@@ -29,7 +29,7 @@ async def test_three_hosts_find_each_other_without_a_seed_and_avahi_sees_all_of_
     await start_all(*hosts.values())
     for number, one in hosts.items():
         assert one.rows[one.name]["address"] == address(number)
-    services = await browse(lan, 1, tmp_path)
+    services = await browse(lan, 1, tmp_path, services=3)
     ids = {one.rows[one.name]["id"]: number for number, one in hosts.items()}
     assert {service.instance for service in services} == set(ids)
     for service in services:
