@@ -1,0 +1,444 @@
+"""The simulated world: a virtual clock, one event queue, and nodes that run the real machine.
+
+Everything follows from the seed: events are taken in the order of (time, number), each concern has
+a random source of its own, and nothing is iterated whose order a hash decides.
+"""
+
+import hashlib
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+
+from meshd.clock import Instant
+from meshd.gossip.config import GossipConfig, profile
+from meshd.gossip.effects import Effect, SendDatagram
+from meshd.gossip.inputs import (
+    DatagramReceived,
+    DeadlineReached,
+    Input,
+    JoinRequested,
+    LeaveRequested,
+    RejoinRequested,
+)
+from meshd.gossip.members import MemberTable, new_member
+from meshd.gossip.swim import Swim
+from meshd.model import Address, Epoch, Member, MeshId, NodeId
+from sim.network import Network, Shape
+from sim.trace import ACTION, DATAGRAM, READ, WAKE, Trace
+
+MESH = MeshId(b"simulate")
+START_S = 1_000.0
+EPOCH_START_MS = 1_700_000_000_000
+PORT = 6374
+IP_UDP_BYTES = 28
+RECEIVE_BUFFER_DATAGRAMS = 1_024
+"""What a socket keeps of a process that does not read; more is dropped by the kernel."""
+SEEK_INTERVAL_S = 3.0
+"""How often a node that is alone tries its known addresses again."""
+SEEDS_KNOWN = 3
+_NEVER = float("inf")
+_EARLY_S = 1e-9
+
+OnChange = Callable[["Host", Member | None, Member], None]
+OnEffect = Callable[["Host", Effect], None]
+OnSend = Callable[["Host", SendDatagram], None]
+OnStep = Callable[["Host"], None]
+
+
+class Host:
+    """One machine with its address, its process (if it runs), and how well it is."""
+
+    __slots__ = (
+        "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
+        "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "mesh", "offset_s",
+        "packets_sent", "read_at", "runs", "seeds", "started_at", "stopped", "swim", "wall_s",
+    )  # fmt: skip
+
+    def __init__(self, index: int, mesh: MeshId) -> None:
+        self.index = index
+        self.mesh = mesh
+        self.id = node_id(index)
+        self.address = address_of(index)
+        self.seeds: tuple[Address, ...] = ()
+        self.swim: Swim | None = None
+        self.epoch = EPOCH_START_MS
+        self.runs = 0
+        self.started_at = START_S
+        self.down_since = START_S
+        self.joined = False
+        self.leaving = False
+        self.stopped = False
+        self.armed_at = _NEVER
+        self.asleep = False
+        self.late_s: tuple[float, float] | None = None
+        self.cost_s = 0.0
+        self.read_at = 0.0
+        self.busy_until = 0.0
+        self.offset_s = 0.0
+        self.wall_s = 0.0
+        self.inbox: deque[tuple[float, bytes, Address]] = deque()
+        self.packets_sent = 0
+        self.bytes_sent = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs, be it asleep."""
+        return self.swim is not None
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it runs, has met the mesh, and has not said goodbye."""
+        return self.swim is not None and self.joined and not self.leaving
+
+
+class WatchedTable(MemberTable):
+    """A member table that tells the world of each change."""
+
+    def __init__(
+        self,
+        host: Host,
+        on_change: list[OnChange],
+        base: dict[NodeId, Member],
+        rows: tuple[NodeId, ...],
+        summary: tuple[int, int],
+    ) -> None:
+        super().__init__(base, rows, summary=summary)
+        self._host = host
+        self._on_change = on_change
+
+    def put(self, member: Member) -> None:
+        """Store a record, and tell."""
+        before = self.get(member.node)
+        super().put(member)
+        for tell in self._on_change:
+            tell(self._host, before, member)
+
+
+class World:
+    """Hosts, the network between them, and time."""
+
+    def __init__(
+        self,
+        nodes: int,
+        seed: int,
+        *,
+        shape: Shape | None = None,
+        config: GossipConfig | None = None,
+        meshes: int = 1,
+    ) -> None:
+        """Lay out `nodes` hosts; none of them runs yet.
+
+        Args:
+            nodes: how many.
+            seed: what everything follows from.
+            shape: the network's links; uniform 0.5 to 1.5 ms without loss if not given.
+            config: the protocol's numbers; the lan profile if not given.
+            meshes: how many separate meshes share the network, node i in mesh i modulo this.
+        """
+        self.seed = seed
+        self.now = START_S
+        self.config = config or profile("lan")
+        self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
+        self.trace = Trace(MESH)
+        self.hosts = [Host(index, mesh_id(index % meshes)) for index in range(nodes)]
+        self.calm_since = START_S
+        """Since when nothing but plain crashes, starts and goodbyes happened; see `disturb`."""
+        self.changed_at = START_S
+        """When the set of members, or the state of one, was last changed on purpose."""
+        self.on_change: list[OnChange] = []
+        self.on_effect: list[OnEffect] = []
+        self.on_send: list[OnSend] = []
+        self.on_step: list[OnStep] = []
+        self._by_address = {host.address: host for host in self.hosts}
+        self._by_id = {host.id: host for host in self.hosts}
+        self._queue: list[tuple[float, int, int, Host | None, bytes, Address | None]] = []
+        self._numbers = count()
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._disturbances: dict[str, None] = {}
+        self._late = self.random("late")
+        self._seeking = self.random("seeking")
+        self._base: dict[NodeId, Member] = {}
+        self._rows: tuple[NodeId, ...] = ()
+        self._summary = (0, 0)
+
+    def random(self, concern: str) -> random.Random:
+        """The source of chance of one concern."""
+        return random.Random(f"{self.seed}/{concern}")
+
+    def host_of(self, node: NodeId) -> Host | None:
+        """The host with this id."""
+        return self._by_id.get(node)
+
+    def up(self) -> list[Host]:
+        """The hosts whose process runs."""
+        return [host for host in self.hosts if host.swim is not None]
+
+    def members(self) -> list[Host]:
+        """The hosts that everybody should hold alive."""
+        return [host for host in self.hosts if host.is_member]
+
+    # Starting and stopping
+
+    def start_converged(self) -> None:
+        """Start all hosts with a table that holds them all: a mesh that has been up for long.
+
+        The records are shared; each node keeps what differs.
+        """
+        meshes = {host.mesh: None for host in self.hosts}
+        for mesh in meshes:
+            ours = [host for host in self.hosts if host.mesh == mesh]
+            records = [new_member(host.id, Epoch(host.epoch), host.address) for host in ours]
+            self._base = {record.node: record for record in records}
+            self._rows = tuple(self._base)
+            counted = MemberTable(self._base, self._rows)
+            self._summary = (counted.live, counted.view_hash)
+            for host in ours:
+                self.start(host)
+                host.joined = True
+        self._base, self._rows, self._summary = {}, (), (0, 0)
+
+    def start(self, host: Host, seeds: tuple[int, ...] | None = None) -> None:
+        """Start a host's process; with `seeds`, let it look for others there.
+
+        A run's epoch is the wall clock, or one above the last run's where that is later: the
+        daemon keeps it on disk.
+        """
+        wall_ms = EPOCH_START_MS + int((self.now - START_S + host.wall_s) * 1_000)
+        host.epoch = max(host.epoch + 1, wall_ms) if host.runs else EPOCH_START_MS
+        host.runs += 1
+        host.started_at = self.now
+        host.joined = host.leaving = host.asleep = host.stopped = False
+        host.inbox.clear()
+        host.busy_until = host.read_at = 0.0
+        table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
+        me = new_member(host.id, Epoch(host.epoch), host.address)
+        rng = self.random(f"node/{host.index}/{host.runs}")
+        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table)
+        host.armed_at = _NEVER
+        self._arm(host)
+        if seeds is not None:
+            host.seeds = tuple(self.hosts[index].address for index in seeds)
+            self._seek(host, host.runs)
+
+    def _seek(self, host: Host, run: int) -> None:
+        """Knock at the known addresses until somebody is there, as discovery does."""
+        if host.swim is None or host.runs != run or host.leaving:
+            return
+        if not host.asleep and host.swim.members.live <= 1:
+            self.step(host, JoinRequested(host.seeds))
+        if not host.joined:
+            wait_s = SEEK_INTERVAL_S * (0.9 + 0.2 * self._seeking.random())
+            self.call_at(self.now + wait_s, lambda: self._seek(host, run), "")
+
+    def crash(self, host: Host) -> None:
+        """The process ends without a word. Idempotent."""
+        if host.swim is None:
+            return
+        host.swim = None
+        host.down_since = self.now
+        host.armed_at = _NEVER
+        host.inbox.clear()
+        self.changed_at = self.now
+
+    def leave(self, host: Host) -> None:
+        """The node says goodbye; its process ends after the linger time."""
+        if host.swim is None or host.leaving:
+            return
+        host.leaving = True
+        self.changed_at = self.now
+        run = host.runs
+        self.step(host, LeaveRequested())
+
+        def end() -> None:
+            if host.runs == run and host.leaving:
+                self.crash(host)
+                host.stopped = True
+
+        self.call_at(self.now + self.config.leave_linger_s, end, f"{host.index} exits")
+
+    def rejoin(self, host: Host) -> None:
+        """The node comes back before its process has ended."""
+        if host.swim is not None and host.leaving:
+            host.leaving = False
+            self.changed_at = self.now
+            self.step(host, RejoinRequested())
+
+    def sleep(self, host: Host) -> None:
+        """The process is stopped (SIGSTOP): its mail waits, its timers do not fire."""
+        host.asleep = host.swim is not None
+
+    def wake(self, host: Host) -> None:
+        """The process goes on: all mail first, then the overdue timer."""
+        if not host.asleep:
+            return
+        host.asleep = False
+        self._read(host, _NEVER)
+        self.rearm(host)
+
+    # Calm: what the liveness checks rely on
+
+    def disturb(self, what: str) -> None:
+        """Something that may make a live node look dead is in force until `settle(what)`."""
+        self._disturbances[what] = None
+        self.calm_since = _NEVER
+
+    def settle(self, what: str) -> None:
+        """One disturbance is over. Idempotent."""
+        if self._disturbances.pop(what, 0) is None:
+            self.changed_at = self.now
+            if not self._disturbances:
+                self.calm_since = self.now
+
+    # Time
+
+    def call_at(self, at: float, action: Callable[[], None], label: str = "") -> None:
+        """Do something at a time; a label makes it a line of the trace."""
+        number = next(self._numbers)
+        self._actions[number] = action
+        heapq.heappush(self._queue, (at, number, ACTION, None, label.encode(), None))
+
+    def run(self, until: float) -> None:
+        """Let time pass up to `until`, a time on the world's clock."""
+        queue, trace, pop = self._queue, self.trace, heapq.heappop
+        while queue and queue[0][0] <= until:
+            at, number, kind, host, data, source = pop(queue)
+            self.now = at
+            if host is None:
+                if data:
+                    trace.add(at, ACTION, -1, data, None)
+                self._actions.pop(number)()
+            elif host.swim is None:
+                continue
+            elif kind == WAKE:
+                if host.armed_at == at:
+                    self._on_wake(host, host.swim)
+            elif kind == DATAGRAM and source is not None:
+                if host.asleep or host.late_s or host.cost_s:
+                    self._on_late_arrival(host, data, source)
+                else:
+                    trace.add(at, DATAGRAM, host.index, data, source)
+                    self.step(host, DatagramReceived(data, source))
+            else:
+                self._read(host, at)
+        self.now = until
+
+    def _local(self, host: Host) -> Instant:
+        return Instant(self.now + host.offset_s)
+
+    def _on_wake(self, host: Host, swim: Swim) -> None:
+        """A wake-up is armed lazily: often the machine wants a later one by now."""
+        host.armed_at = _NEVER
+        if host.asleep:
+            return
+        if self.now < host.busy_until:
+            host.armed_at = host.busy_until
+            self._push(host.busy_until, WAKE, host)
+            return
+        due = swim.next_deadline()
+        if due is not None and due - host.offset_s <= self.now + _EARLY_S:
+            self.trace.add(self.now, WAKE, host.index, b"", None)
+            self.step(host, DeadlineReached())
+        else:
+            self._arm(host)
+
+    def _arm(self, host: Host) -> None:
+        if host.swim is None:
+            return
+        due = host.swim.next_deadline()
+        if due is not None:
+            at = max(self.now, due - host.offset_s)
+            if at < host.armed_at:
+                host.armed_at = at
+                self._push(at, WAKE, host)
+
+    def rearm(self, host: Host) -> None:
+        """A host's clock was changed: ask anew when it wants to be woken."""
+        host.armed_at = _NEVER
+        self._arm(host)
+
+    def _push(
+        self, at: float, kind: int, host: Host, data: bytes = b"", source: Address | None = None
+    ) -> None:
+        heapq.heappush(self._queue, (at, next(self._numbers), kind, host, data, source))
+
+    def _on_late_arrival(self, host: Host, data: bytes, source: Address) -> None:
+        """The packet is at the socket, but the process does not read it yet."""
+        if len(host.inbox) >= RECEIVE_BUFFER_DATAGRAMS:
+            self.network.dropped += 1
+            return
+        at = self.now
+        if host.late_s is not None:
+            low_s, high_s = host.late_s
+            at = max(host.read_at, at + low_s + (high_s - low_s) * self._late.random())
+        if host.cost_s:
+            host.busy_until = max(at, host.busy_until) + host.cost_s
+            at = host.busy_until
+        host.read_at = at
+        host.inbox.append((at, data, source))
+        if not host.asleep:
+            self._push(at, READ, host)
+
+    def _read(self, host: Host, at: float) -> None:
+        """Let a process take the mail that it gets to by `at`, in the order of its arrival."""
+        while host.inbox and host.inbox[0][0] <= at and not host.asleep:
+            _, data, source = host.inbox.popleft()
+            self.trace.add(self.now, READ, host.index, data, source)
+            self.step(host, DatagramReceived(data, source))
+
+    # Steps
+
+    def step(self, host: Host, event: Input) -> None:
+        """Give one input to a node's machine, and do what it wants done."""
+        swim = host.swim
+        if swim is None:
+            return
+        for effect in swim.step(event, Instant(self.now + host.offset_s)):
+            if type(effect) is SendDatagram:
+                self._send(host, effect)
+            else:
+                for tell in self.on_effect:
+                    tell(host, effect)
+        for look in self.on_step:
+            look(host)
+        self._arm(host)
+
+    def _send(self, host: Host, effect: SendDatagram) -> None:
+        size = len(effect.data)
+        host.packets_sent += 1
+        host.bytes_sent += size + IP_UDP_BYTES
+        for tell in self.on_send:
+            tell(host, effect)
+        target = self._by_address.get(effect.to)
+        if target is None:
+            return
+        data = effect.data
+        for at in self.network.route(host.index, target.index, size, self.now):
+            heapq.heappush(
+                self._queue, (at, next(self._numbers), DATAGRAM, target, data, host.address)
+            )
+
+    def digest(self) -> str:
+        """Hash of all events so far and of all views now."""
+        for host in self.hosts:
+            if host.swim is not None:
+                view = host.swim.members
+                self.trace.note(self.now, host.index, f"{view.live} {view.view_hash:016x}")
+        return self.trace.digest()
+
+
+def node_id(index: int) -> NodeId:
+    """The id of the host with this index."""
+    return NodeId(hashlib.blake2b(b"%d" % index, digest_size=8).digest())
+
+
+def mesh_id(index: int) -> MeshId:
+    """The id of one of several meshes; the first one is the usual one."""
+    return MESH if index == 0 else MeshId(b"other%03d" % index)
+
+
+def address_of(index: int) -> Address:
+    """The address of the host with this index, in 10.0.0.0/8."""
+    low = index % 250 + 1
+    return Address(f"10.{index // 62_500}.{index // 250 % 250}.{low}", PORT)
