@@ -419,3 +419,20 @@ def test_a_timer_of_nobody_is_a_bug_that_is_not_passed_over():
     fabric.nodes[0].swim._timers.set("nonsense", fabric.now)
     with pytest.raises(AssertionError, match="nonsense"):
         fabric.step(fabric.nodes[0], DeadlineReached())
+
+
+def test_a_doubt_does_not_ripen_while_the_doubter_itself_is_stopped():
+    fabric = meshed(3)
+    doubter, victim = fabric.nodes[0], fabric.nodes[2]
+    fabric.sleep(victim)
+    assert fabric.run(8, until=lambda: fabric.state(0, 2) is SUSPECT)
+    fabric.sleep(doubter)
+    fabric.wake(victim)
+    # Its mail overflows meanwhile: the refutation is lost to it.
+    fabric.drop = lambda _, b: b is doubter
+    fabric.run(60)
+    fabric.heal()
+    fabric.wake(doubter)
+    assert fabric.state(0, 2) is SUSPECT
+    assert fabric.run(3, until=lambda: fabric.state(0, 2) is ALIVE)
+    assert not [e for e in deaths(fabric) if e in doubter.effects]

@@ -237,6 +237,15 @@ def test_a_newcomer_learns_of_no_ghosts():
     assert newcomer.swim.members.get(node_id(3)) is None
 
 
+@pytest.mark.parametrize("state", [DEAD, LEFT])
+def test_a_tombstone_of_somebody_unknown_is_no_news(state):
+    fabric = meshed(2)
+    node, teller = fabric.nodes
+    body = encode_body(9, (bytes(8), False, [record(STRANGER, state=state)]))
+    give(fabric, node, teller.id, body, teller.address)
+    assert node.swim.members.get(STRANGER) is None
+
+
 def test_a_proven_stranger_whose_record_is_refused_gets_no_records():
     fabric = meshed(2)
     node = fabric.nodes[0]
