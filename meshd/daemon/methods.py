@@ -23,6 +23,7 @@ from meshd.model import MemberState, is_name
 from meshd.routing.request import DelegateResult, request_from_params
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.view import Peer
+from meshd.work.once import Once
 from meshd.work.origin import ORIGIN, Origin
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ DISCOVER_LIMIT_MAX = 100
 QUERY_CHARS_MAX = 2_000
 MANIFESTS_CACHED_MAX = 512
 MANIFEST_TIMEOUT_S = 3.0
+ANSWER_GRACE_S: Seconds = 0.5
+"""What work that runs under a key may take beyond its time to say itself that it is over."""
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
 
@@ -81,6 +84,7 @@ class RemoteMethods:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._manifests: dict[bytes, Manifest] = {}
+        self._once: Once[DelegateResult] = Once(node.clock)
 
     def register(self, registry: Registry) -> None:
         """Serve all of them."""
@@ -322,7 +326,20 @@ class RemoteMethods:
         if context.deadline_s is not None:
             asked_s = min(asked_s, context.deadline_s)
         request = msgspec.structs.replace(request, deadline_s=asked_s)
-        return await self._node.dispatcher.delegate(request)
+        if not request.idempotency_key:
+            return await self._node.dispatcher.delegate(request)
+        # Each worker remembers its own runs, but a repeat may be sent to another one.
+        return await self._once.run(
+            (request.capability, request.idempotency_key),
+            request.input,
+            lambda: self._node.dispatcher.delegate(request),
+            timeout_s=asked_s + ANSWER_GRACE_S,
+            may_repeat=lambda: self._is_idempotent(request.capability),
+        )
+
+    def _is_idempotent(self, capability: str) -> bool:
+        """Whether all who offer it say that running it twice does no harm."""
+        return all(s.idempotent for _, s in self._offers() if s.name == capability)
 
     def _expand(self, params: dict[str, Any]) -> dict[str, Any]:
         """Turn a plain text, or a need in words, into a capability and its input."""

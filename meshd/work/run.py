@@ -124,8 +124,26 @@ def deliver(answer: Answer) -> WorkResult:
     """The result, or the error as an exception of its own for each who waited."""
     if isinstance(answer, WorkResult):
         return answer
-    data = {**answer.data, "hint": answer.hint, "definite": answer.definite}
-    raise error_from_wire(answer.code, answer.message, data) from answer
+    raise copy_of(answer) from answer
+
+
+def copy_of(error: MeshError) -> MeshError:
+    """The same error once more: a traceback belongs to one who raises it."""
+    data = {**error.data, "hint": error.hint, "definite": error.definite}
+    return error_from_wire(error.code, error.message, data)
+
+
+def check_digest(key: RunKey, first: bytes, now: bytes) -> None:
+    """A key stands for one input.
+
+    Raises:
+        UsageError: it came with another one before.
+    """
+    if first != now:
+        raise UsageError(
+            f"{key[0]}: idempotency key {key[1]!r} was used with another input",
+            hint="use a new key for each new request",
+        )
 
 
 def digest_of(value: Any) -> bytes:

@@ -24,6 +24,7 @@ from meshd.work.run import (
     RunKey,
     WorkCounters,
     WorkResult,
+    check_digest,
     deliver,
     digest_of,
     size_of,
@@ -238,11 +239,7 @@ class Worker:
         first = self._joinable.get(key) or self._memory.get(key, self._clock.now())
         if first is None:
             return None
-        if first.digest != digest:
-            raise UsageError(
-                f"{key[0]}: idempotency key {key[1]!r} was used with another input",
-                hint="use a new key for each new request",
-            )
+        check_digest(key, first.digest, digest)
         self.counters.repeated += 1
         return first
 
