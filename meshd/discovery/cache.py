@@ -155,12 +155,13 @@ class PeerCache:
         if not self._dirty:
             return
         self._dirty = False  # what changes during the write is written the next time
-        self._has_news = False
+        had_news, self._has_news = self._has_news, False
         written = False
         try:
             written = await asyncio.to_thread(self.write, self.encode())
         finally:
             self._dirty = self._dirty or not written
+            self._has_news = self._has_news or (had_news and not written)
 
     def _failed(self, what: str, error: OSError) -> None:
         first = not self.problem
