@@ -123,12 +123,15 @@ class Process:
 class Daemon(Process):
     """`meshd start`, and the control client for it."""
 
-    def __init__(self, site: "Site", name: str, mesh: str, flags: Iterable[str]) -> None:
+    def __init__(
+        self, site: "Site", name: str, mesh: str, flags: Iterable[str], prefix: Iterable[str]
+    ) -> None:
         self.name = name
         self.mesh = mesh
         self.site = site
         self.control = ControlClient(str(site.run / "meshd" / mesh / f"{name}.sock"))
-        command = (*MESHD, "start", "--name", name, "--mesh", mesh, "--log-format", "json", *flags)
+        own = ("--name", name, "--mesh", mesh, "--log-format", "json")
+        command = (*prefix, *MESHD, "start", *own, *flags)
         super().__init__(command, site.news, site.env, site.path)
 
     def call(self, method: str, params: Any = None, timeout_s: float = 30.0) -> Any:
@@ -247,12 +250,13 @@ class Site:
         bind: str = "127.0.0.1:0",
         profile: str = "local",
         is_mdns: bool = False,
+        prefix: Iterable[str] = (),
     ) -> Daemon:
-        """A daemon that may still be starting."""
+        """A daemon that may still be starting; `prefix` is a program that becomes it."""
         seeds = [flag for seed in join for flag in ("--join", seed.address)]
         finding = ("--iface", "lo") if is_mdns else ("--no-mdns",)
         given = ("--bind", bind, "--profile", profile, *finding, *seeds, *flags)
-        daemon = Daemon(self, name, mesh, given)
+        daemon = Daemon(self, name, mesh, given, prefix)
         self.processes.append(daemon)
         return daemon
 

@@ -9,7 +9,7 @@ import pytest
 from processes import Site
 from prometheus_client.parser import text_string_to_metric_families
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 TEXT, NUMBER, COUNT, YES_NO = str, (int, float), int, bool
 NODE_ID = re.compile(r"[0-9a-f]{16}")

@@ -10,7 +10,7 @@ import pytest
 
 from meshd.errors import MeshError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 SERVED = ("--capability", "served")
 
 

@@ -20,7 +20,7 @@ from meshd.errors import (
 )
 from meshd.work.origin import ORIGIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 SERVED = ("--capability", "served")
 PROGRAM = str(HERE / "attached_program.py")
 
