@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,19 @@ def test_a_daemon_starts_and_peers_shows_it(site):
     assert daemon.stop() == 0
     assert not ready.exists()
     assert not (site.run / "meshd" / "default" / "a.sock").exists()
+
+
+def test_the_start_screen_tells_of_working_mdns_and_of_names(site):
+    site.start("a", is_mdns=True)
+    screen = site.path / "screen"
+    flags = ("--log-format", "text", "--log-level", "error")
+    prefix = ("sh", "-c", f'exec "$@" > {screen}', "sh")
+    b = site.spawn("b", *flags, is_mdns=True, prefix=prefix)
+    b.until(lambda: screen.exists() and "joined: " in screen.read_text(), "the whole screen")
+    told = screen.read_text()
+    assert "failed" not in told
+    assert re.search(r"mdns +ok +on lo", told), told
+    assert re.search(r"found 1 peer in \d\.\d\d s \(a\)", told), told
 
 
 # Finding each other
@@ -139,6 +153,8 @@ def test_a_pause_of_three_seconds_accuses_nobody_and_kills_nobody(site):
     for daemon in daemons:
         daemon.until(lambda d=daemon: d.row("c")["incarnation"] == refuted, "the refutation")
         assert not daemon.logged("member_dead")
+        told = daemon.call("explain", {"node": "c"})["history"]
+        assert not [line for line in told if "dead" in line]
     assert not paused.logged("member_suspect")
 
 
