@@ -368,6 +368,7 @@ class Node:
             queue=work.queue,
             slots=work.slots,
             service_s=work.service_s,
+            dispatch_per_s=0.0 if self._dispatcher is None else self._dispatcher.dispatch_per_s,
             error_fraction=work.error_fraction,
             lag_s=self.lag_s,
             ready=not self.is_leaving,

@@ -27,7 +27,7 @@ from meshd.routing.request import (
 )
 from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
 from meshd.routing.settings import RoutingSettings
-from meshd.routing.signals import Outcome, Outstanding, load_from_wire
+from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
 from meshd.view import ClusterView, Peer
 
 BUDGET_MIN_S: Seconds = 0.001
@@ -153,6 +153,7 @@ class Dispatcher:
     ) -> None:
         self.outstanding = Outstanding()
         self.waiting = 0
+        self._handed_out = Rate()
         self._clock = clock
         self._view = view
         self._invoker = invoker
@@ -167,6 +168,11 @@ class Dispatcher:
     def deadline_s(self) -> Seconds:
         """The deadline of calls that name none."""
         return self._settings.deadline_s
+
+    @property
+    def dispatch_per_s(self) -> float:
+        """Tasks that this node hands out a second, lately; each try counts."""
+        return self._handed_out.per_s(self._clock.now())
 
     async def delegate(self, request: DelegateRequest) -> DelegateResult:
         """Have the work done by the best peer, or by the next best that can.
@@ -242,7 +248,10 @@ class Dispatcher:
             PeerError: with code CYCLE; nothing ran.
         """
         hops, me = request.hops, self._view().me.hex()
-        if len(hops) >= self._settings.hops_max or me in hops[:-1]:
+        elsewhere = len(hops)
+        while elsewhere and hops[elsewhere - 1] == me:
+            elsewhere -= 1  # work that runs here may go on here: no circle, but it counts
+        if len(hops) >= self._settings.hops_max or me in hops[:elsewhere]:
             raise PeerError(
                 f"{request.capability!r} was passed on {len(hops)} times and came back or never"
                 " settled",
@@ -318,6 +327,7 @@ class Dispatcher:
         eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
         self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
+        self._handed_out.count(started)
         outcome = Outcome.NEUTRAL
         try:
             reply = await self._invoke(running, me, params, remaining_s)

@@ -5,6 +5,7 @@ knows for certain is what it sent there itself; adding that to the report keeps 
 everything to the node that looked idle last.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
@@ -43,6 +44,7 @@ RECENT_RESULTS = 10
 EJECT_S: Seconds = 30.0
 EJECTIONS_MAX = 10
 EJECTIONS_FORGOTTEN_S: Seconds = 300.0
+RATE_HALF_LIFE_S: Seconds = 5.0
 SLOTS_MAX = 4096
 FIGURE_MAX = 1e9
 """No figure of a load record is larger; this also bars NaN and infinity."""
@@ -298,6 +300,26 @@ class Outstanding:
                 self._ejected.pop(node, None)
                 self.forgotten += 1
                 return
+
+
+class Rate:
+    """How often something happens, an older count weighing less."""
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._at = Instant(0.0)
+
+    def count(self, now: Instant) -> None:
+        """It happened once more."""
+        self._weight = 1.0 + self._faded(now)
+        self._at = now
+
+    def per_s(self, now: Instant) -> float:
+        """Times a second; exact for a steady rate, and fading to 0 once it stopped."""
+        return self._faded(now) * math.log(2) / RATE_HALF_LIFE_S
+
+    def _faded(self, now: Instant) -> float:
+        return float(self._weight * 0.5 ** (max(0.0, now - self._at) / RATE_HALF_LIFE_S))
 
 
 def _service_s(load: Load | None, record: _Record | None) -> Seconds:

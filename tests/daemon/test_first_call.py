@@ -33,3 +33,17 @@ async def test_what_is_offered_later_can_be_called_at_once(lone):
             return text.upper()
 
         assert await mesh.call("shout", {"text": "a"}) == "A"
+
+
+async def test_a_node_tells_how_much_work_it_hands_out(lone):
+    mesh = Mesh("alone", embed=True, **lone)
+
+    @mesh.agent("speaker")
+    def shout(text: str) -> str:
+        return text.upper()
+
+    async with mesh:
+        node = mesh._link.node
+        assert node.load().dispatch_per_s == 0
+        await mesh.call("shout", {"text": "a"})
+        assert node.load().dispatch_per_s > 0

@@ -6,6 +6,7 @@ import random
 import pytest
 from routing_world import NOW, FakeClock, FakeInvoker, done, failing, node_id, offer, peer, view
 
+from meshd.clock import Instant
 from meshd.errors import (
     BusyError,
     Code,
@@ -468,3 +469,31 @@ async def test_calls_lost_to_one_missed_probe_do_not_eject_the_peer():
     world.change(me(), peer(2, capabilities=SAFE), *others)
     made = world.dispatcher.plan(DelegateRequest(capability="echo"))
     assert "n2" in {c.peer.name for c in made.attempts}
+
+
+async def test_what_is_handed_out_a_second_is_counted_failed_tries_and_own_work_too():
+    world = World(me(capabilities=SAFE), peer(2, capabilities=SAFE, heard_at=Instant(NOW + 60)))
+    assert world.dispatcher.dispatch_per_s == 0
+    for _ in range(200):
+        await world.delegate(policy="round_robin")
+        world.clock.pass_s(0.1)
+    assert len(world.local_params) == len(world.invoker.asked) == 100
+    before = world.dispatcher.dispatch_per_s
+    assert before == pytest.approx(10, rel=0.1)
+    world.answer({2: failing(BROKEN)})
+    attempts = []
+    for _ in range(2):
+        attempts += (await world.delegate(policy="round_robin"))["attempts"]
+    assert [a["outcome"] for a in attempts].count("error") == 1
+    assert world.dispatcher.dispatch_per_s == pytest.approx(before * (1 + 3 / 70), rel=0.01)
+
+
+async def test_work_that_runs_here_may_go_on_here_as_often_as_hops_allow():
+    here, other = node_id(1).hex(), node_id(9).hex()
+    world = World(me(capabilities=ECHO))
+    for hops in ((here, here), (other, here, here)):
+        await world.delegate(hops=hops)
+    assert world.local_params[0]["hops"] == [here] * 3
+    with pytest.raises(PeerError) as caught:
+        await world.delegate(hops=(here,) * RoutingSettings().hops_max)
+    assert caught.value.code == Code.CYCLE

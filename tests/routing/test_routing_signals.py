@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from routing_world import NOW, node_id, peer, view
 
+from meshd.clock import Instant
 from meshd.model import Epoch, Load
 from meshd.routing.need import Need
 from meshd.routing.router import plan
@@ -14,8 +15,10 @@ from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import (
     EJECT_S,
     PEERS_MAX,
+    RATE_HALF_LIFE_S,
     Outcome,
     Outstanding,
+    Rate,
     load_from_wire,
 )
 
@@ -254,3 +257,15 @@ def spread(policy):
 
 def test_a_stale_view_makes_least_loaded_herd_and_adaptive_spread():
     assert spread("adaptive") * 3 < spread("least_loaded")
+
+
+@pytest.mark.parametrize("per_s", [0.5, 10.0, 2_000.0])
+def test_a_steady_rate_is_known_after_a_while_and_fades_once_it_stops(per_s):
+    rate, now = Rate(), NOW
+    assert rate.per_s(now) == 0
+    for _ in range(int(per_s * 60) + 1):
+        now = Instant(now + 1 / per_s)
+        rate.count(now)
+    assert rate.per_s(now) == pytest.approx(per_s, rel=0.2)
+    assert rate.per_s(Instant(now + RATE_HALF_LIFE_S)) == pytest.approx(per_s / 2, rel=0.2)
+    assert rate.per_s(Instant(now + 600)) == pytest.approx(0, abs=1e-9)
