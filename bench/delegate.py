@@ -1,7 +1,8 @@
 """What passing work on costs: each way to call a capability, against one direct call to the worker.
 
 Every party is a process of its own: the caller (this one), the daemon that the caller talks to, the
-worker's daemon, and a bare aiohttp server that shows what one HTTP request costs by itself.
+worker's daemon, and two bare aiohttp servers: `bare` echoes by itself, and `relay` forwards each
+body unread to the worker's daemon. They show what HTTP costs before meshd does anything.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -27,19 +28,37 @@ HEADERS = {"Content-Type": "application/json"}
 Call = Callable[[], Awaitable[Any]]
 
 
-async def bare_server() -> None:
-    """Answer every POST with an echo, by aiohttp's lowest layer; the port goes to stdout."""
+async def bare_server(target: str) -> None:
+    """Answer every POST with an echo, or with what `target` answers; the port goes to stdout."""
 
-    async def answer(request: web.BaseRequest) -> web.Response:
+    async def echo(request: web.BaseRequest) -> web.Response:
         text = json.loads(await request.read())["params"]["input"]["text"]
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"result": text}}).encode()
         return web.Response(body=body, content_type="application/json")
 
-    server = await asyncio.get_running_loop().create_server(
-        web.Server(answer, access_log=None), "127.0.0.1", 0
-    )
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def relay(request: web.BaseRequest) -> web.Response:
+            data = await request.read()
+            async with session.post(target, data=data, headers=HEADERS) as response:
+                return web.Response(body=await response.read(), content_type="application/json")
+
+        server = await asyncio.get_running_loop().create_server(
+            web.Server(relay if target else echo, access_log=None), "127.0.0.1", 0
+        )
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
+@contextlib.contextmanager
+def bare_process(target: str = "") -> Iterator[str]:
+    """The URL of a bare server in a process of its own."""
+    process = subprocess.Popen([sys.executable, __file__, "--bare", target], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/rpc"
+    finally:
+        kill(process)
 
 
 def post(session: aiohttp.ClientSession, url: str, method: str) -> Call:
@@ -76,25 +95,28 @@ def sdk(mesh: Mesh) -> Call:
 
 
 @contextlib.asynccontextmanager
-async def paths(front: Daemon, worker: Daemon, bare_port: int) -> AsyncIterator[dict[str, Call]]:
+async def paths(front: Daemon, worker: Daemon) -> AsyncIterator[dict[str, Call]]:
     """Every way to have the work done, ready to be called."""
+    direct = f"http://{worker.address}/rpc"
     embedded = Mesh(
         "caller", embed=True, mesh=os.environ["MESHD_MESH"], bind="127.0.0.1:0", mdns=False,
         join=[worker.address],
     )  # fmt: skip
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-        Mesh("attached", control=front.socket) as attached,
-        embedded,
-    ):
-        yield {
-            "bare": post(session, f"http://127.0.0.1:{bare_port}/rpc", "work"),
-            "direct": post(session, f"http://{worker.address}/rpc", "work"),
-            "delegate": post(session, f"http://{front.address}/rpc", "delegate"),
-            "control": control(front),
-            "attached": sdk(attached),
-            "embedded": sdk(embedded),
-        }
+    with bare_process() as bare, bare_process(direct) as relay:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            Mesh("attached", control=front.socket) as attached,
+            embedded,
+        ):
+            yield {
+                "bare": post(session, bare, "work"),
+                "direct": post(session, direct, "work"),
+                "relay": post(session, relay, "work"),
+                "delegate": post(session, f"http://{front.address}/rpc", "delegate"),
+                "control": control(front),
+                "attached": sdk(attached),
+                "embedded": sdk(embedded),
+            }
 
 
 async def wait_offered(call: Call) -> None:
@@ -163,26 +185,20 @@ async def measure(ways: dict[str, Call], options: argparse.Namespace) -> dict[st
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    bare = subprocess.Popen([sys.executable, __file__, "--bare"], stdout=subprocess.PIPE)
-    try:
-        assert bare.stdout is not None
-        port = int(bare.stdout.readline())
-        with MeshProcesses() as mesh:
-            worker = mesh.spawn("worker", "--capability", "echo:echo", "--slots", "64")
-            mesh.wait_ready([worker])
-            front = mesh.spawn("front", join=[worker.address])
-            mesh.wait_ready([front])
-            # The embedded node of this very process keeps its state in the bench's place, too.
-            os.environ |= {**mesh.environment, "MESHD_MESH": mesh.mesh}
-            async with paths(front, worker, port) as ways:
-                return await measure(ways, options)
-    finally:
-        kill(bare)
+    with MeshProcesses() as mesh:
+        worker = mesh.spawn("worker", "--capability", "echo:echo", "--slots", "64")
+        mesh.wait_ready([worker])
+        front = mesh.spawn("front", join=[worker.address])
+        mesh.wait_ready([front])
+        # The embedded node of this very process keeps its state in the bench's place, too.
+        os.environ |= {**mesh.environment, "MESHD_MESH": mesh.mesh}
+        async with paths(front, worker) as ways:
+            return await measure(ways, options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", metavar="TARGET", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=1_000, help="One by one, in each round.")
     parser.add_argument("--callers", type=int, default=32, help="At once.")
@@ -192,8 +208,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.calls, options.seconds, options.warm_up = 1, 50, 0.2, 10
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if options.bare:
-            runner.run(bare_server())
+        if options.bare is not None:
+            runner.run(bare_server(options.bare))
             return
         figures = runner.run(run(options))
     base = figures["direct"]

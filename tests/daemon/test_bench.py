@@ -1,0 +1,46 @@
+"""The benches run, and end with one line that a program can read."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import repository
+
+BENCH = repository.ROOT / "bench"
+
+
+def _run(name, *options):
+    done = subprocess.run(
+        [sys.executable, str(BENCH / f"{name}.py"), "--quick", *options],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": str(repository.ROOT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "figure"), [("converge", "n5"), ("cli", "ratio_p50"), ("delegate", "direct")]
+)
+def test_a_quick_bench_ends_with_its_json_object(name, figure):
+    result = _run(name)
+    assert result["bench"] == name
+    assert result["figures"][figure]
+    assert {"machine", "parameters"} <= result.keys()
+
+
+@pytest.mark.slow
+def test_a_quick_detection_raises_no_false_alarm():
+    figures = _run("detect")["figures"]
+    assert figures["dead_everywhere_s"]["count"] == 1
+    assert figures["false_alarms"]["declared_dead"] == 0
