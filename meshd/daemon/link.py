@@ -258,6 +258,9 @@ class AttachedLink:
         if self._refused is not None:
             refused, self._refused = self._refused, None
             raise refused
+        if self._channel is not None and self._channel.closed:
+            # The loop has yet to tell us: whoever asks again at once must wait, not fail and fail.
+            self._on_lost(self._channel)
         with contextlib.suppress(TimeoutError):
             # A daemon that restarts is back in a moment: its callers need not notice.
             async with asyncio.timeout(min(timeout_s, AWAY_S)):
