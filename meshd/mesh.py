@@ -17,7 +17,9 @@ With a daemon on this machine the program attaches to it; else it becomes a node
 """
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -257,11 +259,18 @@ class Mesh:
                 await self.stop()
 
     def run(self) -> None:
-        """Serve until Ctrl-C: the last line of a program that only offers."""
-        try:
-            asyncio.run(self.serve())
-        except KeyboardInterrupt:
-            return
+        """Serve until Ctrl-C or SIGTERM: the last line of a program that only offers."""
+
+        async def serve() -> None:
+            me = asyncio.current_task()
+            assert me is not None
+            # Signals come to the main thread alone; elsewhere whoever ends the loop ends this.
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+            await self.serve()
+
+        with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+            asyncio.run(serve())
 
     # Calling
 

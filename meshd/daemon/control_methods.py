@@ -8,6 +8,7 @@ import msgspec
 
 from meshd import __version__
 from meshd.daemon.doctor import diagnose
+from meshd.daemon.methods import Nothing
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
@@ -22,10 +23,6 @@ PROBES_MAX = 1_000
 PROBE_TIMEOUT_S = 2.0
 JOIN_WAIT_S = 2.0
 LAG_PROBLEM_S = 1.0
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """No parameters."""
 
 
 class ExplainParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,6 +106,7 @@ class ControlMethods:
             "state_dir": str(node.state.path),
             "uptime_s": round(node.clock.now() - node.started_at, 3),
             "profile": node.config.node.profile,
+            "drain_s": node.config.node.drain_s,
             "members": members,
             "tasks": {
                 "in_flight": work.in_flight,
@@ -130,7 +128,8 @@ class ControlMethods:
         node = self._node
         problems = list(node.problems.values())
         if node.is_leaving:
-            problems.append("this node has left the mesh; come back with: meshd join HOST")
+            done = "is leaving" if node.worker.load().in_flight else "has left"
+            problems.append(f"this node {done} the mesh; come back with: meshd join HOST")
         if node.state.problem:
             problems.append(node.state.problem)
         if node.lag_s > LAG_PROBLEM_S:
@@ -200,8 +199,10 @@ class ControlMethods:
         del context
         if params.now:
             self._node.hurried.set()
-        self._node.stopping.ask(0.0 if params.now else params.drain_s)
-        return {"stopping": True}
+        usual_s = self._node.config.node.drain_s
+        drain_s = 0.0 if params.now else usual_s if params.drain_s is None else params.drain_s
+        self._node.stopping.ask(drain_s)
+        return {"stopping": True, "drain_s": drain_s}
 
     async def _reload(self, params: Nothing, context: CallContext) -> dict[str, Any]:
         del params, context

@@ -21,8 +21,16 @@ from meshd.telemetry.log import event, get_logger
 logger = get_logger(__name__)
 
 
-def run(config: Config, *, ready_file: str | os.PathLike[str] | None = None) -> int:
+def run(
+    config: Config,
+    *,
+    ready_file: str | os.PathLike[str] | None = None,
+    reread: Callable[[], Config] | None = None,
+) -> int:
     """Run a daemon until it is asked to stop; returns the exit code.
+
+    `reread` is asked for the configuration again at each reload, which takes the capabilities from
+    it; without it those of `config` are loaded anew.
 
     Raises:
         UsageError: it could not be started; every fault of the capabilities is listed.
@@ -31,7 +39,7 @@ def run(config: Config, *, ready_file: str | os.PathLike[str] | None = None) -> 
     log.configure(level=config.log.level, form=config.log.format)
     factory = loop_factory(config.node.loop)
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_serve(config, factory, ready_file))
+        return runner.run(_serve(config, factory, ready_file, reread or (lambda: config)))
 
 
 def loop_factory(name: str) -> LoopFactory:
@@ -82,10 +90,15 @@ def definitions_of(config: Config, *, fresh: bool = False) -> tuple[CapabilityDe
 
 
 async def _serve(
-    config: Config, factory: LoopFactory, ready_file: str | os.PathLike[str] | None
+    config: Config,
+    factory: LoopFactory,
+    ready_file: str | os.PathLike[str] | None,
+    reread: Callable[[], Config],
 ) -> int:
     node = Node(config, definitions_of(config), SystemPlatform(factory))
-    node.reload_with(lambda: definitions_of(config, fresh=True))
+    node.reload_with(lambda: definitions_of(reread(), fresh=True))
+    if ready_file:
+        _remove_ready(Path(ready_file))  # a killed run's would tell scripts that we serve already
     with _signals(node):
         try:
             await node.start()
@@ -137,10 +150,20 @@ def _remove_ready(path: Path) -> None:
 
 
 def _write_ready(path: Path, node: Node) -> None:
-    """Tell scripts that the node serves: its address, in one line."""
+    """Tell scripts that the node serves: its address, in one line.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(f"{node.address}\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(f"{node.address}\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"the ready file {path} cannot be written: {error.strerror or error}",
+            hint="choose a file in a directory that exists and is yours",
+        ) from error
 
 
 def _tell_systemd(message: str) -> None:

@@ -317,7 +317,10 @@ class RemoteMethods:
             MeshError: as `Dispatcher.delegate` does.
         """
         if not isinstance(params, dict):
-            raise UsageError("delegate takes its parameters by name")
+            raise UsageError(
+                "delegate takes its parameters by name",
+                hint='for example {"capability": "add", "input": {"a": 1, "b": 2}}',
+            )
         given = self._expand(dict(params))
         request = request_from_params(given)
         asked_s = request.deadline_s
