@@ -146,8 +146,9 @@ class Daemon:
         for process in (self._watch, self._daemon):
             if process is None or process.returncode is not None:
                 continue
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
             try:
                 async with asyncio.timeout(STOP_S):
                     await process.wait()

@@ -1,6 +1,6 @@
 """What the daemons of these tests offer: to say on which host they run."""
 
-from meshd.mesh import capability
+from meshd import capability
 
 
 @capability("where", description="Say the addresses of this host.")
