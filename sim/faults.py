@@ -140,7 +140,7 @@ class Starve:
         host.late_s = (self.low_s, self.high_s)
 
         def end() -> None:
-            host.late_s = None
+            world.recover(host)
             world.settle(what)
 
         world.call_at(world.now + self.for_s, end, f"{self.node} is fed")
@@ -162,7 +162,7 @@ class SlowNode:
         host.cost_s = self.cost_s
 
         def end() -> None:
-            host.cost_s = 0.0
+            world.recover(host)
             world.settle(what)
 
         world.call_at(world.now + self.for_s, end, f"{self.node} is fast again")

@@ -8,6 +8,8 @@ RandomFor = Callable[[str], random.Random]
 
 DEFAULT_LATENCY_LOW_S = 0.000_5
 DEFAULT_LATENCY_HIGH_S = 0.001_5
+LOSS_CALM = 0.03
+"""Above this share of lost packets the failure detector may err."""
 EGRESS_QUEUE_MAX_S = 0.5
 """What would wait longer than this for a narrow link is dropped, as a router's queue would."""
 
@@ -199,3 +201,11 @@ class Network:
             self._links.pop((source, target), None)
         else:
             self._links[source, target] = shape
+
+    def reset(self) -> None:
+        """Remove all cuts, clogs and overrides, and lose no more than a calm network does."""
+        self._cuts.clear()
+        self._clogs.clear()
+        self._nodes.clear()
+        self._links.clear()
+        self.shape = replace(self.shape, loss=min(self.shape.loss, LOSS_CALM))

@@ -13,7 +13,7 @@ from itertools import count
 
 from meshd.clock import Instant
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import Effect, SendDatagram
+from meshd.gossip.effects import Effect, Joined, SendDatagram
 from meshd.gossip.inputs import (
     DatagramReceived,
     DeadlineReached,
@@ -36,15 +36,15 @@ IP_UDP_BYTES = 28
 RECEIVE_BUFFER_DATAGRAMS = 1_024
 """What a socket keeps of a process that does not read; more is dropped by the kernel."""
 SEEK_INTERVAL_S = 3.0
-"""How often a node that is alone tries its known addresses again."""
-SEEDS_KNOWN = 3
+"""When a newcomer tries its known addresses again; each further time it waits twice as long."""
+SEEK_INTERVAL_MAX_S = 30.0
 _NEVER = float("inf")
 _EARLY_S = 1e-9
 
 OnChange = Callable[["Host", Member | None, Member], None]
 OnEffect = Callable[["Host", Effect], None]
 OnSend = Callable[["Host", SendDatagram], None]
-OnStep = Callable[["Host"], None]
+OnHost = Callable[["Host"], None]
 
 
 class Host:
@@ -52,8 +52,9 @@ class Host:
 
     __slots__ = (
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
-        "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "mesh", "offset_s",
-        "packets_sent", "read_at", "runs", "seeds", "started_at", "stopped", "swim", "wall_s",
+        "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at", "mesh",
+        "offset_s", "packets_sent", "read_at", "runs", "seeds", "started_at", "stopped", "swim",
+        "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -70,6 +71,7 @@ class Host:
         self.joined = False
         self.leaving = False
         self.stopped = False
+        self.left_at = 0.0
         self.armed_at = _NEVER
         self.asleep = False
         self.late_s: tuple[float, float] | None = None
@@ -150,7 +152,13 @@ class World:
         self.on_change: list[OnChange] = []
         self.on_effect: list[OnEffect] = []
         self.on_send: list[OnSend] = []
-        self.on_step: list[OnStep] = []
+        self.on_step: list[OnHost] = []
+        self.on_down: list[OnHost] = []
+        """Called before a process ends that said no goodbye."""
+        self.on_start: list[OnHost] = []
+        """Called when a process has started that has yet to find its mesh."""
+        self.is_halted = False
+        """Set by whoever has seen enough: the run ends with the present event."""
         self._by_address = {host.address: host for host in self.hosts}
         self._by_id = {host.id: host for host in self.hosts}
         self._queue: list[tuple[float, int, int, Host | None, bytes, Address | None]] = []
@@ -181,14 +189,14 @@ class World:
 
     # Starting and stopping
 
-    def start_converged(self) -> None:
-        """Start all hosts with a table that holds them all: a mesh that has been up for long.
+    def start_converged(self, first: int | None = None) -> None:
+        """Start the `first` hosts (or all) as a mesh that has been up for long.
 
-        The records are shared; each node keeps what differs.
+        Each one's table holds them all. The records are shared; each node keeps what differs.
         """
-        meshes = {host.mesh: None for host in self.hosts}
-        for mesh in meshes:
-            ours = [host for host in self.hosts if host.mesh == mesh]
+        hosts = self.hosts[:first]
+        for mesh in {host.mesh: None for host in hosts}:
+            ours = [host for host in hosts if host.mesh == mesh]
             records = [new_member(host.id, Epoch(host.epoch), host.address) for host in ours]
             self._base = {record.node: record for record in records}
             self._rows = tuple(self._base)
@@ -219,23 +227,34 @@ class World:
         host.armed_at = _NEVER
         self._arm(host)
         if seeds is not None:
-            host.seeds = tuple(self.hosts[index].address for index in seeds)
+            for tell in self.on_start:
+                tell(host)
+            host.seeds = tuple(self.hosts[index].address for index in seeds if index != host.index)
             self._seek(host, host.runs)
 
-    def _seek(self, host: Host, run: int) -> None:
-        """Knock at the known addresses until somebody is there, as discovery does."""
+    def _seek(self, host: Host, run: int, wait_s: float = SEEK_INTERVAL_S) -> None:
+        """Knock at the known addresses, then again ever more seldom, as discovery does.
+
+        Who has no address to try is the first of its mesh.
+        """
         if host.swim is None or host.runs != run or host.leaving:
             return
-        if not host.asleep and host.swim.members.live <= 1:
+        if not host.seeds:
+            host.joined = True
+            return
+        if not host.asleep:
             self.step(host, JoinRequested(host.seeds))
-        if not host.joined:
-            wait_s = SEEK_INTERVAL_S * (0.9 + 0.2 * self._seeking.random())
-            self.call_at(self.now + wait_s, lambda: self._seek(host, run), "")
+        again_s = wait_s * (0.9 + 0.2 * self._seeking.random())
+        longer_s = min(SEEK_INTERVAL_MAX_S, 2 * wait_s)
+        self.call_at(self.now + again_s, lambda: self._seek(host, run, longer_s))
 
     def crash(self, host: Host) -> None:
         """The process ends without a word. Idempotent."""
         if host.swim is None:
             return
+        if not host.leaving:
+            for tell in self.on_down:
+                tell(host)
         host.swim = None
         host.down_since = self.now
         host.armed_at = _NEVER
@@ -247,6 +266,7 @@ class World:
         if host.swim is None or host.leaving:
             return
         host.leaving = True
+        host.left_at = self.now
         self.changed_at = self.now
         run = host.runs
         self.step(host, LeaveRequested())
@@ -277,6 +297,13 @@ class World:
         self._read(host, _NEVER)
         self.rearm(host)
 
+    def recover(self, host: Host) -> None:
+        """A starved or slow process is well again: it reads what waits, all at once."""
+        host.late_s = None
+        host.cost_s = host.read_at = host.busy_until = 0.0
+        self._read(host, _NEVER)
+        self.rearm(host)
+
     # Calm: what the liveness checks rely on
 
     def disturb(self, what: str) -> None:
@@ -291,6 +318,17 @@ class World:
             if not self._disturbances:
                 self.calm_since = self.now
 
+    def end_faults(self) -> None:
+        """Let everybody be well again, and the network whole: what comes must lead to agreement."""
+        self.network.reset()
+        for host in self.hosts:
+            if host.asleep:
+                self.wake(host)
+            if host.late_s is not None or host.cost_s:
+                self.recover(host)
+        for what in list(self._disturbances):
+            self.settle(what)
+
     # Time
 
     def call_at(self, at: float, action: Callable[[], None], label: str = "") -> None:
@@ -302,7 +340,7 @@ class World:
     def run(self, until: float) -> None:
         """Let time pass up to `until`, a time on the world's clock."""
         queue, trace, pop = self._queue, self.trace, heapq.heappop
-        while queue and queue[0][0] <= until:
+        while queue and queue[0][0] <= until and not self.is_halted:
             at, number, kind, host, data, source = pop(queue)
             self.now = at
             if host is None:
@@ -322,7 +360,8 @@ class World:
                     self.step(host, DatagramReceived(data, source))
             else:
                 self._read(host, at)
-        self.now = until
+        if not self.is_halted:
+            self.now = until
 
     def _local(self, host: Host) -> Instant:
         return Instant(self.now + host.offset_s)
@@ -398,6 +437,9 @@ class World:
             if type(effect) is SendDatagram:
                 self._send(host, effect)
             else:
+                if type(effect) is Joined and not host.joined:
+                    host.joined = True
+                    self.changed_at = self.now
                 for tell in self.on_effect:
                     tell(host, effect)
         for look in self.on_step:
