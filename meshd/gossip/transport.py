@@ -68,7 +68,8 @@ class UdpEndpoint:
     def receive(self, limit: int) -> list[tuple[bytes, Address]]:
         """Up to `limit` datagrams that are waiting now, oldest first."""
         waiting: list[tuple[bytes, Address]] = []
-        while len(waiting) < limit:
+        # Reports of failed sends come in between; a socket that only fails must not hold us here.
+        for _ in range(limit):
             try:
                 data, source = self._socket.recvfrom(self._bytes_max + 1)
             except (BlockingIOError, InterruptedError):
