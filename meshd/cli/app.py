@@ -18,7 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "start": "Run the daemon in the foreground.",
         "stop": "Leave the mesh and stop the daemon.",
         "status": "Show the health of the local node.",
-        "reload": "Read capabilities and settings again.",
+        "reload": "Read the capabilities again.",
         "join": "Join the mesh of other nodes.",
         "leave": "Leave the mesh; the daemon stays up.",
     },

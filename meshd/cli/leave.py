@@ -26,8 +26,9 @@ TIMEOUT_S = 30.0
 @current
 def command(session: Session, *, drain_s: float | None, as_json: bool) -> None:
     """Leave the mesh in good order, so that nobody suspects this node. The daemon stays up."""
-    params = {} if drain_s is None else {"drain_s": drain_s}
-    result = session.call("leave", params, timeout_s=TIMEOUT_S + (drain_s or 0.0))
+    if drain_s is None:
+        drain_s = float(session.call("status").get("drain_s") or 0.0)
+    result = session.call("leave", {"drain_s": drain_s}, timeout_s=TIMEOUT_S + drain_s)
     if as_json:
         emit_json(with_schema("meshd.leave/1", result))
     else:

@@ -1,4 +1,4 @@
-"""`meshd reload`: read capabilities and settings again, without a restart."""
+"""`meshd reload`: read the capabilities again, without a restart."""
 
 import click
 
@@ -11,7 +11,7 @@ TIMEOUT_S = 30.0
 
 @click.command(
     "reload",
-    short_help="Read capabilities and settings again.",
+    short_help="Read the capabilities again.",
     epilog=examples(
         "meshd reload",
     ),
@@ -20,7 +20,10 @@ TIMEOUT_S = 30.0
 @connection_options(hidden=True)
 @current
 def command(session: Session, *, as_json: bool) -> None:
-    """Read capabilities and settings again, as SIGHUP does. What is wrong changes nothing."""
+    """Read the capabilities again, as SIGHUP does: modules, TOML files and the configuration.
+
+    What is wrong changes nothing. All other settings take a restart.
+    """
     result = session.call("reload", timeout_s=TIMEOUT_S)
     if as_json:
         emit_json(with_schema("meshd.reload/1", result))

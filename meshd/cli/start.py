@@ -82,7 +82,7 @@ def command(session: Session, context: click.Context, /, **flags: Any) -> int:
     loaded = load_config(flags)
     for warning in loaded.warnings:
         session.warn(warning)
-    return _run(session, loaded)
+    return _run(session, loaded, lambda: load_config(flags).config)
 
 
 def _refuse_client_options(session: Session, context: click.Context, flags: dict[str, Any]) -> None:
@@ -103,14 +103,14 @@ def _refuse_client_options(session: Session, context: click.Context, flags: dict
         flags["mesh"] = session.mesh
 
 
-def _run(session: Session, loaded: "Loaded") -> int:
+def _run(session: Session, loaded: "Loaded", reread: "Callable[[], Config]") -> int:
     from meshd.daemon.lifecycle import run
 
     config = loaded.config
     if session.verbosity >= 0 and config.log.format == "text":
         _announce(session, config)
     try:
-        code: int = run(config, ready_file=config.node.ready_file or None)
+        code: int = run(config, ready_file=config.node.ready_file or None, reread=reread)
     except (MeshError, OSError) as error:
         raise ReportedError(start_report(error, config.node.bind)) from error
     _end_for_sure(code)

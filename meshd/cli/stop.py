@@ -8,7 +8,6 @@ from meshd.cli.options import connection_options, duration_or_zero, examples, js
 from meshd.cli.session import Session, current, emit, emit_json, with_schema
 from meshd.errors import DeadlineError, MeshError, NoDaemonError
 
-DRAIN_S = 20.0
 END_WITHIN_S = 10.0
 POLL_S = 0.05
 POLL_TIMEOUT_S = 2.0
@@ -41,8 +40,7 @@ def command(
     params = {"now": True} if now else {} if drain_s is None else {"drain_s": drain_s}
     result = session.call("stop", params)
     if not no_wait:
-        patience_s = END_WITHIN_S + (0.0 if now else DRAIN_S if drain_s is None else drain_s)
-        wait_until_gone(session, patience_s)
+        wait_until_gone(session, END_WITHIN_S + float(result.get("drain_s") or 0.0))
     if as_json:
         emit_json(with_schema("meshd.stop/1", {**result, "stopped": not no_wait}))
     else:

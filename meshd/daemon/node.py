@@ -112,6 +112,7 @@ class Node:
         self._server: RpcServer | None = None
         self._waiters: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
         self._ticking: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[int] | None = None
         self._load_handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limited = LimitedLog(logger)
@@ -267,12 +268,28 @@ class Node:
         """Finish what runs, say goodbye, release everything. Idempotent."""
         try:
             if self._gossip is not None:
-                await self.leave(self.config.node.drain_s if drain_s is None else drain_s)
+                await self._cancel_leaving()
+                await self._leave(self.config.node.drain_s if drain_s is None else drain_s)
         finally:
             await self._close()
 
     async def leave(self, drain_s: Seconds) -> int:
-        """Take no more work, finish what runs, say goodbye; returns how often that was sent."""
+        """Take no more work, finish what runs, say goodbye; returns how often that was sent.
+
+        It goes on although its caller waits no longer: half a leave would leave a node that takes
+        no work and that nobody knows to be gone. A new one replaces it, a rejoin calls it off.
+        """
+        await self._cancel_leaving()
+        self._leaving = asyncio.create_task(self._leave(drain_s), name="meshd-leave")
+        return await asyncio.shield(self._leaving)
+
+    async def _cancel_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+    async def _leave(self, drain_s: Seconds) -> int:
         self.is_leaving = True
         self._tell_load()
         await self._drain(drain_s)
@@ -293,7 +310,8 @@ class Node:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def rejoin(self) -> None:
-        """Come back after a leave."""
+        """Come back after a leave, or from the middle of one."""
+        await self._cancel_leaving()
         if self.is_leaving:
             self.is_leaving = False
             self.worker.resume()
@@ -316,6 +334,7 @@ class Node:
         return self.worker.replace(self._reload())
 
     async def _close(self) -> None:
+        await self._cancel_leaving()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)

@@ -461,11 +461,21 @@ def test_leave_says_who_heard_it(meshd, fake):
     fake.results["leave"] = {"left": True, "heard_by": 1}
     assert meshd("leave", "--drain", "2s").out == "left the mesh; 1 node heard it\n"
     assert fake.params("leave") == {"drain_s": 2.0}
+    fake.results["status"] = {"drain_s": 90.0}
     assert meshd("leave", "--json").json == {
         "schema": "meshd.leave/1",
         "left": True,
         "heard_by": 1,
     }
+    assert fake.params("leave") == {"drain_s": 90.0}
+
+
+def test_leave_and_stop_wait_as_long_as_the_daemon_may_drain(meshd, fake, monkeypatch):
+    waited = []
+    monkeypatch.setattr(stop, "wait_until_gone", lambda session, for_s: waited.append(for_s))
+    fake.results.update(stop={"stopping": True, "drain_s": 90.0})
+    assert meshd("stop").exit == 0
+    assert waited == [90.0 + stop.END_WITHIN_S]
 
 
 def test_reload_says_what_changed(meshd, fake):

@@ -30,8 +30,8 @@ start --name b --mesh m --bind 127.0.0.1:0 --advertise 127.0.0.1 --join a --join
 def lifecycle(monkeypatch):
     """The daemon's stand-in: notes what it was started with, and returns or raises `outcome`."""
 
-    def run(config, *, ready_file):
-        stand_in.config, stand_in.ready_file = config, ready_file
+    def run(config, *, ready_file, reread):
+        stand_in.config, stand_in.ready_file, stand_in.reread = config, ready_file, reread
         if isinstance(stand_in.outcome, Exception):
             raise stand_in.outcome
         return stand_in.outcome
@@ -66,6 +66,15 @@ def test_every_flag_of_start_reaches_the_configuration(meshd, lifecycle, home):
     assert (lifecycle.config.log.level, lifecycle.config.log.format) == ("error", "json")
     assert lifecycle.config.routing.hops_max == 3
     assert lifecycle.ready_file == "r"
+
+
+def test_a_reload_reads_files_again_and_keeps_the_flags(meshd, lifecycle, home):
+    config = home / "meshd.toml"
+    config.write_text("[node]\nslots = 1\n")
+    meshd("start", "--config", str(config), "--name", "b")
+    config.write_text("[node]\nslots = 2\nname = 'c'\n")
+    again = lifecycle.reread()
+    assert (lifecycle.config.node.slots, again.node.slots, again.node.name) == (1, 2, "b")
 
 
 def test_every_option_of_start_is_a_setting():

@@ -280,3 +280,30 @@ def test_a_flood_of_garbage_is_counted_and_harms_nobody(site):
         assert not daemon.logged("member_dead")
     # Garbage is no event: the log of a flooded daemon must not fill the disk.
     assert len(a.lines) < 100
+
+
+def test_a_leave_goes_on_although_its_caller_waits_no_longer(site):
+    a, b = site.start_mesh("a", "b", flags=SERVED)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(
+            b.call, "work", {"capability": "doze", "input": {"seconds": 1.5}}, 60.0
+        )
+        a.until(lambda: a.row("b")["load"]["in_flight"] == 1, "the running task")
+        with pytest.raises(MeshError):
+            b.call("leave", {"drain_s": 60.0}, 0.2)
+        assert "is leaving" in b.call("status")["problems"][0]
+        assert running.result()["result"] == b.pid
+    a.sees(a="alive", b="left")
+
+
+def test_reload_reads_the_capabilities_of_the_configuration_file_again(site):
+    table = '[[capability]]\nname = "{}"\ncommand = ["cat"]\n'
+    config = site.write("served.toml", table.format("one"))
+    daemon = site.start("a", "--config", str(config))
+    daemon.offers("one")
+    config.write_text(table.format("one") + table.format("two"))
+    assert site.cli("reload").stdout == "changed: two\noffers: one, two\n"
+    daemon.offers("two")
+    config.write_text("[[capability]")
+    assert "broken TOML" in site.cli("reload").stderr
+    daemon.offers("two")
