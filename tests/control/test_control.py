@@ -1,3 +1,5 @@
+"""Finding and calling the local daemon with the standard library alone."""
+
 import asyncio
 import json
 import os

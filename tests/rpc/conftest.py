@@ -1,3 +1,5 @@
+"""Event loops and servers that the RPC tests share."""
+
 import asyncio
 
 import pytest

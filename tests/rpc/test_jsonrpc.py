@@ -1,3 +1,5 @@
+"""JSON-RPC 2.0 as a pure parser and encoder."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Every bound of the RPC server, from both sides."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

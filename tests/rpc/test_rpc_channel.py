@@ -1,3 +1,5 @@
+"""The two-way link: many calls, lost links, cancelled callers."""
+
 import asyncio
 import json
 import socket

@@ -1,3 +1,5 @@
+"""The RPC client: what surely had no effect, and what may have had one."""
+
 import asyncio
 import contextlib
 import json

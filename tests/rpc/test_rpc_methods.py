@@ -1,3 +1,5 @@
+"""The registry of methods: names, parameters, who may call."""
+
 import msgspec
 import pytest
 

@@ -1,3 +1,5 @@
+"""The RPC server on real sockets, under attack too."""
+
 import asyncio
 import json
 import logging

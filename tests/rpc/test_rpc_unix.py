@@ -1,3 +1,5 @@
+"""The control socket's file: made, taken over, refused."""
+
 import asyncio
 import os
 import socket
