@@ -140,15 +140,6 @@ def describe(function: Callable[..., Any], name: str = "") -> FunctionSchema:
     )
 
 
-def bind(function: Callable[..., Any], name: str = "") -> Callable[[Any], dict[str, Any]]:
-    """A callable that turns a JSON input into the keyword arguments of `function`.
-
-    Raises:
-        UsageError: see `describe`; what it returns raises UsageError for a wrong input.
-    """
-    return describe(function, name).arguments
-
-
 def to_json(value: Any, name: str) -> Any:
     """A handler's result as JSON values (dict, list, str, int, float, bool, None).
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from meshd import __version__
 from meshd.capability.manifest import CapabilitySummary, Manifest, check_manifest, digest_of
 from meshd.capability.match import Match, match
 from meshd.clock import Seconds
@@ -22,6 +21,7 @@ from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
 from meshd.routing.request import DelegateResult, request_from_params
 from meshd.rpc.methods import CallContext, Params, Registry
+from meshd.version import __version__
 from meshd.view import Peer
 from meshd.work.once import Once
 from meshd.work.origin import ORIGIN, Origin
@@ -355,7 +355,7 @@ class RemoteMethods:
                 params["capability"] = self._for_text(text, here=False)
         elif isinstance(need, str) and need and not is_name(need):
             del params["need"]
-            params["capability"] = self._for_text(need, here=False)
+            params["capability"] = _fitting(need, {s.name: s for _, s in self._offers()})
         return params
 
     def _for_text(self, text: str, *, here: bool) -> str:
@@ -364,13 +364,22 @@ class RemoteMethods:
         offers = {s.name: s for p, s in self._offers() if p.node == me or not here}
         if len(offers) == 1:
             return next(iter(offers))
-        found = match(text[:QUERY_CHARS_MAX], list(offers.values()), min_score=TEXT_MATCH_MIN)
-        if not found:
-            raise NoCandidateError(
-                f"no capability fits {text[:80]!r}",
-                hint=f"name one: {', '.join(sorted(offers)[:20]) or 'none is offered yet'}",
-            )
-        return found[0].name
+        return _fitting(text, offers)
+
+
+def _fitting(text: str, offers: dict[str, CapabilitySummary]) -> str:
+    """The name of what fits best.
+
+    Raises:
+        NoCandidateError: nothing fits.
+    """
+    found = match(text[:QUERY_CHARS_MAX], list(offers.values()), min_score=TEXT_MATCH_MIN)
+    if not found:
+        raise NoCandidateError(
+            f"no capability fits {text[:80]!r}",
+            hint=f"name one: {', '.join(sorted(offers)[:20]) or 'none is offered yet'}",
+        )
+    return found[0].name
 
 
 def _ms(seconds: Seconds) -> float:

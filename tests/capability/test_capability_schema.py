@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from meshd.capability.schema import (
     FAULT_CHARS_MAX,
     PARAMETERS_MAX,
-    bind,
     describe,
     to_json,
 )
@@ -61,13 +60,13 @@ def test_schema_is_one_that_a_validator_takes():
 
 
 def test_values_are_converted_to_their_types():
-    found = bind(mixed)({"text": "a", "box": {"width": 2}, "rows": [{"key": "k"}]})
+    found = describe(mixed).arguments({"text": "a", "box": {"width": 2}, "rows": [{"key": "k"}]})
     assert found == {"text": "a", "box": Box(2), "rows": [{"key": "k"}]}
 
 
 def test_every_fault_is_named_with_what_is_accepted():
     with pytest.raises(UsageError) as caught:
-        bind(mixed, "mixer")({"limit": "3", "boxx": {}, "mode": "slow"})
+        describe(mixed, "mixer").arguments({"limit": "3", "boxx": {}, "mode": "slow"})
     message = caught.value.message
     assert caught.value.code == Code.INVALID_PARAMS
     assert caught.value.definite
@@ -86,29 +85,29 @@ def one(message: str) -> str:
 
 @pytest.mark.parametrize("value", ["hi", {"text": "hi"}, {"message": "hi"}])
 def test_the_only_parameter_takes_a_bare_value_and_the_plain_form(value):
-    assert bind(one)(value) == {"message": "hi"}
+    assert describe(one).arguments(value) == {"message": "hi"}
 
 
 def test_the_only_required_parameter_takes_a_bare_value():
-    assert bind(mixed)("hi") == {"text": "hi"}
+    assert describe(mixed).arguments("hi") == {"text": "hi"}
 
 
 def test_a_parameter_named_text_is_no_plain_form():
     def shout(text: str) -> str:
         return text
 
-    assert bind(shout)({"text": "hi"}) == {"text": "hi"}
+    assert describe(shout).arguments({"text": "hi"}) == {"text": "hi"}
 
 
 def test_open_functions_keep_text_as_a_name():
     def free(message: str = "", **more: int) -> None: ...
 
-    assert bind(free)({"text": 1, "message": "m"}) == {"message": "m", "text": 1}
+    assert describe(free).arguments({"text": 1, "message": "m"}) == {"message": "m", "text": 1}
     schema = describe(free)
     assert schema.input_schema["additionalProperties"] == {"type": "integer"}
     assert "further names freely" in schema.accepts()
     with pytest.raises(UsageError, match="'text'"):
-        bind(free)({"text": "no number"})
+        describe(free).arguments({"text": "no number"})
 
 
 def test_untyped_open_functions_take_anything():
@@ -116,30 +115,30 @@ def test_untyped_open_functions_take_anything():
 
     assert describe(free).input_schema["additionalProperties"] is True
     with pytest.raises(UsageError, match="unknown parameter 3"):
-        bind(free)({3: 4})
+        describe(free).arguments({3: 4})
 
 
 def test_functions_without_parameters_take_null_and_nothing_else():
     def now() -> None: ...
 
-    assert bind(now)(None) == {}
-    assert bind(now)({}) == {}
+    assert describe(now).arguments(None) == {}
+    assert describe(now).arguments({}) == {}
     assert describe(now).output_schema == {"type": "null"}
     with pytest.raises(UsageError, match="must be a JSON object") as caught:
-        bind(now)("x")
+        describe(now).arguments("x")
     assert caught.value.hint == "it takes no parameters"
 
 
 def test_null_goes_to_a_required_parameter():
     def maybe(value: int | None) -> None: ...
 
-    assert bind(maybe)(None) == {"value": None}
+    assert describe(maybe).arguments(None) == {"value": None}
 
 
 def test_a_default_of_none_allows_null():
     def maybe(limit: int = None) -> None: ...  # noqa: RUF013 - the habit that is allowed for
 
-    assert bind(maybe)({"limit": None}) == {"limit": None}
+    assert describe(maybe).arguments({"limit": None}) == {"limit": None}
 
 
 def test_bound_methods_partials_and_callable_objects_are_functions():
@@ -150,9 +149,9 @@ def test_bound_methods_partials_and_callable_objects_are_functions():
         def __call__(self, number: int) -> int:
             return number
 
-    assert bind(Tool().run)("a") == {"text": "a"}
-    assert bind(Tool())(3) == {"number": 3}
-    assert bind(functools.partial(mixed, limit=2))({"text": "a"}) == {"text": "a"}
+    assert describe(Tool().run).arguments("a") == {"text": "a"}
+    assert describe(Tool()).arguments(3) == {"number": 3}
+    assert describe(functools.partial(mixed, limit=2)).arguments({"text": "a"}) == {"text": "a"}
 
 
 def test_wrapped_functions_keep_their_own_signature():
@@ -160,14 +159,14 @@ def test_wrapped_functions_keep_their_own_signature():
     def wrapper(*args, **kwargs):
         return one(*args, **kwargs)
 
-    assert bind(wrapper)("a") == {"message": "a"}
+    assert describe(wrapper).arguments("a") == {"message": "a"}
 
 
 def test_constraints_of_annotated_types_hold():
     def small(n: Annotated[int, msgspec.Meta(le=3)]) -> None: ...
 
     with pytest.raises(UsageError, match="<= 3"):
-        bind(small)({"n": 4})
+        describe(small).arguments({"n": 4})
 
 
 def test_paths_are_text_in_json():
@@ -250,7 +249,7 @@ def test_parameters_are_bounded():
 
 def test_long_names_are_cut_in_messages():
     with pytest.raises(UsageError) as caught:
-        bind(one)({"x" * 10_000: 1, "message": "m"})
+        describe(one).arguments({"x" * 10_000: 1, "message": "m"})
     assert len(caught.value.message) < 3 * FAULT_CHARS_MAX
 
 
@@ -289,7 +288,7 @@ JSON = st.recursive(
 
 def attempt(function, value: Any) -> Any:
     try:
-        return bind(function)(value)
+        return describe(function).arguments(value)
     except UsageError as error:
         return error
 

@@ -4,11 +4,9 @@ import asyncio
 import threading
 
 import pytest
+from small_mesh import start_node
 
 from meshd import Mesh
-from meshd.config import load_config
-from meshd.daemon.node import Node
-from meshd.daemon.platform import SystemPlatform
 from meshd.errors import MeshError, NoDaemonError, PeerError, UsageError
 
 pytestmark = pytest.mark.net
@@ -19,17 +17,13 @@ async def daemon(tmp_path, monkeypatch):
     """A function that starts the daemon, or starts it anew at the same control socket."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     tmp_path.chmod(0o700)
-    flags = {"name": "a", "bind": "127.0.0.1:0", "mdns": False, "profile": "local"}
     running = []
 
     async def start():
         while running:
             await running.pop().stop(0)
-        config = load_config(flags | {"state_dir": str(tmp_path / "state")}).config
-        node = Node(config, (), SystemPlatform(), control_path=str(tmp_path / "a.sock"))
-        running.append(node)
-        await node.start()
-        return node
+        running.append(await start_node(tmp_path, control_path=str(tmp_path / "a.sock")))
+        return running[0]
 
     yield start
     while running:

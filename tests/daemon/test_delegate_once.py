@@ -3,11 +3,9 @@
 import asyncio
 
 import pytest
+from small_mesh import start_node
 
 from meshd.capability.definition import capability, collect
-from meshd.config import load_config
-from meshd.daemon.node import Node
-from meshd.daemon.platform import SystemPlatform
 from meshd.rpc.methods import CallContext
 
 pytestmark = pytest.mark.net
@@ -25,18 +23,8 @@ async def three(tmp_path, monkeypatch):
         return len(paid)
 
     for name in ("a", "b", "c"):
-        flags = {
-            "name": name,
-            "bind": "127.0.0.1:0",
-            "mdns": False,
-            "profile": "local",
-            "state_dir": str(tmp_path / name),
-            "join": [str(node.address) for node in nodes],
-        }
         definitions = collect(pay) if nodes else ()
-        node = Node(load_config(flags).config, definitions, SystemPlatform(), control_path="")
-        nodes.append(node)
-        await node.start()
+        nodes.append(await start_node(tmp_path, name, definitions, join=nodes))
     await nodes[0].wait_view(lambda v: sum(bool(p.capabilities) for p in v.peers) == 2, 5)
     yield nodes[0], paid
     await asyncio.gather(*(node.stop(0) for node in nodes))

@@ -4,11 +4,10 @@ import asyncio
 import sys
 
 import pytest
+from small_mesh import start_node
 
 from meshd.config import load_config
 from meshd.daemon.lifecycle import run
-from meshd.daemon.node import Node
-from meshd.daemon.platform import SystemPlatform
 from meshd.errors import UsageError
 from meshd.model import MemberState
 
@@ -27,10 +26,7 @@ mesh.run()
 @pytest.mark.slow
 async def test_a_program_that_is_terminated_leaves_the_mesh(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    flags = {"name": "a", "bind": "127.0.0.1:0", "mdns": False, "profile": "local"}
-    config = load_config(flags | {"state_dir": str(tmp_path / "a")}).config
-    node = Node(config, (), SystemPlatform(), control_path="")
-    await node.start()
+    node = await start_node(tmp_path)
 
     def is_there(view):
         return any(p.capabilities for p in view.peers if p.name == "program")
