@@ -191,7 +191,7 @@ class Channel:
         """Tell the other side that nobody waits for that call any more, if it still listens."""
         with contextlib.suppress(PeerError, TimeoutError):
             async with asyncio.timeout(self.limits.close_timeout_s):
-                await self._send(encode_notification("cancel", {"id": request_id}))
+                await self.notify("cancel", {"id": request_id})
 
     async def _send(self, data: bytes) -> None:
         if self.closed:
