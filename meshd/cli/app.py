@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import click
 
-from meshd import __version__
 from meshd.cli.failure import USAGE, Exit, Report, report_json, report_of, report_text
 from meshd.cli.options import connection_options
 from meshd.cli.output import escape
 from meshd.cli.session import Session
+from meshd.version import __version__
 
 SECTIONS: dict[str, dict[str, str]] = {
     "This node": {

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from meshd import __version__
 from meshd.daemon.doctor import diagnose
 from meshd.daemon.methods import Nothing
 from meshd.discovery.address import parse_seed
@@ -14,6 +13,7 @@ from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import Address, MemberState
 from meshd.rpc.methods import CallContext, Registry
+from meshd.version import __version__
 from meshd.view import ClusterView, Peer
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from meshd import __version__
 from meshd.model import MemberState
 from meshd.telemetry.metrics import Registry, Values
+from meshd.version import __version__
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node

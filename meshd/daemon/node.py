@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from meshd import __version__
 from meshd.capability.definition import CapabilityDefinition
 from meshd.capability.manifest import summarise
 from meshd.clock import Seconds
@@ -30,7 +29,6 @@ from meshd.load import default_slots
 from meshd.model import Address, Epoch, Load, NodeId
 from meshd.platform import Platform
 from meshd.routing.dispatcher import Dispatcher
-from meshd.routing.request import HOPS_MAX
 from meshd.routing.settings import RoutingSettings
 from meshd.rpc.client import RpcClient
 from meshd.rpc.limits import ServerLimits
@@ -39,6 +37,7 @@ from meshd.rpc.server import Probes, RpcServer
 from meshd.security.identity import Identity, keep, load_or_create, mesh_id
 from meshd.security.statedir import StateDir
 from meshd.telemetry.log import LimitedLog, event, get_logger
+from meshd.version import __version__
 from meshd.view import ClusterView
 from meshd.work.forward import HttpForward
 from meshd.work.worker import CLOSE_S, Worker
@@ -496,7 +495,7 @@ def routing_settings(config: Config) -> RoutingSettings:
     """Routing's settings from the configuration."""
     routing = config.routing
     return RoutingSettings(
-        policy=routing.policy, weights=routing.weights, hops_max=min(routing.hops_max, HOPS_MAX)
+        policy=routing.policy, weights=routing.weights, hops_max=routing.hops_max
     )
 
 
