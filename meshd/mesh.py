@@ -213,6 +213,10 @@ class Mesh:
                     raise
         if self._link is None:
             self._link = await self._become_node(definitions)
+        late = tuple(d for d in self._definitions.values() if d not in definitions)
+        if late:
+            # Offered while this was starting.
+            self._link.offer(late)
         event(logger, "info", "mesh_ready", how=self._link.kind, node=self._link.node_name)
         return self
 

@@ -189,3 +189,17 @@ async def test_a_lost_daemon_is_an_error_and_no_accident(daemon, monkeypatch):
         await node.stop(0)
         with pytest.raises(NoDaemonError, match="is away"):
             await mesh.call("anything")
+
+
+async def test_what_is_offered_while_the_program_starts_is_offered(daemon):
+    mesh = program(await daemon())
+    starting = asyncio.create_task(mesh.start())
+    await asyncio.sleep(0)
+
+    @mesh.agent()
+    async def early() -> str:
+        return "early"
+
+    await starting
+    assert await mesh.call("early") == "early"
+    await mesh.stop()
