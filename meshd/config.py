@@ -9,14 +9,16 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from meshd.capability.declared import definitions_from_config
 from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
 from meshd.errors import UsageError
 from meshd.model import NAME_CHARS_MAX, is_name
+from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
 
 CONFIG_BYTES_MAX = 1024 * 1024
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
@@ -24,8 +26,8 @@ ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"})
 """Variables of the command line itself, which are no settings of a node."""
 
-POLICIES = ("adaptive", "least_loaded", "weighted", "round_robin", "random")
 Policy = Literal["adaptive", "least_loaded", "weighted", "round_robin", "random"]
+POLICIES = get_args(Policy)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -33,6 +35,10 @@ LogFormat = Literal["text", "json"]
 
 FilePath = NewType("FilePath", str)
 """A path; in a TOML file, relative to that file. `~` is the home directory."""
+
+
+_ROUTING = RoutingSettings()
+"""Its own defaults are the defaults here."""
 
 
 def _about(text: str, **bounds: Any) -> Meta:
@@ -105,11 +111,12 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: Annotated[Policy, _about("Default policy.")] = "adaptive"
     weights: Annotated[
         dict[str, float],
-        _about("Of the policy `weighted`: signal to weight, each 0..1000.", max_length=32),
-    ] = msgspec.field(default_factory=lambda: {"cpu": 0.7, "latency": 0.3})
+        _about("Of the policy `weighted`: cpu, mem and latency to numbers.", max_length=32),
+    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
     hops_max: Annotated[
-        int, _about("Delegations that one task may go through, 1..32.", ge=1, le=32)
-    ] = 8
+        int,
+        _about(f"Delegations that one task may go through, 1..{HOPS_MAX}.", ge=1, le=HOPS_MAX),
+    ] = _ROUTING.hops_max
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +140,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `meshd start` can be told.
 
-    `capability` holds the `[[capability]]` tables of the TOML files as they are; the capability
-    room checks them.
+    `capability` holds the `[[capability]]` tables of the TOML file as they are; the capability
+    room has checked them.
     """
 
     node: NodeConfig = NodeConfig()
@@ -253,6 +260,7 @@ def load_config(
     _derive(merge, env, socket.gethostname() if hostname is None else hostname)
     for key, fault in _check(merge.values):
         merge.fault(key, fault)
+    merge.check_capabilities()
     if merge.faults:
         raise UsageError(_all_faults(merge.faults), data={"faults": merge.faults})
     return merge.loaded()
@@ -268,6 +276,7 @@ class _Merge:
         self.warnings: list[str] = []
         self.files: list[Path] = []
         self.capability: tuple[dict[str, Any], ...] = ()
+        self._capability_file = Path()
 
     def fault(self, path: str, fault: str) -> None:
         """Note what is wrong with the value that holds now."""
@@ -278,7 +287,8 @@ class _Merge:
         try:
             converted = msgspec.convert(value, option.type, strict=not lax)
         except (msgspec.ValidationError, UnicodeDecodeError) as error:
-            self.faults.append(f"{origin}: {option.path}: {_lower_first(str(error))}")
+            fault = _choices(option, value) or _lower_first(str(error))
+            self.faults.append(f"{origin}: {option.path}: {fault}")
             return
         self.values[option.path] = converted
         self.origins[option.path] = origin
@@ -321,9 +331,16 @@ class _Merge:
 
     def _capabilities(self, path: Path, value: Any) -> None:
         if isinstance(value, list) and all(isinstance(table, dict) for table in value):
-            self.capability = tuple(value)
+            self.capability, self._capability_file = tuple(value), path
         else:
             self.faults.append(f"{path}: capability: must be tables, each written [[capability]]")
+
+    def check_capabilities(self) -> None:
+        """Note what is wrong with the `[[capability]]` tables."""
+        try:
+            definitions_from_config(self.capability)
+        except UsageError as error:
+            self.faults.append(f"{self._capability_file}: {error.message}")
 
     def environment(self, env: Mapping[str, str]) -> None:
         """Lay `MESHD_*` variables over what there is. Empty ones count as not set."""
@@ -478,17 +495,22 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "node.join", str(error)
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
-    weights = values["routing.weights"]
-    if not all(math.isfinite(w) and 0 <= w <= 1000 for w in weights.values()):
-        yield "routing.weights", "each weight must be a number from 0 to 1000"
-    elif not any(weights.values()):
-        yield "routing.weights", "at least one weight must be above 0"
+    for fault in weight_faults(values["routing.weights"]):
+        yield "routing.weights", fault
 
 
 def _all_faults(faults: Sequence[str]) -> str:
     if len(faults) == 1:
         return f"the configuration is wrong: {faults[0]}"
     return f"the configuration has {len(faults)} faults:" + "".join(f"\n  {f}" for f in faults)
+
+
+def _choices(option: Option, value: Any) -> str:
+    """What may stand where one of a few words is wanted, and a wrong word was given."""
+    words = get_args(get_args(option.type)[0])
+    if get_origin(get_args(option.type)[0]) is not Literal or not isinstance(value, str):
+        return ""
+    return f"{value[:80]!r} is none of {', '.join(words)}{_near(value, words)}"
 
 
 def _near(word: str, known: Sequence[str]) -> str:

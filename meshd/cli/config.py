@@ -98,12 +98,10 @@ def path(session: Session, *, as_json: bool) -> None:
 @json_option
 def check(*, file: str, as_json: bool) -> None:
     """Check one TOML file. Every fault is listed; nothing is started."""
-    from meshd.capability.declared import definitions_from_config
     from meshd.config import load_config
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MESHD_")}
     loaded = load_config({"config": file}, environment)
-    definitions_from_config(loaded.config.capability)
     if as_json:
         emit_json({"schema": "meshd.config_check/1", "file": file, "ok": True})
     else:

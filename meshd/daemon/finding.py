@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import Hint, PeerSource, SourceStatus
-from meshd.discovery.cache import CacheSource, PeerCache
+from meshd.discovery.cache import CACHE_FILE, CacheSource, PeerCache
 from meshd.discovery.mdns import MdnsSettings, MdnsSource
 from meshd.discovery.static import PeersFileSource, StaticSource
 from meshd.model import Address, MemberState, NodeId
@@ -13,8 +13,6 @@ from meshd.security.identity import mesh_id
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
-
-PEERS_CACHE_FILE = "peers.cache"
 
 
 class Finding:
@@ -33,7 +31,7 @@ class Finding:
 
     async def start(self) -> None:
         """Begin to look; the node's sockets are bound."""
-        self._cache = PeerCache(self._node.state.path / PEERS_CACHE_FILE)
+        self._cache = PeerCache(self._node.state.path / CACHE_FILE)
         self._sources = self._make(self._cache)
         for source in self._sources:
             await source.start(self._found)

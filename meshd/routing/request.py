@@ -8,8 +8,8 @@ import msgspec
 
 from meshd.errors import PeerError, UsageError
 from meshd.model import check_name
+from meshd.routing.settings import HOPS_MAX
 
-HOPS_MAX = 16
 ID_DIGITS = 16
 TAGS_MAX = 16
 KEY_CHARS_MAX = 128

@@ -9,6 +9,9 @@ from meshd.errors import UsageError
 RETRIES_MAX = 3
 """Further candidates after the first: what a call may cost when peers refuse."""
 
+HOPS_MAX = 16
+"""Nodes that one piece of work may come through; it also bounds the list on the wire."""
+
 WEIGHT_NAMES = ("cpu", "latency", "mem")
 
 
@@ -34,7 +37,7 @@ class RoutingSettings:
     policy: str = "adaptive"
     sample: int = 4
     weights: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.7, "latency": 0.3})
-    hops_max: int = 4
+    hops_max: int = 8
     queue_max: int = 256
     deadline_s: Seconds = 30.0
     reserve_fraction: float = 0.1
@@ -46,7 +49,7 @@ class RoutingSettings:
             text
             for bad, text in (
                 (not 2 <= self.sample <= 1 + RETRIES_MAX, f"sample must be 2..{1 + RETRIES_MAX}"),
-                (not 1 <= self.hops_max <= 16, "hops_max must be 1..16"),
+                (not 1 <= self.hops_max <= HOPS_MAX, f"hops_max must be 1..{HOPS_MAX}"),
                 (not 0 <= self.queue_max <= 65_536, "queue_max must be 0..65536"),
                 (
                     not 0.0 < self.deadline_s <= 86_400.0,

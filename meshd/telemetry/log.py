@@ -22,7 +22,6 @@ LEVELS: dict[str, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-FORMATS = ("text", "json")
 
 CONTEXT: ContextVar[Mapping[str, Any] | None] = ContextVar("meshd_log_context", default=None)
 """Fields that every event of the current task carries, e.g. the trace's id."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from meshd import config as config_module
 from meshd.config import (
     CONFIG_BYTES_MAX,
+    POLICIES,
     Config,
     default_state_dir,
     load_config,
@@ -19,6 +20,7 @@ from meshd.config import (
     search_paths,
 )
 from meshd.errors import UsageError
+from meshd.routing import policies as routing_policies
 
 
 def load(flags=None, env=None, paths=()):
@@ -108,7 +110,8 @@ def test_an_unknown_variable_is_a_warning_with_a_suggestion():
 def test_one_error_lists_every_fault_of_every_layer(tmp_path):
     first = written(
         tmp_path / "a.toml",
-        '[node]\nnmae = "x"\nslots = "four"\nqueue = -1\n[nod]\n[log]\nlevel = "loud"\n',
+        '[node]\nnmae = "x"\nslots = "four"\nqueue = -1\n[nod]\n[log]\nlevel = "loud"\n'
+        '[[capability]]\nname = "a"\n',
     )
     second = written(tmp_path / "b.toml", "[node\n")
     found = faults(
@@ -121,7 +124,7 @@ def test_one_error_lists_every_fault_of_every_layer(tmp_path):
         f"{first}: node.slots: expected `int`, got `str`",
         f"{first}: node.queue: expected `int` >= 0",
         f"{first}: nod: unknown section; did you mean node?",
-        f"{first}: log.level: invalid enum value 'loud'",
+        f"{first}: log.level: 'loud' is none of debug, info, warning, error",
         f"{second}:1:6: broken TOML: Expected ']' at the end of a table declaration",
         "$MESHD_DRAIN_S: node.drain_s: expected `float` >= 0.0",
         "--polcy: unknown option",
@@ -133,6 +136,7 @@ def test_one_error_lists_every_fault_of_every_layer(tmp_path):
             "--bind: node.bind: 'nowhere' is not an address: 'nowhere' is not an IP address of this"
             " machine (write it like 192.168.1.17:6374 or [fd00::17]:6374)"
         ),
+        (f"{first}: capability 1 ('a'): it needs exactly one of command = [...] and url = '...'"),
     ]
 
 
@@ -255,8 +259,30 @@ def test_paths_in_a_file_are_relative_to_it_and_the_tilde_is_home(tmp_path):
 
 
 def test_capability_tables_are_handed_on_as_they_are(tmp_path):
-    path = written(tmp_path / "c.toml", '[[capability]]\nname = "a"\nodd = 1\n')
-    assert load(paths=[path]).config.capability == ({"name": "a", "odd": 1},)
+    path = written(tmp_path / "c.toml", '[[capability]]\nname = "a"\ncommand = ["b"]\n')
+    assert load(paths=[path]).config.capability == ({"name": "a", "command": ["b"]},)
+
+
+def test_what_routing_would_refuse_is_refused_here():
+    assert faults({"routing_weights": {"cost": 0.5}}) == [
+        "--routing-weights: routing.weights: unknown weight cost (known: cpu, latency, mem)"
+    ]
+    assert "<= 16" in faults({"routing_hops_max": 17})[0]
+    routing = load().config.routing
+    assert (routing.hops_max, routing.weights) == (8, {"cpu": 0.7, "latency": 0.3})
+    assert set(POLICIES) == set(routing_policies.POLICIES) - {"pinned"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"profile": "lam"}, "'lam' is none of lan, wan, local; did you mean lan?"),
+        ({"routing_policy": "least-loaded"}, "did you mean least_loaded?"),
+        ({"loop": 5}, "expected"),
+    ],
+)
+def test_a_wrong_word_is_answered_by_the_right_ones(flags, said):
+    assert said in faults(flags)[0]
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ async def test_nobody_capable_says_whom_it_considered():
 
 async def test_too_many_hops_and_returning_work_are_cycles():
     world = World()
-    others = tuple(node_id(n).hex() for n in range(5, 9))
+    others = tuple(node_id(n).hex() for n in range(5, 13))
     for hops in (others, (node_id(1).hex(), others[0])):
         with pytest.raises(PeerError) as caught:
             await world.delegate(hops=hops)
