@@ -75,6 +75,8 @@ def find(rows: Sequence[Row], wanted: str) -> Row:
     found = [r for r in rows if wanted in {r.get("name"), r.get("id")}]
     if not found and len(wanted) >= 4:
         found = [r for r in rows if str(r.get("id", "")).startswith(wanted.lower())]
+    # A node that lost its key came back as somebody new: its old self is not meant.
+    found = [r for r in found if r.get("state") not in {"dead", "left"}] or found
     if len(found) == 1:
         return found[0]
     if found:

@@ -17,6 +17,8 @@ Decorator = Callable[[Command], Command]
 WATCH_INTERVAL_S = 2.0
 WATCH_INTERVAL_S_MIN = 0.1
 COMPLETION_TIMEOUT_S = 0.5
+DURATION_MAX_S = 86_400.0
+"""A day: what the daemon takes as the deadline of a call."""
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -108,14 +110,14 @@ def watch_options(function: Command) -> Command:
 
 
 def duration(text: str) -> float:
-    """Seconds of `5`, `5s`, `500ms`, `2m` or `1h`; above 0.
+    """Seconds of `5`, `5s`, `500ms`, `2m` or `1h`; above 0, at most a day.
 
     Raises:
         BadParameter: it is none of these.
     """
     seconds = duration_or_zero(text)
-    if seconds == 0:
-        raise click.BadParameter(f"{text!r} must be above 0")
+    if not 0 < seconds <= DURATION_MAX_S:
+        raise click.BadParameter(f"{text!r} must be above 0 and at most {DURATION_MAX_S:g}s")
     return seconds
 
 

@@ -11,7 +11,7 @@ from meshd.daemon.methods import Nothing
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
-from meshd.model import Address, MemberState
+from meshd.model import Address, MemberState, NodeId
 from meshd.rpc.methods import CallContext, Registry
 from meshd.version import __version__
 from meshd.view import ClusterView, Peer
@@ -150,6 +150,8 @@ class ControlMethods:
             NoCandidateError: none, or several.
         """
         found = self._node.view().named(text)
+        # A node that lost its key came back as somebody new: its old self is not meant.
+        found = tuple(p for p in found if p.state <= MemberState.SUSPECT) or found
         if len(found) > 1:
             ids = ", ".join(f"{p.node.hex()} ({p.address})" for p in found)
             raise UsageError(f"{len(found)} nodes are named {text!r}", hint=f"use an id: {ids}")
@@ -185,10 +187,22 @@ class ControlMethods:
         if not addresses:
             hint = "check the spelling, or give an IP address"
             raise UsageError("no seed can be resolved: " + "; ".join(faults), hint=hint)
+        others = [a for a in addresses if a not in {node.address, node.gossip.bound}]
+        if not others:
+            hint = "give the address of another node; see it there: meshd status"
+            raise UsageError(f"{addresses[0]} is this node itself", hint=hint)
+        before = _alive(node.view()).keys()
         await node.rejoin()
-        node.gossip.join(*addresses)
-        view = await node.wait_view(lambda v: _joined(v, addresses) > 0, JOIN_WAIT_S)
-        return {"joined": _joined(view, addresses), "contacted": len(addresses)}
+        node.gossip.join(*others)
+
+        def joined(view: ClusterView) -> int:
+            """Seeds that are members now; one that tells another address than ours is news."""
+            alive = _alive(view)
+            known = sum(1 for address in others if address in alive.values())
+            return known or min(len(others), len(alive.keys() - before))
+
+        view = await node.wait_view(lambda v: joined(v) > 0, JOIN_WAIT_S)
+        return {"joined": joined(view), "contacted": len(addresses)}
 
     async def _leave(self, params: LeaveParams, context: CallContext) -> dict[str, Any]:
         del context
@@ -222,6 +236,9 @@ class ControlMethods:
         if not 1 <= params.count <= PROBES_MAX or not 0 <= params.interval_s <= 3_600:
             raise UsageError(f"probe: count 1 .. {PROBES_MAX}, interval_s 0 .. 3600")
         peer = self._find(params.node)
+        if params.via == "udp" and peer.node == self._node.node_id:
+            hint = "ask it by a call: meshd ping --via rpc"
+            raise UsageError(f"{peer.name} is this node: it sends itself no datagrams", hint=hint)
         replies = []
         for sequence in range(1, params.count + 1):
             replies.append({"seq": sequence, **await self._probe_once(peer, params.via)})
@@ -245,6 +262,6 @@ class ControlMethods:
         return {"rtt_ms": round(rtt_s * 1_000, 3)}
 
 
-def _joined(view: ClusterView, addresses: list[Address]) -> int:
-    alive = {peer.address for peer in view.in_state(MemberState.ALIVE)}
-    return sum(1 for address in addresses if address in alive)
+def _alive(view: ClusterView) -> dict[NodeId, Address]:
+    """The other members that live, and where."""
+    return {p.node: p.address for p in view.in_state(MemberState.ALIVE) if p.node != view.me}

@@ -90,6 +90,18 @@ def test_a_clashing_name_is_a_usage_error_that_lists_the_ids(meshd, fake):
     assert twin["id"] in done.err
 
 
+def test_a_name_means_the_living_one_of_its_bearers(meshd, fake):
+    old = {**PEERS["nodes"][1], "id": "ffff000000000099", "state": "dead"}
+    fake.results["peers"] = {**PEERS, "nodes": [old, *PEERS["nodes"]]}
+    assert meshd("peers", "lab-b", "-q").out == f"{PEERS['nodes'][1]['id']}\n"
+
+
+def test_a_call_may_take_a_day_and_no_longer(meshd):
+    done = meshd("call", "x", "--timeout", "25h")
+    assert done.exit == 2
+    assert "at most 86400s" in done.err
+
+
 def test_an_unknown_state_is_a_usage_error(meshd, fake):
     done = meshd("peers", "--state", "happy")
     assert done.exit == 2
