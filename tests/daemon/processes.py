@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PATIENCE_S = 20.0
 LOOK_S = 0.05
+KIND_S = 2.0
 MESHD = (sys.executable, "-m", "meshd")
 
 Row = dict[str, Any]
@@ -301,6 +302,12 @@ class Site:
         return path
 
     def close(self) -> None:
+        """End all; kindly first, so that what they ran is counted as covered."""
+        daemons = [p for p in self.processes if isinstance(p, Daemon) and p.is_running]
+        for process in daemons:
+            process.send(signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            self.news.until(lambda: not any(p.is_running for p in daemons), "the end", KIND_S)
         for process in reversed(self.processes):
             process.kill()
         shutil.rmtree(self.path, ignore_errors=True)

@@ -13,7 +13,11 @@ from meshd.security.identity import load_or_create
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 QUIET = ("--no-mdns", "--bind", "127.0.0.1:0")
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+NOBODY = {
+    "prefix": ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    # Nobody may write the coverage of what he runs.
+    "env": {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""},
+}
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv"
 )
@@ -192,8 +196,8 @@ def test_without_a_daemon_every_client_says_how_to_start_one(site):
 @needs_root
 def test_another_user_is_told_that_permission_is_missing(town):
     town.path.chmod(0o755)
-    fails(town.cli("peers", prefix=NOBODY), 6, "permission denied", "run as root")
-    done = town.cli("--socket", town.a.control.path, "peers", prefix=NOBODY)
+    fails(town.cli("peers", **NOBODY), 6, "permission denied", "run as root")
+    done = town.cli("--socket", town.a.control.path, "peers", **NOBODY)
     fails(done, 6, "permission denied", "run as root")
 
 

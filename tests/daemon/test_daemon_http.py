@@ -268,7 +268,8 @@ def test_the_network_port_knows_no_control_method(mesh):
     check(status, {
         "schema": TEXT, "healthy": YES_NO, "name": TEXT, "id": NODE_ID, "mesh": TEXT,
         "version": TEXT, "pid": COUNT, "address": TEXT, "socket": TEXT, "state_dir": TEXT,
-        "uptime_s": NUMBER, "profile": TEXT, "gossip": dict, "loop_lag_s": NUMBER,
+        "uptime_s": NUMBER, "profile": TEXT, "drain_s": NUMBER, "loop_lag_s": NUMBER,
+        "gossip": dict,
         "members": dict.fromkeys(("alive", "suspect", "dead", "left"), COUNT),
         "tasks": dict.fromkeys(("in_flight", "queue", "done", "failed", "refused"), COUNT),
         "discovery": [{"source": TEXT, "state": TEXT, "detail": TEXT}], "problems": [TEXT],
