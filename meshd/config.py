@@ -224,8 +224,9 @@ def default_state_dir(env: Mapping[str, str], mesh: str, name: str) -> Path:
     if sys.platform == "darwin":
         base = _home(env) / "Library" / "Application Support"
     else:
-        given = env.get("XDG_STATE_HOME")
-        base = Path(given) if given else _home(env) / ".local" / "state"
+        given = env.get("XDG_STATE_HOME", "")
+        # A relative one does not count, here as in `control.state_dir_root`: XDG base directories.
+        base = Path(given) if given.startswith("/") else _home(env) / ".local" / "state"
     return base / "meshd" / mesh / name
 
 
@@ -320,14 +321,17 @@ class _Merge:
                 self._section(path, section, table)
 
     def _section(self, path: Path, section: str, table: dict[str, Any]) -> None:
-        for key, value in table.items():
-            option = _BY_PATH.get(f"{section}.{key}")
+        for key, given in table.items():
+            value, option = given, _BY_PATH.get(f"{section}.{key}")
             if option is None:
                 known = [o.path.partition(".")[2] for o in _OPTIONS if o.path.startswith(section)]
                 self.faults.append(f"{path}: {section}.{key}: unknown key{_near(key, known)}")
                 continue
-            anchored = _anchored(value, path.parent) if _is_path(option) else value
-            self.take(option, anchored, str(path), lax=False)
+            if _is_path(option):
+                value = _anchored(value, path.parent)
+            elif option.path == "node.capability" and isinstance(value, list):
+                value = [_anchored(v, path.parent) if _is_toml(v) else v for v in value]
+            self.take(option, value, str(path), lax=False)
 
     def _capabilities(self, path: Path, value: Any) -> None:
         if isinstance(value, list) and all(isinstance(table, dict) for table in value):
@@ -527,6 +531,10 @@ def _anchored(value: Any, directory: Path) -> Any:
     if not isinstance(value, str) or not value or value.startswith("~"):
         return value
     return str(directory / value)
+
+
+def _is_toml(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".toml")
 
 
 def _expand(path: str, env: Mapping[str, str]) -> str:

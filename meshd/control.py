@@ -158,7 +158,9 @@ class ControlClient:
                 answer = _exchange(link, request, deadline)
             except TimeoutError:
                 raise DeadlineError(
-                    f"the daemon did not answer {method!r} within {timeout_s:g} s", definite=False
+                    f"the daemon did not answer {method!r} within {timeout_s:g} s",
+                    hint="it may be stopped, or too busy: look at its process and its log",
+                    definite=False,
                 ) from None
             except OSError as error:
                 raise PeerError(

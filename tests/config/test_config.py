@@ -263,6 +263,13 @@ def test_capability_tables_are_handed_on_as_they_are(tmp_path):
     assert load(paths=[path]).config.capability == ({"name": "a", "command": ["b"]},)
 
 
+def test_a_capability_file_in_a_file_is_relative_to_that_file(tmp_path):
+    path = written(tmp_path / "c.toml", '[node]\ncapability = ["a.toml", "m:a", "/b.toml"]\n')
+    assert load(paths=[path]).config.node.capability == (
+        f"{tmp_path}/a.toml", "m:a", "/b.toml"
+    )  # fmt: skip
+
+
 def test_what_routing_would_refuse_is_refused_here():
     assert faults({"routing_weights": {"cost": 0.5}}) == [
         "--routing-weights: routing.weights: unknown weight cost (known: cpu, latency, mem)"
@@ -297,6 +304,8 @@ def test_state_lives_where_the_system_keeps_state(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     where = default_state_dir({"XDG_STATE_HOME": "/s", "HOME": "/h"}, "m", "n")
     assert where == Path("/s/meshd/m/n")
+    where = default_state_dir({"XDG_STATE_HOME": "s", "HOME": "/h"}, "m", "n")
+    assert where == Path("/h/.local/state/meshd/m/n")
     monkeypatch.setattr(sys, "platform", "darwin")
     where = default_state_dir({"HOME": "/h"}, "m", "n")
     assert where == Path("/h/Library/Application Support/meshd/m/n")

@@ -372,6 +372,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_an_indefinite_deadline(answeri
     with pytest.raises(DeadlineError) as caught:
         answering(None).call("status", timeout_s=0.05)
     assert not caught.value.definite
+    assert "busy" in caught.value.hint
 
 
 def test_no_time_left_is_a_deadline(home, listen):
