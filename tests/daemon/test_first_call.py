@@ -1,8 +1,14 @@
 """What a program offers can be called by its very next line."""
 
+import asyncio
+
 import pytest
 
 from meshd import Mesh
+from meshd.config import load_config
+from meshd.daemon.node import Node
+from meshd.daemon.platform import SystemPlatform
+from meshd.errors import MeshError, NoDaemonError
 
 pytestmark = pytest.mark.net
 
@@ -47,3 +53,22 @@ async def test_a_node_tells_how_much_work_it_hands_out(lone):
         assert node.load().dispatch_per_s == 0
         await mesh.call("shout", {"text": "a"})
         assert node.load().dispatch_per_s > 0
+
+
+async def test_a_program_that_asks_again_and_again_lets_the_loop_learn_that_its_daemon_is_gone(
+    lone, tmp_path
+):
+    path = str(tmp_path / "control.sock")
+    config = load_config({"name": "short-lived", **lone}, {}, [], hostname="here").config
+    node = Node(config, (), SystemPlatform(), control_path=path)
+    await node.start()
+    async with Mesh("program", control=path) as mesh:
+        stopping = asyncio.create_task(node.stop(0.0))
+        seen = []
+        while not stopping.done() or not isinstance(seen[-1], NoDaemonError):
+            assert len(seen) < 10_000, seen[-3:]
+            try:
+                seen.append(await mesh._request("peers", {}, 0.05))
+            except MeshError as error:
+                seen.append(error)
+        await stopping
