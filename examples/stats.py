@@ -2,15 +2,15 @@
 
 Offer both on a node, from the folder that this file is in:
 
-    STATS_ROOT=/some/data meshd start --capability stats
+    meshd start --capability stats        # with STATS_ROOT=/some/data: of the files below that
 
 and ask from any other node of the mesh:
 
-    meshd call csv_stats path=orders.csv column=amount
+    meshd call csv_stats path=data/orders.csv column=amount
     meshd call csv_stats content="a,b
     1,2
     3,4"
-    meshd call text_stats folder=letters top=5
+    meshd call text_stats content="to be or not to be" top=2
 
 Both are idempotent: running them twice does no harm. So the mesh may hand them to another node
 when the first one dies in the middle of the work.
