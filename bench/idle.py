@@ -34,7 +34,7 @@ def run(count: int, settle_s: float, window_s: float, profile: str) -> dict[str,
         progress(f"N={count}: all see all; settling for {settle_s:g} s")
         time.sleep(settle_s)
         first = [sample(daemon) for daemon in daemons]
-        time.sleep(window_s)
+        machine = watch_machine(window_s)
         last = [sample(daemon) for daemon in daemons]
         memory = [psutil.Process(d.process.pid).memory_full_info() for d in daemons]
     rates = [_rates(a, b) for a, b in zip(first, last, strict=True)]
@@ -43,7 +43,17 @@ def run(count: int, settle_s: float, window_s: float, profile: str) -> dict[str,
         **result,
         "rss_mb": round(mean(m.rss for m in memory) / 1e6, 1),
         "uss_mb": round(mean(m.uss for m in memory) / 1e6, 1),
+        "machine_cpu_percent": f"{min(machine):.0f}..{max(machine):.0f}",
     }
+
+
+def watch_machine(seconds: float) -> list[float]:
+    """The whole machine's CPU use in each second of the window.
+
+    Where it swings, for whatever reason, nodes tell each other: "idle" is not idle then.
+    """
+    psutil.cpu_percent()
+    return [psutil.cpu_percent(interval=1.0) for _ in range(max(1, round(seconds)))]
 
 
 def _rates(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
