@@ -19,11 +19,3 @@ class Deadline:
     def remaining(self, now: Instant) -> Seconds:
         """Seconds left; 0.0 once it has passed."""
         return max(0.0, self.at - now)
-
-    def expired(self, now: Instant) -> bool:
-        """Whether nothing is left."""
-        return now >= self.at
-
-    def child(self, reserve_s: Seconds) -> "Deadline":
-        """The deadline to give to the next hop: earlier by the time that the way back needs."""
-        return Deadline(Instant(self.at - reserve_s))

@@ -24,7 +24,7 @@ def compile_schema(schema: dict[str, Any], name: str) -> Callable[[Any], None]:
     except ImportError as error:
         raise UsageError(
             f"capability {name!r} declares input_schema, and the package to check it is missing",
-            hint="pip install 'meshd-gossip[schema]', or remove input_schema",
+            hint="pip install jsonschema-rs, or remove input_schema",
         ) from error
     try:
         validator = jsonschema_rs.validator_for(

@@ -3,11 +3,12 @@
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
-from conftest import B_ID, NUC_ID, PEERS, RefusalError
+from stand_in import B_ID, NUC_ID, PEERS, RefusalError
 
 from meshd.cli import stop
 from meshd.cli.output import NONE
@@ -529,7 +530,9 @@ def test_a_daemon_that_does_not_stop_is_told_of(meshd, fake, monkeypatch):
 
 @pytest.mark.slow
 def test_a_reader_who_has_seen_enough_is_no_error(fake):
-    command = f"{sys.executable} -m meshd peers -o jsonl --watch=0.1 --count 50 | head -n 1"
+    command = (
+        f"{shlex.quote(sys.executable)} -m meshd peers -o jsonl --watch=0.1 --count 50 | head -n 1"
+    )
     environment = {**os.environ, "MESHD_SOCKET": str(fake.path)}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import RefusalError
+from stand_in import RefusalError
 
 from meshd.cli import app
 from meshd.cli.failure import report_of, start_report

@@ -5,10 +5,12 @@ import os
 import socket
 import sys
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from meshd import control
 from meshd.cli import welcome
 from meshd.cli.output import Palette
 from meshd.errors import NoDaemonError, UsageError
@@ -138,7 +140,7 @@ def test_a_taken_port_names_the_process_that_holds_it(meshd, lifecycle):
 def test_a_port_held_by_who_knows_whom_is_told_as_that(meshd, lifecycle, home, start_daemon):
     start_daemon("deaf")
     start_daemon("elsewhere").results["status"] = {"pid": 1, "address": "127.0.0.1:1"}
-    stale = home / "run" / "meshd" / "default" / "stale.sock"
+    stale = Path(control.runtime_dir()) / "default" / "stale.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(stale))
     with socket.create_server(("127.0.0.1", 0)) as held:
