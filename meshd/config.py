@@ -17,6 +17,7 @@ from msgspec import Meta
 from meshd.capability.declared import definitions_from_config
 from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
 from meshd.errors import UsageError
+from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, is_name
 from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
 
@@ -123,8 +124,13 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[limits]`: bounds on what others may ask of this node."""
 
     datagram_bytes_max: Annotated[
-        int, _about("Bytes of a gossip datagram, 576..1400.", ge=576, le=1400)
-    ] = 1200
+        int,
+        _about(
+            f"Bytes of a gossip datagram, {DATAGRAM_BYTES_MIN}..{DATAGRAM_BYTES_MAX}.",
+            ge=DATAGRAM_BYTES_MIN,
+            le=DATAGRAM_BYTES_MAX,
+        ),
+    ] = GossipConfig().datagram_bytes_max
     body_bytes_max: Annotated[
         int,
         _about("Bytes of a call's body, 1 KiB..256 MiB.", ge=1024, le=256 * 1024 * 1024),
@@ -134,7 +140,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
     calls_max: Annotated[int, _about("Calls served at a time, 1..100000.", ge=1, le=100_000)] = 256
     members_max: Annotated[
         int, _about("Members that the table holds, 2..100000.", ge=2, le=100_000)
-    ] = 10_000
+    ] = GossipConfig().members_max
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from meshd.config import (
     search_paths,
 )
 from meshd.errors import UsageError
+from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.routing import policies as routing_policies
 
 
@@ -314,3 +315,9 @@ def test_state_lives_where_the_system_keeps_state(monkeypatch):
 def test_without_arguments_the_process_environment_is_used(monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "MESHD_NAME", "from-env")
     assert load_config({}, paths=[]).config.node.name == "from-env"
+
+
+@pytest.mark.parametrize("size", [DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX])
+def test_every_datagram_size_that_is_allowed_is_one_that_gossip_takes(size):
+    loaded = load_config({"limits_datagram_bytes_max": size}, {}, [], hostname="lab-a")
+    assert GossipConfig(datagram_bytes_max=loaded.config.limits.datagram_bytes_max)
