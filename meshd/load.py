@@ -11,6 +11,7 @@ import psutil
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _TICKS_MIN = 0.05
 """CPU seconds (over all cores) below which a difference says more of rounding than of load."""
+_CPU_WEIGHT = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -18,15 +19,17 @@ logger = logging.getLogger(__name__)
 class LoadSampler:
     """Reads CPU and memory use without ever waiting.
 
-    CPU is the busy share of the time since the last sample. `psutil.cpu_percent` is not used: it
-    remembers the last reading for each thread, and reads 0 where a node primes it on one thread
-    and samples on another.
+    CPU is a moving average of the busy share of the time between two samples (weight 0.2: about
+    five samples deep), so that second-long swings do not look like news to the mesh.
+    `psutil.cpu_percent` is not used: it remembers the last reading for each thread, and reads 0
+    where a node primes it on one thread and samples on another.
     """
 
     def __init__(self) -> None:
         self._cpu_fraction = 0.0
         self._mem_fraction = 0.0
         self._warned = False
+        self._first = True
         self._busy, self._total = self._read_cpu() or (0.0, 0.0)
 
     def sample(self) -> tuple[float, float]:
@@ -35,8 +38,11 @@ class LoadSampler:
         if reading is not None:
             busy, total = reading
             if total - self._total >= _TICKS_MIN:
-                self._cpu_fraction = _clamp((busy - self._busy) / (total - self._total))
-                self._busy, self._total = busy, total
+                fresh = _clamp((busy - self._busy) / (total - self._total))
+                # The first sample counts whole; then noise must not look like a change.
+                weight = 1.0 if self._first else _CPU_WEIGHT
+                self._cpu_fraction += weight * (fresh - self._cpu_fraction)
+                self._busy, self._total, self._first = busy, total, False
         try:
             self._mem_fraction = _clamp(psutil.virtual_memory().percent / 100.0)
         except (OSError, psutil.Error, RuntimeError) as error:

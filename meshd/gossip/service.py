@@ -46,6 +46,7 @@ LEAVE_HEARERS = 3
 _PUBLISH_INTERVAL_S = 0.02  # changes that come closer together are published as one
 _LEAVE_POLL_S = 0.02
 _ASK_TIMEOUT_S = 5.0
+_ROUNDING_S = 1e-6
 
 Answer = TypeVar("Answer")
 
@@ -95,7 +96,7 @@ class GossipService:
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
-        self._pings: dict[NodeId, list[asyncio.Future[Seconds]]] = {}
+        self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
         self.view = self._rows.build(self._swim)
@@ -161,8 +162,8 @@ class GossipService:
 
         async def ask() -> Seconds | None:
             answer: asyncio.Future[Seconds] = asyncio.get_running_loop().create_future()
-            waiting = self._pings.setdefault(node, [])
-            waiting.append(answer)
+            waiting = self._pings.setdefault(node, {})
+            waiting[answer] = self._clock.now()
             self._step(PingRequested(node))
             try:
                 async with asyncio.timeout(timeout_s):
@@ -170,7 +171,7 @@ class GossipService:
             except TimeoutError:
                 return None
             finally:
-                waiting.remove(answer)
+                del waiting[answer]
                 if not waiting:
                     self._pings.pop(node, None)
 
@@ -314,8 +315,9 @@ class GossipService:
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
         elif isinstance(effect, PingAnswered):
-            for answer in self._pings.get(effect.node, ()):
-                if not answer.done():
+            for answer, asked_at in self._pings.get(effect.node, {}).items():
+                # A late answer to an earlier question is older than this one.
+                if not answer.done() and now - effect.rtt_s >= asked_at - _ROUNDING_S:
                     answer.set_result(effect.rtt_s)
         self._listener(effect)
 

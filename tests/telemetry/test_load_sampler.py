@@ -25,6 +25,15 @@ def test_cpu_is_the_busy_share_since_the_last_sample(monkeypatch):
     assert 0 < mem < 1
 
 
+def test_a_swing_of_a_second_moves_the_cpu_figure_by_a_fifth(monkeypatch):
+    idle, swing = Times(0, 0, 0, 10, 0, 0, 0), Times(10, 0, 0, 10, 0, 0, 0)
+    readings = iter([Times(0, 0, 0, 0, 0, 0, 0), idle, swing])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
+    sampler = LoadSampler()
+    assert sampler.sample()[0] == 0.0
+    assert sampler.sample()[0] == pytest.approx(0.2)
+
+
 def test_two_samples_at_once_repeat_the_last_value(monkeypatch):
     first, second = Times(0, 0, 0, 0, 0, 0, 0), Times(1, 0, 0, 1, 0, 0, 0)
     readings = iter([first, second, second])
