@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from meshd.gossip.broadcast import transmit_limit
-from meshd.gossip.effects import Effect, MemberChanged
+from meshd.gossip.effects import Effect, MemberChanged, ProbeCompleted
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import MemberState
 from sim.checkers import NOBODY, Checker, Violation
@@ -72,6 +72,25 @@ class CrashesFound(Checker):
                 return
 
 
+class ProbesTellTruth(Checker):
+    """L1, the reason for it: no probe of a node that is gone ever succeeds."""
+
+    invariant = "L1"
+    UNDER_WAY_S = 3.0
+
+    def on_effect(self, host: Host, effect: Effect) -> None:
+        """Look at each probe that was answered; answers may have been under way for a while."""
+        if type(effect) is not ProbeCompleted or not effect.succeeded:
+            return
+        world = self.world
+        subject = world.host_of(effect.node)
+        if subject is None or subject.swim is not None or world.calm_since > subject.down_since:
+            return
+        if world.now - subject.down_since > self.UNDER_WAY_S:
+            text = f"a probe succeeded {world.now - subject.down_since:.1f} s after its end"
+            self.fail(host.index, subject.index, text)
+
+
 class LiveStayAlive(Checker):
     """L2: in calm, no live node is held dead by anybody."""
 
@@ -122,6 +141,9 @@ class JoinsAreQuick(Checker):
 class Eventual(Checker):
     """Base of what must hold once all is quiet: `problem` says what does not hold yet."""
 
+    waits_for_views = False
+    """Whether it is asked only once all views have converged."""
+
     def bound_s(self) -> float:
         """Seconds of quiet after which it must hold."""
         raise NotImplementedError
@@ -131,7 +153,7 @@ class Eventual(Checker):
         raise NotImplementedError
 
     def quiet_again(self) -> None:
-        """A new stretch of quiet begins."""
+        """What must hold is asked anew: a stretch of quiet begins, or views have converged."""
 
 
 class NobodyLeftForDead(Eventual):
@@ -227,6 +249,7 @@ class QueuesEmpty(Eventual):
     """L8 and Q1: no rumour is perpetual, and nothing that waits waits for ever."""
 
     invariant = "L8"
+    waits_for_views = True
 
     def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
         super().__init__(world, found)
@@ -239,8 +262,9 @@ class QueuesEmpty(Eventual):
         return detection_bound_s(self.world, 1) + limit * config.gossip_interval_s * 4 + 10
 
     def quiet_again(self) -> None:
-        """Everybody has to be seen idle anew."""
-        self._busy = self.world.members()
+        """Everybody has to be seen idle anew; but a lone survivor has nobody to tell."""
+        members = self.world.members()
+        self._busy = members if len(members) > 1 else []
 
     def problem(self) -> Problem | None:
         """Each node has to be idle at one look; with loss, not all at the same."""
@@ -317,6 +341,7 @@ def _is_busy(host: Host) -> bool:
 def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Checker]:
     """All invariants of the long run."""
     yield CrashesFound(world, found)
+    yield ProbesTellTruth(world, found)
     yield LiveStayAlive(world, found)
     yield JoinsAreQuick(world, found)
     yield NobodyLeftForDead(world, found)

@@ -89,10 +89,20 @@ class Judge:
         if quiet_since != self._quiet_since:
             self._quiet_since = quiet_since
             self._open = list(self._eventual)
-            for each in self._eventual:
-                each.quiet_again()
         if quiet_since <= world.now and self._open and not world.is_halted:
-            self._open = [each for each in self._open if self._is_open(each)]
+            self._ask()
+
+    def _ask(self) -> None:
+        """Close what holds by now."""
+        views_differ = any(isinstance(each, ViewsConverge) for each in self._open)
+        still: list[Eventual] = []
+        for each in self._open:
+            if each.waits_for_views and views_differ:
+                each.quiet_again()
+                still.append(each)
+            elif self._is_open(each):
+                still.append(each)
+        self._open = still
 
     def _is_open(self, each: Eventual) -> bool:
         problem = each.problem()

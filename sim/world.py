@@ -30,6 +30,8 @@ from sim.trace import ACTION, DATAGRAM, READ, WAKE, Trace
 
 MESH = MeshId(b"simulate")
 START_S = 1_000.0
+LONG_AGO_S = 0.0
+"""The mesh of `start_converged` has been calm for longer than any bound."""
 EPOCH_START_MS = 1_700_000_000_000
 PORT = 6374
 IP_UDP_BYTES = 28
@@ -145,7 +147,7 @@ class World:
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
         self.trace = Trace(MESH)
         self.hosts = [Host(index, mesh_id(index % meshes)) for index in range(nodes)]
-        self.calm_since = START_S
+        self.calm_since = LONG_AGO_S
         """Since when nothing but plain crashes, starts and goodbyes happened; see `disturb`."""
         self.changed_at = START_S
         """When the set of members, or the state of one, was last changed on purpose."""

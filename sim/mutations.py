@@ -1,0 +1,198 @@
+"""Protocol faults planted on purpose: a simulator that misses them proves nothing.
+
+Each replaces one method of the production code for as long as its context lasts. Used by tests and
+by the published table of how many seeds it takes to catch each.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+import meshd.gossip.beliefs as beliefs_module
+import meshd.gossip.outbox as outbox_module
+from meshd.clock import Instant
+from meshd.gossip.beliefs import Beliefs
+from meshd.gossip.codec import encode_update
+from meshd.gossip.effects import ProbeCompleted
+from meshd.gossip.messages import Ack, Update
+from meshd.gossip.prober import Prober
+from meshd.gossip.state import StateStore
+from meshd.gossip.suspicion import Suspicion
+from meshd.gossip.swim import Swim
+from meshd.gossip.sync import Exchange
+from meshd.model import Address, Member, MemberState, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One planted fault: what it says, where it sits, and the scenario that shows it best."""
+
+    name: str
+    text: str
+    owner: Any
+    attribute: str
+    make: Callable[[Any], Any]
+    scenario: str
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Put the fault in; take it out in the end."""
+        original = getattr(self.owner, self.attribute)
+        setattr(self.owner, self.attribute, self.make(original))
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.attribute, original)
+
+
+def _nothing(_original: Any) -> Any:
+    def nothing(*_args: Any, **_options: Any) -> None:
+        return None
+
+    return nothing
+
+
+def _refuses(_original: Any) -> Any:
+    def refuses(*_args: Any, **_options: Any) -> bool:
+        return False
+
+    return refuses
+
+
+def _any_ack(original: Any) -> Any:
+    def on_ack(self: Prober, ack: Ack, source: NodeId, now: Instant) -> None:
+        current = self._round
+        if current is not None and not current.acked:
+            current.acked = True
+            self._timers.cancel("probe_timeout")
+            self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=None))
+        original(self, ack, source, now)
+
+    return on_ack
+
+
+def _left_is_dead(original: Any) -> Any:
+    def hear(self: Beliefs, update: Update, *args: Any, **options: Any) -> None:
+        if update.state == MemberState.LEFT:
+            update = msgspec.structs.replace(update, state=int(MemberState.DEAD))
+        original(self, update, *args, **options)
+
+    return hear
+
+
+def _state_ignored(original: Any) -> Any:
+    def join(one: Member, other: Member) -> Member:
+        same = (one.epoch, one.incarnation) == (other.epoch, other.incarnation)
+        return other if same else original(one, other)
+
+    return join
+
+
+def _jumping(original: Any) -> Any:
+    def raise_self(
+        self: Beliefs, epoch: int, incarnation: int, now: Instant, **changes: object
+    ) -> None:
+        original(self, epoch, incarnation + 1, now, **changes)
+
+    return raise_self
+
+
+def _laundered(original: Any) -> Any:
+    def hear(self: Beliefs, update: Update, *args: Any, **options: Any) -> None:
+        if update.state == MemberState.SUSPECT:
+            update = msgspec.structs.replace(update, incarnation=update.incarnation + 1)
+        original(self, update, *args, **options)
+
+    return hear
+
+
+def _for_ever(_original: Any) -> Any:
+    def transmit_limit(mult: int, members: int) -> int:
+        return 1_000_000 * mult * members
+
+    return transmit_limit
+
+
+def _silent(original: Any) -> Any:
+    def report(self: Beliefs, member: Member, *args: Any, **options: Any) -> None:
+        if member.state is not MemberState.LEFT:
+            original(self, member, *args, **options)
+
+    return report
+
+
+def _overfull(original: Any) -> Any:
+    def accusation(self: Beliefs, node: NodeId) -> tuple[NodeId, bytes] | None:
+        found: tuple[NodeId, bytes] | None = original(self, node)
+        if found is None:
+            return None
+        member = self.table.get(node)
+        return (node, found[1] if member is None else encode_update(member) + bytes(1_200))
+
+    return accusation
+
+
+def _unrouted(original: Any) -> Any:
+    """Deaths are kept to oneself."""
+
+    def spread(self: Beliefs, member: Member, *args: Any, **options: Any) -> None:
+        if member.state is not MemberState.DEAD and member.node == self.me.node:
+            original(self, member, *args, **options)
+
+    return spread
+
+
+def _no_sync(original: Any) -> Any:
+    def ask(self: Exchange, node: NodeId, address: Address, cookie: bytes, now: Instant) -> None:
+        if cookie:
+            original(self, node, address, cookie, now)
+
+    return ask
+
+
+def _forgets_epoch(original: Any) -> Any:
+    def join(one: Member, other: Member) -> Member:
+        if one.epoch != other.epoch and one.node == other.node:
+            return one
+        return original(one, other)  # type: ignore[no-any-return]
+
+    return join
+
+
+MUTATIONS = (
+    Mutation("no_refute", "a node does not deny its own death", Beliefs, "_hear_of_self", _nothing,
+             "starved"),
+    Mutation("any_ack", "any ack satisfies any probe", Prober, "on_ack", _any_ack, "swarm"),
+    Mutation("left_is_dead", "a goodbye is taken for a death", Beliefs, "hear", _left_is_dead,
+             "goodbyes"),
+    Mutation("no_sync", "views are compared at the door alone", Exchange, "_ask", _no_sync,
+             "swarm"),
+    Mutation("no_reconnect", "the dead are never pinged again", Prober, "on_reconnect", _nothing,
+             "split"),
+    Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
+             _refuses, "crash"),
+    Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
+             "join", _state_ignored, "swarm"),
+    Mutation("jumping", "an incarnation rises by two", Beliefs, "_raise_self", _jumping, "starved"),
+    Mutation("laundered", "a passed on doubt carries a number never issued", Beliefs, "hear",
+             _laundered, "crash"),
+    Mutation("for_ever", "rumours are passed on without end", outbox_module, "transmit_limit",
+             _for_ever, "crash"),
+    Mutation("silent", "the application is not told of goodbyes", Beliefs, "_report", _silent,
+             "goodbyes"),
+    Mutation("overfull", "a buddy's rumour is not counted against the room", Beliefs,
+             "accusation", _overfull, "crash"),
+    Mutation("never_dead", "doubts never run out", Beliefs, "suspicion_ran_out", _nothing, "crash"),
+    Mutation("no_pass_on", "rumours about others are not passed on", Beliefs, "_spread", _unrouted,
+             "crash"),
+    Mutation("old_run_wins", "a newer run does not outrank an older one", beliefs_module, "join",
+             _forgets_epoch, "swarm"),
+    Mutation("no_pull", "a newer state is never asked for", StateStore, "note_teller", _refuses,
+             "churn"),
+    Mutation("no_gossip", "rumours ride on probes alone", Swim, "_on_gossip", _nothing,
+             "goodbyes"),
+)  # fmt: skip
+"""All of them, with the scenario in which each should be caught within a few seeds."""
