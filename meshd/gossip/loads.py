@@ -17,7 +17,8 @@ from meshd.gossip.config import GossipConfig
 from meshd.model import Epoch, Load, NodeId
 
 _BUSY_STEP = 0.25  # of the slots
-_FRACTION_STEP = 0.25  # CPU noise stays below; memory and errors share it
+_MACHINE_STEP = 0.5  # of CPU and memory: figures for people, whose swings move no work
+_ERROR_STEP = 0.25
 _TIME_FACTOR = 2.0
 _EPOCH_MS_PER_SEQUENCE = 250
 _REORDER_MAX = 64
@@ -29,16 +30,16 @@ def is_significant(before: Load, after: Load) -> bool:
         return True
     slots = max(1, after.slots)
     busy = abs((after.in_flight + after.queue) - (before.in_flight + before.queue)) / slots
-    fractions = (
+    machine = (
         abs(after.cpu_fraction - before.cpu_fraction),
         abs(after.mem_fraction - before.mem_fraction),
-        abs(after.error_fraction - before.error_fraction),
     )
     low, high = sorted((before.service_s, after.service_s))
     return (
         before.slots != after.slots
         or busy >= _BUSY_STEP
-        or max(fractions) >= _FRACTION_STEP
+        or max(machine) >= _MACHINE_STEP
+        or abs(after.error_fraction - before.error_fraction) >= _ERROR_STEP
         or high > _TIME_FACTOR * low + 0.001
     )
 

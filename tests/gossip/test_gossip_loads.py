@@ -23,9 +23,9 @@ def packed(sequence: int, cpu: float = 0.0) -> bytes:
     ("after", "significant"),
     [
         (Load(slots=4), False),
-        (Load(slots=4, cpu_fraction=0.2, mem_fraction=0.1, lag_s=0.01), False),
-        (Load(slots=4, cpu_fraction=0.3), True),
-        (Load(slots=4, mem_fraction=0.3), True),
+        (Load(slots=4, cpu_fraction=0.4, mem_fraction=0.1, lag_s=0.01), False),
+        (Load(slots=4, cpu_fraction=0.6), True),
+        (Load(slots=4, mem_fraction=0.6), True),
         (Load(slots=4, error_fraction=0.3), True),
         (Load(slots=4, in_flight=1), True),
         (Load(slots=4, queue=1), True),
