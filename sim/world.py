@@ -13,7 +13,7 @@ from itertools import count
 
 from meshd.clock import Instant
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import Effect, Joined, SendDatagram
+from meshd.gossip.effects import Effect, SendDatagram
 from meshd.gossip.inputs import (
     DatagramReceived,
     DeadlineReached,
@@ -439,11 +439,12 @@ class World:
             if type(effect) is SendDatagram:
                 self._send(host, effect)
             else:
-                if type(effect) is Joined and not host.joined:
-                    host.joined = True
-                    self.changed_at = self.now
                 for tell in self.on_effect:
                     tell(host, effect)
+        if not host.joined and swim.members.live > 1:
+            # It knocked, or somebody else did: from now on all should know of it.
+            host.joined = True
+            self.changed_at = self.now
         for look in self.on_step:
             look(host)
         self._arm(host)
