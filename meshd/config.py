@@ -435,7 +435,10 @@ def read_capability_file(path: Path) -> tuple[dict[str, Any], ...]:
     try:
         tables = _read_toml(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}",
+            hint="give the path of a TOML file with [[capability]] tables that this user may read",
+        ) from error
     except ValueError as error:
         raise UsageError(f"{path}{error}") from error
     entries = tables.get("capability")

@@ -196,6 +196,11 @@ def _nobody(fitting: list[SocketInfo], mesh: str | None, name: str | None) -> Me
     wanted = "".join(
         f" {what} {value!r}" for what, value in (("named", name), ("in mesh", mesh)) if value
     )
+    inner = [(root, each) for root in _roots() for each in _names(root) if mesh in {None, each}]
+    hidden = [path for path in (os.path.join(*place) for place in inner) if _is_hidden(path)]
+    if hidden:
+        # No more than a hint: it may be an old one, and others may start nodes of their own.
+        start += f"; or run as {_owner(hidden[0])}, who may look into {hidden[0]}"
     return NoDaemonError(
         f"no daemon{wanted} is running here (no socket under {' or '.join(_roots())})", hint=start
     )

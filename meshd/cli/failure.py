@@ -149,4 +149,4 @@ def report_json(report: Report) -> str:
     }
     if report.data:
         error["data"] = dict(report.data)
-    return json_text({"error": error})
+    return json_text({"schema": "meshd.error/1", "error": error})

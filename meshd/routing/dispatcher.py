@@ -115,6 +115,9 @@ class _Call:
     def ended(self, error: MeshError) -> MeshError:
         """`error` as this call's end: with its attempts, and definite only if all of them were."""
         error.definite = error.definite and not self.may_have_run
+        if error.code == Code.DEADLINE and len(self.attempts) > 1:
+            # It names the time of the last try, which others had left over.
+            error.message += f" (the last of {len(self.attempts)} tries)"
         error.data["attempts"] = self.attempts
         return error
 

@@ -27,7 +27,9 @@ class Outcome(NamedTuple):
     def error(self):
         """The one JSON object on stderr."""
         (line,) = self.err.splitlines()
-        return json.loads(line)["error"]
+        document = json.loads(line)
+        assert document["schema"] == "meshd.error/1"
+        return document["error"]
 
 
 @pytest.fixture

@@ -263,6 +263,21 @@ def test_without_permission_it_says_whose_socket_it_is(home, listen, tmp_path_fa
     assert "a.sock (run as root or use --socket)" in lines[1]
 
 
+def test_a_daemon_that_may_be_hidden_is_hinted_at_and_bars_nobody(home, monkeypatch):
+    system = home / "system"
+    for mesh in ("lab", "open"):
+        (system / mesh).mkdir(parents=True)
+    monkeypatch.setattr(control, "SYSTEM_RUNTIME_DIR", str(system))
+    monkeypatch.setattr(control, "_is_hidden", lambda directory: directory.endswith("/lab"))
+    for choice in ({}, {"mesh": "lab"}):
+        with pytest.raises(NoDaemonError) as caught:
+            choose_socket(**choice)
+        assert f"who may look into {system}/lab" in caught.value.hint
+    with pytest.raises(NoDaemonError) as caught:
+        choose_socket(mesh="open")
+    assert caught.value.hint == "start it: meshd start"
+
+
 def test_the_owner_of_a_hidden_file_is_its_directorys(home, monkeypatch):
     import pwd
 

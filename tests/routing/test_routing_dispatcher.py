@@ -139,6 +139,18 @@ async def test_time_lost_on_a_first_try_is_not_given_to_the_second():
     assert [p["deadline_ms"] for _, p, _ in world.invoker.asked] == [9950, 5950]
 
 
+async def test_a_deadline_in_a_later_try_says_that_it_is_not_the_whole_time():
+    world = World()
+
+    def slow(params, timeout_s):
+        world.clock.pass_s(4.0)
+        raise DeadlineError("it did not end", definite=True)
+
+    world.answer({2: slow, 3: slow})
+    with pytest.raises(DeadlineError, match=r"it did not end \(the last of 2 tries\)"):
+        await world.delegate(deadline_s=10.0)
+
+
 async def test_no_time_left_is_a_definite_deadline_error():
     world = World()
     with pytest.raises(DeadlineError) as caught:
