@@ -105,7 +105,8 @@ def decode_json(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Any:
             f"the body is not valid JSON: {str(error)[:200]}",
             hint="send one JSON document in UTF-8",
         ) from None
-    if _is_deeper(value, depth_max):
+    # No document is deeper than it has opening brackets: most need no walk.
+    if _opening_brackets(data) > depth_max and _is_deeper(value, depth_max):
         raise _too_deep(depth_max)
     return value
 
@@ -241,6 +242,12 @@ def _too_deep(depth_max: int) -> DecodeError:
     return DecodeError(
         f"the body is nested deeper than {depth_max} levels", hint="flatten the document"
     )
+
+
+def _opening_brackets(data: bytes | str) -> int:
+    if isinstance(data, str):
+        return data.count("[") + data.count("{")
+    return data.count(b"[") + data.count(b"{")
 
 
 def _is_deeper(value: Any, depth_max: int) -> bool:
