@@ -256,6 +256,29 @@ class EventsMatch(Checker):
         self._changed, self._told = [], []
 
 
+class StructureHolds(Checker):
+    """V: what the machine says of its own structure; a sample of steps, for it costs O(n)."""
+
+    invariant = "V"
+    EVERY_STEPS = 61
+    SMALL_MESH = 60
+
+    def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
+        super().__init__(world, found)
+        self._steps = 0
+
+    def on_step(self, host: Host) -> None:
+        """Let the machine look at itself."""
+        self._steps += 1
+        if self._steps % self.EVERY_STEPS or len(self.world.hosts) > self.SMALL_MESH:
+            return
+        if host.swim is not None:
+            try:
+                host.swim.validate()
+            except AssertionError as error:
+                self.fail(host.index, NOBODY, f"the machine contradicts itself: {error}")
+
+
 def safety(world: World, found: Callable[[Violation], None]) -> list[Checker]:
     """All invariants of every step. Make them before the first host starts."""
     own = OwnRecord(world, found)
@@ -269,4 +292,5 @@ def safety(world: World, found: Callable[[Violation], None]) -> list[Checker]:
         DatagramsFit(world, found),
         MeshesApart(world, found),
         EventsMatch(world, found),
+        StructureHolds(world, found),
     ]
