@@ -127,8 +127,14 @@ class JoinsAreQuick(Checker):
             return
         if world.calm_since > since - calm_needed_s(world) / 2:
             return
-        settled = [m for m in world.members() if m.started_at < since - 5 and m.mesh == host.mesh]
-        if not any(m.address in host.seeds for m in settled):
+        there = [m for m in world.members() if m.started_at < since and m.mesh == host.mesh]
+        if not any(seed.address in host.seeds for seed in there):
+            return
+        if not host.joined:
+            self.fail(host.index, NOBODY, f"met nobody in {world.now - since:.1f} s")
+            return
+        settled = [m for m in there if m.started_at < since - 5]
+        if not any(seed.address in host.seeds for seed in settled):
             return
         for other in settled:
             held = host.swim.members.get(other.id)

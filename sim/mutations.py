@@ -153,6 +153,24 @@ def _no_sync(original: Any) -> Any:
     return ask
 
 
+def _believes_it(original: Any) -> Any:
+    def hear_of_self(self: Beliefs, member: Member, now: Instant) -> None:
+        if member.state is MemberState.SUSPECT and member.epoch == self.me.epoch:
+            self.replace_self(member, now)
+        else:
+            original(self, member, now)
+
+    return hear_of_self
+
+
+def _twice(original: Any) -> Any:
+    def ping(self: Prober, target: Member, sequence: int) -> None:
+        original(self, target, sequence)
+        original(self, target, sequence)
+
+    return ping
+
+
 def _forgets_epoch(original: Any) -> Any:
     def join(one: Member, other: Member) -> Member:
         if one.epoch != other.epoch and one.node == other.node:
@@ -165,6 +183,11 @@ def _forgets_epoch(original: Any) -> Any:
 MUTATIONS = (
     Mutation("no_refute", "a node does not deny its own death", Beliefs, "_hear_of_self", _nothing,
              "starved"),
+    Mutation("believes_it", "a node takes the doubt of others for true", Beliefs, "_hear_of_self",
+             _believes_it, "starved"),
+    Mutation("no_welcome", "nobody's welcome is heard", Exchange, "on_welcome", _nothing,
+             "join_storm"),
+    Mutation("twice", "each probe is sent twice", Prober, "_ping", _twice, "steady"),
     Mutation("any_ack", "any ack satisfies any probe", Prober, "on_ack", _any_ack, "swarm"),
     Mutation("left_is_dead", "a goodbye is taken for a death", Beliefs, "hear", _left_is_dead,
              "goodbyes"),
