@@ -5,6 +5,7 @@ more, each has a bound by which it must hold.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from meshd.gossip.broadcast import transmit_limit
@@ -144,19 +145,19 @@ class JoinsAreQuick(Checker):
                 return
 
 
-class Eventual(Checker):
+class Eventual(Checker, ABC):
     """Base of what must hold once all is quiet: `problem` says what does not hold yet."""
 
     waits_for_views = False
     """Whether it is asked only once all views have converged."""
 
+    @abstractmethod
     def bound_s(self) -> float:
         """Seconds of quiet after which it must hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def problem(self) -> Problem | None:
         """Who sees whom wrongly, and how; None if it holds now."""
-        raise NotImplementedError
 
     def quiet_again(self) -> None:
         """What must hold is asked anew: a stretch of quiet begins, or views have converged."""

@@ -1,7 +1,7 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -19,7 +19,8 @@ from meshd.daemon.shapes import (
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
-from meshd.routing.request import DelegateResult, request_from_params
+from meshd.routing.request import ID_DIGITS, DelegateResult, request_from_params
+from meshd.routing.settings import HOPS_MAX
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.version import __version__
 from meshd.view import Peer
@@ -38,6 +39,13 @@ ANSWER_GRACE_S: Seconds = 0.5
 """What work that runs under a key may take beyond its time to say itself that it is over."""
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
+
+
+Hops = Annotated[
+    tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
+    msgspec.Meta(max_length=HOPS_MAX),
+]
+"""Ids of nodes in hex, oldest first."""
 
 
 class PeersParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,7 +78,7 @@ class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
     text: str | None = None
     deadline_ms: float | None = None
     idempotency_key: str = ""
-    hops: tuple[str, ...] = ()
+    hops: Hops = ()
     trace: Any = None
 
 
