@@ -6,6 +6,12 @@ from sim.faults import At
 from sim.network import Shape
 
 
+def number(value: float) -> str:
+    """A number for a command line: short, and exactly the same when read again."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All that a run follows from.
@@ -37,8 +43,8 @@ class Plan:
     def command(self) -> str:
         """What replays this run."""
         return (
-            f"python -m sim replay {self.scenario} --seed {self.seed} --nodes {self.nodes} "
-            f"--duration {self.duration_s:g}s --loss {self.loss:g}"
+            f"meshd sim replay {self.scenario} --seed {self.seed} --nodes {self.nodes} "
+            f"--duration {number(self.duration_s)}s --loss {number(self.loss)}"
         )
 
     def lines(self) -> tuple[str, ...]:

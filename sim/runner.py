@@ -1,5 +1,6 @@
 """From a plan to a result: build the world, let it run, let it settle, and judge."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,8 +38,9 @@ class Result:
 class Judge:
     """Follows a world in small steps; asks what must hold in the end whenever it is quiet."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, observe: "Observe | None" = None) -> None:
         self.plan = plan
+        self._observe = observe
         self.violations: list[Violation] = []
         config = profile(plan.profile)
         self.world = World(
@@ -50,6 +52,11 @@ class Judge:
         self._eventual = [each for each in self._checkers if isinstance(each, Eventual)]
         self._open: list[Eventual] = []
         self._quiet_since = -1.0
+
+    @property
+    def planned_end_at(self) -> float:
+        """When the last planned fault is over and settling begins, on the world's clock."""
+        return max(START_S + self.plan.duration_s, self._last_fault_at)
 
     def _found(self, violation: Violation) -> None:
         self.violations.append(violation)
@@ -63,6 +70,8 @@ class Judge:
         world.start_converged(plan.converged)
         for each in plan.faults:
             self._schedule(each)
+        if self._observe is not None:
+            self._observe(self)
         self._run_until(START_S + plan.duration_s)
         world.end_faults()
         while not world.is_halted:
@@ -91,6 +100,8 @@ class Judge:
             self._open = list(self._eventual)
         if quiet_since <= world.now and self._open and not world.is_halted:
             self._ask()
+        if self._observe is not None:
+            self._observe(self)
 
     def _ask(self) -> None:
         """Close what holds by now."""
@@ -117,9 +128,14 @@ class Judge:
         return True
 
 
-def run(plan: Plan) -> Result:
-    """Run a plan with all checkers."""
-    judge = Judge(plan)
+Observe = Callable[[Judge], None]
+"""Looks on at the start and after each poll. It may read all and must change nothing."""
+OnTry = Callable[[int, int], None]
+
+
+def run(plan: Plan, observe: Observe | None = None) -> Result:
+    """Run a plan with all checkers; `observe` looks on and has no influence."""
+    judge = Judge(plan, observe)
     judge.run()
     violations = tuple(judge.violations)
     tail: tuple[str, ...] = ()
@@ -131,8 +147,11 @@ def run(plan: Plan) -> Result:
     return Result(plan, digest, violations, judge.metrics.summary(), tail)
 
 
-def shrink(result: Result) -> Result:
-    """The smallest plan found that breaks the same invariant: drop faults, first many, then few."""
+def shrink(result: Result, on_try: OnTry | None = None) -> Result:
+    """The smallest plan found that breaks the same invariant: drop faults, first many, then few.
+
+    `on_try` hears before each run how many there were, and how many faults are left.
+    """
     if not result.violations:
         return result
     invariant = result.violations[0].invariant
@@ -143,6 +162,8 @@ def shrink(result: Result) -> Result:
         while index < len(result.plan.faults) and runs < SHRINK_RUNS_MAX:
             faults = result.plan.faults
             fewer = replace(result.plan, faults=faults[:index] + faults[index + size :])
+            if on_try is not None:
+                on_try(runs, len(faults))
             tried = run(fewer)
             runs += 1
             if tried.violations and tried.violations[0].invariant == invariant:

@@ -255,7 +255,8 @@ def goodbyes(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
 def swarm(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """Anything, drawn from the seed: size (if `nodes` is 0), network, and faults of all kinds."""
     rng = _rng(seed, "swarm")
-    size = nodes or rng.randint(3, 24)
+    drawn = rng.randint(3, 24)
+    size = nodes or drawn  # drawn in any case: given the drawn size, all else comes out the same
     faults: list[At] = []
     for number in range(rng.randint(2, 10)):
         at_s = 1 + duration_s * 0.7 * rng.random()

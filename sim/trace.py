@@ -32,8 +32,10 @@ class Line:
 class Trace:
     """Everything that a run processed, as one hash; and the end of it, for people."""
 
-    def __init__(self, mesh: MeshId) -> None:
+    def __init__(self, mesh: MeshId, start_s: float = 0.0) -> None:
+        """Start empty. `start_s` is the time that lines for people count from."""
         self.events = 0
+        self._start_s = start_s
         self._mesh = mesh
         self._hash = hashlib.blake2b(digest_size=16)
         self._parts: list[bytes] = []
@@ -70,7 +72,7 @@ class Trace:
 
     def _text(self, line: Line) -> str:
         who = "world" if line.node < 0 else f"node {line.node}"
-        return f"{line.at_s:12.6f} {who:>10}  {self._what(line)}"
+        return f"{line.at_s - self._start_s:12.6f} {who:>10}  {self._what(line)}"
 
     def _what(self, line: Line) -> str:
         if line.kind == WAKE:

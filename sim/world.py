@@ -20,11 +20,12 @@ from meshd.gossip.inputs import (
     Input,
     JoinRequested,
     LeaveRequested,
+    LoadSampled,
     RejoinRequested,
 )
 from meshd.gossip.members import MemberTable, new_member
 from meshd.gossip.swim import Swim
-from meshd.model import Address, Epoch, Member, MeshId, NodeId
+from meshd.model import Address, Epoch, Load, Member, MeshId, NodeId
 from sim.network import Network, Shape
 from sim.trace import ACTION, DATAGRAM, READ, WAKE, Trace
 
@@ -47,6 +48,8 @@ OnChange = Callable[["Host", Member | None, Member], None]
 OnEffect = Callable[["Host", Effect], None]
 OnSend = Callable[["Host", SendDatagram], None]
 OnHost = Callable[["Host"], None]
+Speak = Callable[[bytes], tuple[bytes, ...]]
+"""What a process of another version says in place of a datagram of this one."""
 
 
 class Host:
@@ -55,8 +58,8 @@ class Host:
     __slots__ = (
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
         "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at", "mesh",
-        "offset_s", "packets_sent", "read_at", "runs", "seeds", "started_at", "stopped", "swim",
-        "wall_s",
+        "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds", "speak",
+        "started_at", "stopped", "swim", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -67,6 +70,9 @@ class Host:
         self.seeds: tuple[Address, ...] = ()
         self.swim: Swim | None = None
         self.epoch = EPOCH_START_MS
+        self.saved_epoch = EPOCH_START_MS - 1
+        self.speak: Speak | None = None
+        self.paused_at = LONG_AGO_S
         self.runs = 0
         self.started_at = START_S
         self.down_since = START_S
@@ -113,8 +119,10 @@ class WatchedTable(MemberTable):
         self._on_change = on_change
 
     def put(self, member: Member) -> None:
-        """Store a record, and tell."""
+        """Store a record, and tell. The own epoch is kept on disk, as the daemon does."""
         before = self.get(member.node)
+        if member.node == self._host.id:
+            self._host.epoch = self._host.saved_epoch = member.epoch
         super().put(member)
         for tell in self._on_change:
             tell(self._host, before, member)
@@ -145,10 +153,12 @@ class World:
         self.now = START_S
         self.config = config or profile("lan")
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
-        self.trace = Trace(MESH)
+        self.trace = Trace(MESH, START_S)
         self.hosts = [Host(index, mesh_id(index % meshes)) for index in range(nodes)]
         self.calm_since = LONG_AGO_S
         """Since when nothing but plain crashes, starts and goodbyes happened; see `disturb`."""
+        self.safe_since = LONG_AGO_S
+        """Since when nothing happened that may kill a live node in the eyes of others."""
         self.changed_at = START_S
         """When the set of members, or the state of one, was last changed on purpose."""
         self.on_change: list[OnChange] = []
@@ -159,6 +169,12 @@ class World:
         """Called before a process ends that said no goodbye."""
         self.on_start: list[OnHost] = []
         """Called when a process has started that has yet to find its mesh."""
+        self.on_load: list[OnHost] = []
+        """Called after a process took a sample of its load."""
+        self.heard: DatagramReceived | None = None
+        """What the step under way answers; None if nobody asked."""
+        self.clones: list[Host] = []
+        """Further processes under an id of one of `hosts`."""
         self.is_halted = False
         """Set by whoever has seen enough: the run ends with the present event."""
         self._by_address = {host.address: host for host in self.hosts}
@@ -166,7 +182,7 @@ class World:
         self._queue: list[tuple[float, int, int, Host | None, bytes, Address | None]] = []
         self._numbers = count()
         self._actions: dict[int, Callable[[], None]] = {}
-        self._disturbances: dict[str, None] = {}
+        self._disturbances: dict[str, bool] = {}
         self._late = self.random("late")
         self._seeking = self.random("seeking")
         self._base: dict[NodeId, Member] = {}
@@ -216,7 +232,7 @@ class World:
         daemon keeps it on disk.
         """
         wall_ms = EPOCH_START_MS + int((self.now - START_S + host.wall_s) * 1_000)
-        host.epoch = max(host.epoch + 1, wall_ms) if host.runs else EPOCH_START_MS
+        host.epoch = max(host.saved_epoch + 1, wall_ms) if host.runs else EPOCH_START_MS
         host.runs += 1
         host.started_at = self.now
         host.joined = host.leaving = host.asleep = host.stopped = False
@@ -287,6 +303,46 @@ class World:
             self.changed_at = self.now
             self.step(host, RejoinRequested())
 
+    def forget_state(self, host: Host) -> None:
+        """The state directory of a stopped host is lost: its next epoch is its clock's alone."""
+        host.saved_epoch = Epoch(0)
+
+    def clone(self, host: Host, seeds: tuple[int, ...]) -> Host:
+        """Start one more process under a host's id, at an address of its own."""
+        clone = Host(len(self.hosts) + len(self.clones), host.mesh)
+        clone.id = host.id
+        clone.runs = host.runs
+        clone.saved_epoch = host.saved_epoch
+        self.clones.append(clone)
+        self._by_address[clone.address] = clone
+        self.start(clone)
+        clone.seeds = tuple(self.hosts[index].address for index in seeds if index != host.index)
+        self._seek(clone, clone.runs)
+        return clone
+
+    def end_clone(self, clone: Host) -> None:
+        """A clone's process ends. The node itself did not crash, so nobody is told of a crash."""
+        clone.leaving = True
+        self.crash(clone)
+
+    def sample(self, host: Host, load: Load) -> None:
+        """A process takes a sample of its load."""
+        if host.swim is not None and not host.asleep:
+            self.step(host, LoadSampled(load))
+            for tell in self.on_load:
+                tell(host)
+
+    def block(self, host: Host, for_s: float) -> None:
+        """A handler holds the whole interpreter: mail and timers of the process are late."""
+        self.sleep(host)
+        run = host.runs
+
+        def go_on() -> None:
+            if host.runs == run:
+                self.wake(host)
+
+        self.call_at(self.now + for_s, go_on, f"{host.index} goes on")
+
     def sleep(self, host: Host) -> None:
         """The process is stopped (SIGSTOP): its mail waits, its timers do not fire."""
         host.asleep = host.swim is not None
@@ -308,21 +364,32 @@ class World:
 
     # Calm: what the liveness checks rely on
 
-    def disturb(self, what: str) -> None:
-        """Something that may make a live node look dead is in force until `settle(what)`."""
-        self._disturbances[what] = None
+    def disturb(self, what: str, *, mild: bool = False) -> None:
+        """Something that may make a live node look dead is in force until `settle(what)`.
+
+        A `mild` one may make it suspect, but not dead.
+        """
+        self._disturbances[what] = mild
         self.calm_since = _NEVER
+        if not mild:
+            self.safe_since = _NEVER
 
     def settle(self, what: str) -> None:
         """One disturbance is over. Idempotent."""
-        if self._disturbances.pop(what, 0) is None:
-            self.changed_at = self.now
-            if not self._disturbances:
-                self.calm_since = self.now
+        mild = self._disturbances.pop(what, None)
+        if mild is None:
+            return
+        self.changed_at = self.now
+        if not self._disturbances:
+            self.calm_since = self.now
+        if not mild and all(self._disturbances.values()):
+            self.safe_since = self.now
 
     def end_faults(self) -> None:
         """Let everybody be well again, and the network whole: what comes must lead to agreement."""
         self.network.reset()
+        for clone in self.clones:
+            self.end_clone(clone)
         for host in self.hosts:
             if host.asleep:
                 self.wake(host)
@@ -435,6 +502,7 @@ class World:
         swim = host.swim
         if swim is None:
             return
+        self.heard = event if type(event) is DatagramReceived else None
         for effect in swim.step(event, Instant(self.now + host.offset_s)):
             if type(effect) is SendDatagram:
                 self._send(host, effect)
@@ -450,19 +518,23 @@ class World:
         self._arm(host)
 
     def _send(self, host: Host, effect: SendDatagram) -> None:
-        size = len(effect.data)
-        host.packets_sent += 1
-        host.bytes_sent += size + IP_UDP_BYTES
         for tell in self.on_send:
             tell(host, effect)
         target = self._by_address.get(effect.to)
-        if target is None:
-            return
-        data = effect.data
-        for at in self.network.route(host.index, target.index, size, self.now):
-            heapq.heappush(
-                self._queue, (at, next(self._numbers), DATAGRAM, target, data, host.address)
-            )
+        for data in (effect.data,) if host.speak is None else host.speak(effect.data):
+            size = len(data)
+            host.packets_sent += 1
+            host.bytes_sent += size + IP_UDP_BYTES
+            if target is None:
+                continue
+            for at in self.network.route(host.index, target.index, size, self.now):
+                heapq.heappush(
+                    self._queue, (at, next(self._numbers), DATAGRAM, target, data, host.address)
+                )
+
+    def inject(self, source: Address, target: Host, data: bytes) -> None:
+        """A datagram of somebody outside arrives now."""
+        self._push(self.now, DATAGRAM, target, data, source)
 
     def digest(self) -> str:
         """Hash of all events so far and of all views now."""

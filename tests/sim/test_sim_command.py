@@ -52,7 +52,7 @@ def test_a_failed_run_says_what_broke_and_how_to_see_it_again(capsys):
     assert code == 1
     assert "VIOLATED S5" in out
     assert "Leave(node=" in out
-    assert "replay: python -m sim replay goodbyes --seed 0 --nodes 9" in out
+    assert "replay: meshd sim replay goodbyes --seed 0 --nodes 9" in out
 
 
 def test_sweep_counts_seeds_and_names_those_that_failed(capsys):
