@@ -1,6 +1,7 @@
 """Everything that touches the machine, behind one injected seam that the simulator replaces."""
 
 import random
+import socket
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -9,6 +10,9 @@ import msgspec
 
 from meshd.clock import Clock
 from meshd.model import Address
+
+AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+"""What `getaddrinfo` says of one address: family, kind, protocol, name, address."""
 
 
 class MachineLoad(msgspec.Struct, frozen=True):
@@ -73,6 +77,18 @@ class Platform(Protocol):
         Raises:
             OSError: the address cannot be bound.
         """
+        ...
+
+    def bind_stream(self, bind: Address) -> socket.socket:
+        """Bind a TCP socket, not listening yet; port 0 picks one.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        ...
+
+    def open_stream(self, info: AddressInfo) -> socket.socket:
+        """A TCP socket to connect to an address of this kind with."""
         ...
 
     async def run_protocol(self, start: Callable[[], Coroutine[Any, Any, None]]) -> ProtocolRunner:

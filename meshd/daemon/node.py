@@ -18,7 +18,7 @@ from meshd.daemon.control_methods import ControlMethods
 from meshd.daemon.finding import Finding
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
-from meshd.daemon.place import BIND_TRIES, bind_tcp, is_taken, no_free_port, own_host
+from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
 from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
@@ -100,7 +100,7 @@ class Node:
             platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
             forward=self.forward, on_change=self._describe,
         )  # fmt: skip
-        self.client = RpcClient()
+        self.client = RpcClient(socket_factory=platform.open_stream)
         self.registry = Registry()
         self.is_leaving = False
         self.machine_load = platform.sample_load()
@@ -248,7 +248,7 @@ class Node:
             )  # fmt: skip
             self._gossip = gossip
             try:
-                return bind_tcp(gossip.bound.host, gossip.bound.port)
+                return self.platform.bind_stream(gossip.bound)
             except OSError as error:
                 gossip.release()
                 self._gossip = None

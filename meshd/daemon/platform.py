@@ -13,10 +13,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from meshd.clock import Instant
+from meshd.daemon.place import bind_tcp
 from meshd.gossip.transport import UdpEndpoint
 from meshd.load import LoadSampler
 from meshd.model import Address
-from meshd.platform import MachineLoad
+from meshd.platform import AddressInfo, MachineLoad
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 STOP_TIMEOUT_S = 5.0
@@ -93,6 +94,19 @@ class SystemPlatform:
             OSError: the address cannot be bound.
         """
         return UdpEndpoint(bind, bytes_max=bytes_max)
+
+    def bind_stream(self, bind: Address) -> socket.socket:
+        """Bind a TCP socket.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        return bind_tcp(bind.host, bind.port)
+
+    def open_stream(self, info: AddressInfo) -> socket.socket:
+        """A TCP socket to connect to an address of this kind with."""
+        family, kind, protocol, _name, _address = info
+        return socket.socket(family, kind, protocol)
 
     async def run_protocol(self, start: Callable[[], Coroutine[Any, Any, None]]) -> ThreadRunner:
         """Run `start()` on a new thread's loop and keep that turning."""

@@ -52,10 +52,12 @@ class RpcClient:
         connections_max: int = CONNECTIONS_MAX,
         connections_per_peer_max: int = CONNECTIONS_PER_PEER_MAX,
         connect_timeout_s: Seconds = CONNECT_TIMEOUT_S,
+        socket_factory: aiohttp.SocketFactoryType | None = None,
     ) -> None:
         self._response_bytes_max = response_bytes_max
         self._connections_max = connections_max
         self._connections_per_peer_max = connections_per_peer_max
+        self._socket_factory = socket_factory
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._ids = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
@@ -126,6 +128,7 @@ class RpcClient:
                     keepalive_timeout=KEPT_S,
                     resolver=_NoNames(),
                     use_dns_cache=False,
+                    socket_factory=self._socket_factory,
                 ),
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
