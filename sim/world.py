@@ -173,6 +173,8 @@ class World:
         """Called after a process took a sample of its load."""
         self.heard: DatagramReceived | None = None
         """What the step under way answers; None if nobody asked."""
+        self.unruly: dict[NodeId, None] = {}
+        """Ids whose epochs may fall, or which two processes use."""
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
         self.is_halted = False
@@ -196,6 +198,10 @@ class World:
     def host_of(self, node: NodeId) -> Host | None:
         """The host with this id."""
         return self._by_id.get(node)
+
+    def host_at(self, address: Address) -> Host | None:
+        """The host, or its clone, at this address."""
+        return self._by_address.get(address)
 
     def up(self) -> list[Host]:
         """The hosts whose process runs."""
@@ -306,11 +312,13 @@ class World:
     def forget_state(self, host: Host) -> None:
         """The state directory of a stopped host is lost: its next epoch is its clock's alone."""
         host.saved_epoch = Epoch(0)
+        self.unruly[host.id] = None
 
     def clone(self, host: Host, seeds: tuple[int, ...]) -> Host:
         """Start one more process under a host's id, at an address of its own."""
         clone = Host(len(self.hosts) + len(self.clones), host.mesh)
         clone.id = host.id
+        self.unruly[host.id] = None
         clone.runs = host.runs
         clone.saved_epoch = host.saved_epoch
         self.clones.append(clone)

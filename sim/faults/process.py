@@ -1,36 +1,21 @@
-"""What can go wrong, as values: each is applied to a world at a time.
-
-A fault that may make a live node look dead is a *disturbance* until it is over; the checkers ask
-for accuracy only in calm.
-"""
+"""What can happen to a process, and to the machine that it runs on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 from meshd.gossip.inputs import StateSet
-from sim.network import Shape
+from meshd.gossip.suspicion import suspicion_bounds_s
+from meshd.model import Load
 
 if TYPE_CHECKING:
     from sim.world import Host, World
 
 STARVE_LOW_S = 0.5
 STARVE_HIGH_S = 2.5
-
-
-class Fault(Protocol):
-    """Something that happens to the world."""
-
-    def apply(self, world: "World") -> None:
-        """Let it happen now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """A fault and when it happens, in seconds from the start of the run."""
-
-    at_s: float
-    fault: Fault
+PAUSES_APART_S = 20.0
+"""A short pause may kill nobody if the last one of the same node was so long ago."""
+SLOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +97,7 @@ class Pause:
         run = host.runs
         if not host.is_up or host.asleep:
             return
-        world.disturb(what)
+        world.disturb(what, mild=_is_short(world, host, self.for_s))
         world.sleep(host)
 
         def resume() -> None:
@@ -121,6 +106,28 @@ class Pause:
             world.settle(what)
 
         world.call_at(world.now + self.for_s, resume, f"{self.node} goes on")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A handler computes for `for_s` seconds without giving way.
+
+    At level 1 a node is one thread, so its mail and its timers are both late; the whole daemon of
+    level 2 has a thread for the protocol, and loses but its main loop.
+    """
+
+    node: int
+    for_s: float
+
+    def apply(self, world: "World") -> None:
+        """Block it; let it go on later."""
+        host = world.hosts[self.node]
+        what = f"block {self.node}"
+        if not host.is_up or host.asleep:
+            return
+        world.disturb(what, mild=_is_short(world, host, self.for_s))
+        world.block(host, self.for_s)
+        world.call_at(world.now + self.for_s, lambda: world.settle(what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,110 +176,6 @@ class SlowNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
-    """No packet passes between the groups until healed. Who is in none of them hears everybody."""
-
-    name: str
-    groups: tuple[frozenset[int], ...]
-
-    def apply(self, world: "World") -> None:
-        """Cut both ways."""
-        world.disturb("cut " + self.name)
-        world.network.partition(self.name, self.groups)
-
-
-@dataclass(frozen=True, slots=True)
-class OneWay:
-    """No packet passes from `sources` to `targets` until healed; the other way is open."""
-
-    name: str
-    sources: frozenset[int]
-    targets: frozenset[int]
-
-    def apply(self, world: "World") -> None:
-        """Cut one way."""
-        world.disturb("cut " + self.name)
-        world.network.cut(self.name, self.sources, self.targets)
-
-
-@dataclass(frozen=True, slots=True)
-class Heal:
-    """The cuts of this name are over."""
-
-    name: str
-
-    def apply(self, world: "World") -> None:
-        """Remove them."""
-        world.network.heal(self.name)
-        world.settle("cut " + self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Clog:
-    """Packets to and from a node wait for `for_s` seconds, then all arrive at once."""
-
-    node: int
-    for_s: float
-
-    def apply(self, world: "World") -> None:
-        """Hold its packets; let them go later."""
-        what = f"clog {self.node}"
-        world.disturb(what)
-        world.network.clog(self.node, world.now + self.for_s)
-
-        def end() -> None:
-            world.network.unclog(self.node)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} is unclogged")
-
-
-@dataclass(frozen=True, slots=True)
-class LossyNode:
-    """All links of a node lose this share of their packets for `for_s` seconds."""
-
-    node: int
-    loss: float
-    for_s: float
-
-    def apply(self, world: "World") -> None:
-        """Begin; end later."""
-        what = f"lossy {self.node}"
-        world.disturb(what)
-        world.network.override_node(self.node, self.loss)
-
-        def end() -> None:
-            world.network.override_node(self.node, None)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} loses no more")
-
-
-@dataclass(frozen=True, slots=True)
-class LossyLink:
-    """One direction of one link loses this share of its packets for `for_s` seconds."""
-
-    source: int
-    target: int
-    loss: float
-    for_s: float
-
-    def apply(self, world: "World") -> None:
-        """Begin; end later."""
-        what = f"lossy {self.source}>{self.target}"
-        world.disturb(what)
-        latency = world.network.shape.latency
-        shape = Shape(latency=latency, loss=self.loss)
-        world.network.override_link(self.source, self.target, shape)
-
-        def end() -> None:
-            world.network.override_link(self.source, self.target, None)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.source}>{self.target} loses no more")
-
-
-@dataclass(frozen=True, slots=True)
 class ClockJump:
     """A node's clocks leap by `by_s`: the wall clock either way, the monotonic one only forward."""
 
@@ -305,8 +208,42 @@ class SetState:
         world.step(world.hosts[self.node], StateSet({self.key: self.value}))
 
 
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """Each node samples its load every `every_s` seconds, and finds it idle and busy in turn."""
+
+    every_s: float
+    for_s: float
+
+    def apply(self, world: "World") -> None:
+        """Begin, each node at a time of its own; end later."""
+        rng = world.random("loads")
+        until = world.now + self.for_s
+
+        def sample(host: "Host", *, busy: bool) -> None:
+            if world.now > until:
+                return
+            load = Load(
+                cpu_fraction=rng.random(), in_flight=SLOTS if busy else 0, slots=SLOTS, full=busy
+            )
+            world.sample(host, load)
+            world.call_at(world.now + self.every_s, lambda: sample(host, busy=not busy))
+
+        for host in world.hosts:
+            first = world.now + self.every_s * rng.random()
+            world.call_at(first, partial(sample, host, busy=True))
+
+
+def _is_short(world: "World", host: "Host", for_s: float) -> bool:
+    """Whether a pause is too short to be taken for death: below T_min, and not one of many."""
+    rested = world.now - host.paused_at >= PAUSES_APART_S
+    host.paused_at = world.now + for_s
+    return rested and for_s < suspicion_bounds_s(world.config, 1)[0]
+
+
 def _wake_up(world: "World", host: "Host") -> None:
     """A stopped process that is killed is no longer stopped."""
     if host.asleep:
         host.asleep = False
         world.settle(f"pause {host.index}")
+        world.settle(f"block {host.index}")

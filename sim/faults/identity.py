@@ -1,0 +1,147 @@
+"""What can go wrong with who a process is: its version, its memory, its double, a stranger."""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from meshd.gossip.codec import NOBODY, encode_body, encode_header
+from meshd.gossip.messages import BUCKETS, JOIN_PADDING_BYTES
+from meshd.model import Address, NodeId
+from sim.faults.process import Crash, Start
+from sim.versions import Newer
+
+if TYPE_CHECKING:
+    from sim.world import Host, World
+
+OUTSIDE = Address("192.0.2.1", 6374)
+"""Where nobody of the mesh is (RFC 5737)."""
+OUTRANK_PAUSE_MAX_S = 64.0
+"""How long a node whose id was in use twice may wait until it outranks its double for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A process ends and starts anew in the next protocol version, or again in this one."""
+
+    node: int
+    newer: bool = True
+    after_s: float = 0.5
+    seeds: tuple[int, ...] = (0,)
+
+    def apply(self, world: "World") -> None:
+        """Kill it if it runs; start the other version then."""
+        Crash(self.node).apply(world)
+
+        def start() -> None:
+            host = world.hosts[self.node]
+            host.speak = Newer(world.config.datagram_bytes_max) if self.newer else None
+            Start(self.node, self.seeds).apply(world)
+
+        world.call_at(world.now + self.after_s, start, f"starts in its version: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLoss:
+    """Machines lose their power at one moment: what was not on disk is lost, the clock may be too.
+
+    A kill leaves the state directory as it was; here the last run's epoch is forgotten, and a
+    clock without a battery starts `back_s` in the past.
+    """
+
+    nodes: tuple[int, ...]
+    after_s: float
+    back_s: float = 0.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def apply(self, world: "World") -> None:
+        """End them all; start each `after_s` later."""
+        for node in self.nodes:
+            host = world.hosts[node]
+            Crash(node).apply(world)
+            world.forget_state(host)
+            host.wall_s -= self.back_s
+            again = Start(node, tuple(seed for seed in self.seeds if seed != node))
+            world.call_at(world.now + self.after_s, partial(again.apply, world), f"{again}")
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A second process runs under a node's id for `for_s` seconds, as from a copied disk image."""
+
+    node: int
+    for_s: float
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def apply(self, world: "World") -> None:
+        """Start it; end it later. The two then need a while to be one again."""
+        host = world.hosts[self.node]
+        if not host.is_member:
+            return
+        what = f"clone {self.node}"
+        world.disturb(what)
+        clone = world.clone(host, tuple(seed for seed in self.seeds if seed != self.node))
+
+        def end() -> None:
+            world.end_clone(clone)
+            world.call_at(world.now + OUTRANK_PAUSE_MAX_S, lambda: world.settle(what))
+
+        world.call_at(world.now + self.for_s, end, f"the double of {self.node} ends")
+
+
+@dataclass(frozen=True, slots=True)
+class Outsider:
+    """Somebody outside sends a node messages of every kind, from addresses that are not its own."""
+
+    node: int
+    for_s: float
+    per_s: float = 20.0
+
+    def apply(self, world: "World") -> None:
+        """Send the first one; each plans the next."""
+        rng = world.random(f"outsider/{self.node}/{world.now}")
+        until = world.now + self.for_s
+        host = world.hosts[self.node]
+
+        def send() -> None:
+            if world.now >= until:
+                return
+            if host.swim is not None:
+                data = _forged(rng, world, host)
+                world.inject(_somewhere(rng, world), host, data)
+            world.call_at(world.now + rng.expovariate(self.per_s), send)
+
+        send()
+
+
+def _somewhere(rng: random.Random, world: "World") -> Address:
+    return OUTSIDE if rng.random() < 0.5 else rng.choice(world.hosts).address
+
+
+def _forged(rng: random.Random, world: "World", target: "Host") -> bytes:
+    """A valid datagram in the name of a stranger or of a member; it states nothing about anybody.
+
+    Rumours are left out: whoever is let in may lie about others in an open mesh.
+    """
+    stranger = NodeId(rng.randbytes(8))
+    member = rng.choice(world.hosts).id
+    number = rng.randrange(2**16)
+    kinds: tuple[tuple[int, tuple[Any, ...], bool], ...] = (
+        (1, (number,), True),
+        (3, (number, member), True),
+        (3, (number, rng.randbytes(8)), True),
+        (5, (), True),
+        (6, (number, bytes(JOIN_PADDING_BYTES)), True),
+        (6, (number, b""), True),
+        (8, (b"", rng.randbytes(4 * BUCKETS)), True),
+        (8, (rng.randbytes(8), rng.randbytes(4 * BUCKETS)), True),
+        (9, (b"\xff" * 8, True), True),
+        (10, ([(member, target.epoch, 0)],), True),
+        (2, (number, 1), False),
+        (4, (number,), False),
+        (11, (1, []), False),
+    )  # fmt: skip
+    kind, fields, may_be_member = rng.choice(kinds)
+    source = member if may_be_member and rng.random() < 0.5 else stranger
+    to = NOBODY if kind == 6 else target.id
+    return encode_header(target.mesh, to, source) + encode_body(kind, fields)
