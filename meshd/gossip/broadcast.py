@@ -1,11 +1,13 @@
 """Rumours waiting to be passed on, each a limited number of times (SWIM section 5)."""
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
+from functools import lru_cache
 
 _MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
 
+@lru_cache(maxsize=1_024)
 def transmit_limit(mult: int, members: int) -> int:
     """How often each node passes one rumour on: mult * ceil(log10(n + 1))."""
     return mult * math.ceil(math.log10(members + 1)) if members > 0 else mult
@@ -57,37 +59,32 @@ class BroadcastQueue:
             exclude: a subject that already travels in this datagram by other means.
             count: how many at most.
         """
-        if not self._tier_of:
-            return []
-        chosen: list[bytes] = []
         moved: list[tuple[int, Hashable, bytes]] = []
         misfits = 0
-        for tier, subject, rumour in self._in_order():
-            if subject == exclude:
-                continue
-            if len(rumour) > bytes_free:
-                misfits += 1
-            else:
-                bytes_free -= len(rumour)
-                chosen.append(rumour)
-                moved.append((tier, subject, rumour))
-            if len(chosen) == count or misfits == _MISFITS_MAX:
+        for tier, waiting in enumerate(self._tiers):
+            for subject, rumour in reversed(waiting.items()):
+                if subject == exclude:
+                    continue
+                if len(rumour) > bytes_free:
+                    misfits += 1
+                else:
+                    bytes_free -= len(rumour)
+                    moved.append((tier, subject, rumour))
+                if len(moved) == count or misfits == _MISFITS_MAX:
+                    break
+            if len(moved) == count or misfits == _MISFITS_MAX:
                 break
         # Moved after the choice, oldest first, so that the order within a tier stays by age.
         for tier, subject, rumour in reversed(moved):
             del self._tiers[tier][subject]
-            del self._tier_of[subject]
             if tier + 1 < limit:
                 self._put(tier + 1, subject, rumour)
-        return chosen
-
-    def _in_order(self) -> Iterator[tuple[int, Hashable, bytes]]:
-        for tier, waiting in enumerate(self._tiers):
-            for subject in reversed(waiting):
-                yield tier, subject, waiting[subject]
+            else:
+                del self._tier_of[subject]
+        return [rumour for _, _, rumour in moved]
 
     def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
-        while len(self._tiers) <= tier:
+        if len(self._tiers) == tier:
             self._tiers.append({})
         self._tiers[tier][subject] = rumour
         self._tier_of[subject] = tier

@@ -1,12 +1,14 @@
 """A timed doubt that independent confirmations shorten (Lifeguard section IV-B)."""
 
 import math
+from functools import lru_cache
 
 from meshd.clock import Instant, Seconds
 from meshd.gossip.config import GossipConfig
 from meshd.model import NodeId
 
 
+@lru_cache(maxsize=1_024)
 def suspicion_bounds_s(config: GossipConfig, members: int) -> tuple[Seconds, Seconds]:
     """T_min and T_max for a mesh of `members`: alpha * max(1, log10 n) * T, and beta times that."""
     scale = max(1.0, math.log10(max(1, members)))
@@ -16,6 +18,8 @@ def suspicion_bounds_s(config: GossipConfig, members: int) -> tuple[Seconds, Sec
 
 class Suspicion:
     """One suspected member at one incarnation."""
+
+    __slots__ = ("_accusers", "_confirmations", "_longest", "_needed", "_shortest", "started")
 
     def __init__(
         self, config: GossipConfig, members: int, accuser: NodeId | None, now: Instant
@@ -32,15 +36,15 @@ class Suspicion:
         self._shortest, self._longest = suspicion_bounds_s(config, members)
         self._needed = min(config.suspicion_confirmations, max(0, members - 2))
         # The first accuser is not a confirmation: confirmations are *further* opinions.
-        self._accusers: dict[NodeId, None] = {} if accuser is None else {accuser: None}
+        self._accusers: tuple[NodeId, ...] = () if accuser is None else (accuser,)
         self._confirmations = 0
 
     def confirm(self, accuser: NodeId) -> bool:
         """Count one more opinion; false if it is not new or no more are needed."""
-        if accuser in self._accusers or self._confirmations >= self._needed:
+        if self._confirmations >= self._needed or accuser in self._accusers:
             return False
         first = not self._accusers
-        self._accusers[accuser] = None
+        self._accusers = (*self._accusers, accuser)
         # After hearsay the first real accuser takes the place of the one who started the doubt.
         if not first:
             self._confirmations += 1

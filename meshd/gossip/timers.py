@@ -13,14 +13,14 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Hashable]] = []
-        self._live: dict[Hashable, tuple[float, int]] = {}
+        self._live: dict[Hashable, tuple[float, int, Hashable]] = {}
         self._count = 0
 
     def set(self, key: Hashable, at: float) -> None:
         """Fire `key` at `at`; replaces its earlier time."""
         self._count += 1
-        self._live[key] = (at, self._count)
-        heapq.heappush(self._heap, (at, self._count, key))
+        self._live[key] = entry = (at, self._count, key)
+        heapq.heappush(self._heap, entry)
         if len(self._heap) > 2 * len(self._live) + _STALE_MAX:
             self._sweep()
 
@@ -40,36 +40,36 @@ class Timers:
 
     def next_deadline(self) -> Instant | None:
         """The earliest pending time."""
-        heap = self._heap
-        while heap and not self._is_live(heap[0]):
+        heap, live = self._heap, self._live
+        while heap:
+            entry = heap[0]
+            if live.get(entry[2]) is entry:
+                return Instant(entry[0])
             heapq.heappop(heap)
-        return Instant(heap[0][0]) if heap else None
+        return None
 
     def pop_due(self, now: Instant) -> Hashable | None:
         """Remove and return one key that is due, earliest first; None if none is."""
-        at = self.next_deadline()
-        if at is None or at > now:
-            return None
-        key = heapq.heappop(self._heap)[2]
-        del self._live[key]
-        return key
+        heap, live = self._heap, self._live
+        while heap and heap[0][0] <= now:
+            entry = heapq.heappop(heap)
+            if live.get(entry[2]) is entry:
+                del live[entry[2]]
+                return entry[2]
+        return None
 
     def shift(self, delay_s: Seconds, wanted: Callable[[Hashable], bool]) -> None:
         """Push the pending times of `wanted` keys back by `delay_s`; their order stays."""
         self._live = {
-            key: (at + delay_s, order) if wanted(key) else (at, order)
-            for key, (at, order) in self._live.items()
+            key: (entry[0] + delay_s, entry[1], key) if wanted(key) else entry
+            for key, entry in self._live.items()
         }
         self._sweep()
 
     def _sweep(self) -> None:
         """Drop what was replaced or cancelled, so that the heap stays as small as what waits."""
         # Counts differ, so keys are never compared. A sorted list is a heap.
-        self._heap = sorted((at, order, key) for key, (at, order) in self._live.items())
-
-    def _is_live(self, entry: tuple[float, int, Hashable]) -> bool:
-        live = self._live.get(entry[2])
-        return live is not None and live[1] == entry[1]
+        self._heap = sorted(self._live.values())
 
     def __len__(self) -> int:
         return len(self._live)
