@@ -1,0 +1,283 @@
+"""An asyncio loop whose time is a number: it jumps to the next timer instead of waiting for it.
+
+Every callback belongs to a `Lane`, which stands for a thread of a process: the lane is found in
+the context that asyncio carries along anyhow. A lane can be frozen (its callbacks wait) or ended
+(they never run), and that is how processes are stopped, blocked and killed from outside, while the
+code that runs in them is the production code.
+"""
+
+import asyncio
+import contextvars
+import heapq
+import socket
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor, Future
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+from meshd.errors import MeshError
+
+if TYPE_CHECKING:
+    from sim.whole.streams import StreamSocket
+
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
+Context = contextvars.Context
+_Handler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
+
+
+class StalledError(MeshError):
+    """Nothing is left that could ever happen, and somebody still waits."""
+
+
+class LaneState(Enum):
+    """What becomes of a lane's callbacks."""
+
+    RUNS = 0
+    FROZEN = 1
+    ENDED = 2
+
+
+class Lane:
+    """One thread of one process; `LANE` holds it in the context of all that runs there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = LaneState.RUNS
+        self.held: list[asyncio.Handle] = []
+        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self.graveyard: list[asyncio.Task[Any]] = []
+
+    def context(self) -> Context:
+        """A context in which everything belongs to this lane."""
+        context = contextvars.copy_context()
+        context.run(LANE.set, self)
+        return context
+
+
+LANE: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("lane", default=None)
+"""The lane that the running code belongs to; None for the world itself."""
+KERNEL = contextvars.Context()
+"""Where machines' kernels, the network and faults run: in no lane."""
+
+
+def _run_in_lane(handle: Any, run: Callable[[Any], None]) -> None:
+    lane = handle.lane
+    if lane.state is LaneState.RUNS:
+        run(handle)
+    elif lane.state is LaneState.FROZEN:
+        lane.held.append(handle)
+
+
+class _LaneHandle(asyncio.Handle):
+    __slots__ = ("lane",)
+    lane: Lane
+
+    def _run(self) -> None:
+        _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - the one hook that a handle has
+
+
+class _LaneTimer(asyncio.TimerHandle):
+    __slots__ = ("lane",)
+    lane: Lane
+
+    def _run(self) -> None:
+        _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - as above
+
+
+class _Jump:
+    """The loop's selector: where a real one would sleep, time leaps."""
+
+    def __init__(self, loop: "VirtualLoop") -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """Let `timeout` seconds pass.
+
+        Raises:
+            StalledError: it would be forever.
+        """
+        if timeout is None:
+            raise StalledError(
+                "nothing is left to happen, and something is still awaited",
+                hint="await with a deadline, or end what waits",
+            )
+        self._loop.elapse(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """A deterministic loop without files: sockets are `StreamSocket`s, threads run at once."""
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        super().__init__()
+        self._now_s = start_s
+        self._selector = _Jump(self)
+        self.problems: list[str] = []
+        """What reached the loop's exception handler: always a bug."""
+        self.set_exception_handler(self._on_problem)
+        self.set_task_factory(self._make_task)
+
+    # Time
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._now_s
+
+    def elapse(self, seconds: float) -> None:
+        """Let time pass; for the selector alone."""
+        self._now_s += max(0.0, seconds)
+
+    def run_until(self, at_s: float) -> None:
+        """Run everything that happens up to a time, from outside the loop."""
+        handle = self.call_at(at_s, self.stop, context=KERNEL)
+        self.run_forever()
+        handle.cancel()
+
+    # Lanes
+
+    def _call_soon(
+        self, callback: Any, args: Sequence[Any], context: Context | None
+    ) -> asyncio.Handle:
+        lane = LANE.get() if context is None else context.get(LANE)
+        if lane is None:
+            handle = asyncio.Handle(callback, args, self, context)
+        else:
+            handle = _LaneHandle(callback, args, self, context)
+            handle.lane = lane
+        self._ready: Any
+        self._ready.append(handle)
+        return handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio has it; the timer belongs to the lane of its context."""
+        if self.is_closed():
+            raise RuntimeError("Event loop is closed")
+        lane = LANE.get() if context is None else context.get(LANE)
+        timer: asyncio.TimerHandle
+        if lane is None:
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+        else:
+            timer = _LaneTimer(when, callback, args, self, context)
+            timer.lane = lane
+        self._scheduled: Any
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 - the heap's own mark
+        return timer
+
+    def freeze(self, lane: Lane) -> None:
+        """Hold back all that the lane would do."""
+        if lane.state is LaneState.RUNS:
+            lane.state = LaneState.FROZEN
+
+    def thaw(self, lane: Lane) -> None:
+        """Let it go on, with all that waited, in its order."""
+        if lane.state is LaneState.FROZEN:
+            lane.state = LaneState.RUNS
+            held, lane.held = lane.held, []
+            self._ready.extend(held)
+
+    def end(self, lane: Lane) -> None:
+        """Kill it: nothing of it runs again, not even a `finally`."""
+        lane.state = LaneState.ENDED
+        lane.held.clear()
+        # Kept until the loop closes: a collected coroutine would run its `finally` blocks.
+        lane.graveyard.extend(lane.tasks)
+
+    @staticmethod
+    def bury(lane: Lane) -> None:
+        """Close the coroutines of a lane that has ended. Whatever they still do goes nowhere."""
+        context = lane.context()
+        for task in lane.graveyard:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it was killed on purpose
+            coroutine = task.get_coro()
+            if isinstance(coroutine, Coroutine) and not task.done():
+                try:
+                    context.run(coroutine.close)
+                except Exception:  # noqa: BLE001, S112 - a dead process's last words
+                    continue
+        lane.graveyard.clear()
+
+    def _make_task(
+        self, _loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self, **options)
+        context = options.get("context")
+        lane = LANE.get() if context is None else context.get(LANE)
+        if lane is not None:
+            lane.tasks.add(task)
+        return task
+
+    def _on_problem(self, _loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+        error = told.get("exception")
+        lane = LANE.get()
+        who = "the world" if lane is None else lane.name
+        self.problems.append(f"{who}: {told.get('message', '')}: {error!r}")
+
+    # What a loop does with the machine
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps who would have to be woken."""
+
+    def _process_events(self, event_list: Any) -> None:
+        """There are no files."""
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., Answer], *args: Any
+    ) -> asyncio.Future[Answer]:
+        """Run `func` now: a thread takes no virtual time."""
+        running = (executor or InlineExecutor()).submit(func, *args)
+        return asyncio.wrap_future(running, loop=self)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """No file is ever watched."""
+        del fd
+        return False
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect a `StreamSocket`.
+
+        Raises:
+            OSError: refused, or nobody answered.
+        """
+        await _stream(sock).connect(address)
+
+    async def create_connection(  # type: ignore[override]
+        self, protocol_factory: Callable[[], Any], *, sock: socket.socket, **_options: Any
+    ) -> tuple[asyncio.Transport, Any]:
+        """A transport over a connected `StreamSocket`."""
+        return await _stream(sock).attach(protocol_factory)
+
+    async def create_server(  # type: ignore[override]
+        self, protocol_factory: Callable[[], Any], *, sock: socket.socket, **_options: Any
+    ) -> asyncio.AbstractServer:
+        """Serve on a bound `StreamSocket`."""
+        return _stream(sock).serve(protocol_factory)
+
+
+class InlineExecutor(Executor):
+    """Runs what it is given at once, in the thread of whoever gives it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Run `fn`; the future is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - as a thread would: the future carries it
+            future.set_exception(error)
+        return future
+
+
+def _stream(sock: socket.socket) -> "StreamSocket":
+    from sim.whole.streams import StreamSocket
+
+    if not isinstance(sock, StreamSocket):
+        raise TypeError("under virtual time there are no real sockets: ask the platform for one")
+    return sock
