@@ -1,0 +1,17 @@
+"""Published results of others that the simulator must reproduce, each by one command."""
+
+from sim.experiments.catalogue import EXPERIMENTS
+from sim.experiments.model import Check, Experiment, Options, Outcome, Progress, Table, Verdict
+from sim.experiments.runs import to_terminal
+
+__all__ = [
+    "EXPERIMENTS",
+    "Check",
+    "Experiment",
+    "Options",
+    "Outcome",
+    "Progress",
+    "Table",
+    "Verdict",
+    "to_terminal",
+]
