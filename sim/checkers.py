@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from meshd.gossip.effects import Effect, MemberChanged, SendDatagram
 from meshd.gossip.members import is_live, precedence
 from meshd.model import Epoch, Member, MemberState, NodeId
@@ -77,7 +79,10 @@ class Checker:
 
 
 class OwnRecord(Checker):
-    """S3: only the subject raises its incarnation, by one; a new run has a higher epoch."""
+    """S3: only the subject raises its incarnation, by one; a new run has a higher epoch.
+
+    A node whose state directory was lost, or which runs twice, cannot know what it issued before.
+    """
 
     invariant = "S3"
 
@@ -92,6 +97,9 @@ class OwnRecord(Checker):
             return
         runs = self.issued.setdefault(after.node, {})
         last = runs.get(after.epoch)
+        if after.node in self.world.unruly:
+            runs[after.epoch] = after if last is None else _highest(last, after)
+            return
         if last is None:
             if any(epoch > after.epoch for epoch in runs):
                 self.fail(host.index, host.index, f"a run with the lower epoch {after.epoch}")
@@ -101,6 +109,13 @@ class OwnRecord(Checker):
         elif before is not None and after.state_version < last.state_version:
             self.fail(host.index, host.index, "its state's version fell")
         runs[after.epoch] = after
+
+
+def _highest(one: Member, other: Member) -> Member:
+    """The most that two processes of one id issued between them."""
+    newer = other if precedence(other) >= precedence(one) else one
+    version = max(one.state_version, other.state_version)
+    return msgspec.structs.replace(newer, state_version=version)
 
 
 class NothingInvented(Checker):

@@ -1,0 +1,56 @@
+"""Scenarios of identity: mixed versions, lost memory, doubles, and people outside."""
+
+from sim.faults import At, Clone, Crash, Leave, Outsider, PowerLoss, Upgrade
+from sim.plan import Plan
+from sim.scenarios.base import plan_of, rng_of, seeds_of, some
+
+
+def rolling_upgrade(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Node by node restarts into the next protocol version; now and then one is taken back."""
+    rng = rng_of(seed, "rolling_upgrade")
+    faults: list[At] = []
+    for number, node in enumerate(rng.sample(range(nodes), nodes)):
+        at_s = 2 + duration_s * 0.8 * number / nodes
+        down_s = 0.2 + 2 * rng.random()
+        if rng.random() < 0.5:
+            faults.append(At(at_s, Leave(node)))
+            at_s += 3.2
+        seeds = seeds_of(rng, nodes, node)
+        faults.append(At(at_s, Upgrade(node, newer=True, after_s=down_s, seeds=seeds)))
+        if rng.random() < 0.2:
+            back = Upgrade(node, newer=False, after_s=down_s, seeds=seeds)
+            faults.append(At(at_s + down_s + 3 + 5 * rng.random(), back))
+    return plan_of("rolling_upgrade", (nodes, seed, duration_s, loss), faults)
+
+
+def power_loss(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """A third of the machines lose power and memory at once; half of those come up an hour back."""
+    rng = rng_of(seed, "power_loss")
+    gone = some(rng, nodes, 1 / 3)
+    half = (len(gone) + 1) // 2
+    faults = []
+    for group, back_s in ((gone[:half], 3_600.0), (gone[half:], 0.0)):
+        if group:
+            after_s = 1 + (10 * rng.random() if rng.random() < 0.5 else 30.0)
+            seeds = tuple(rng.sample(sorted(set(range(nodes)) - set(gone)), min(3, nodes // 2)))
+            faults.append(At(5.0, PowerLoss(tuple(group), after_s, back_s, seeds)))
+    return plan_of("power_loss", (nodes, seed, duration_s, loss), faults)
+
+
+def clones(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Two nodes each have a double for a while, as from a copied disk image."""
+    rng = rng_of(seed, "clones")
+    faults = [
+        At(2 + 5 * rng.random(), Clone(node, 5 + 10 * rng.random(), seeds_of(rng, nodes, node)))
+        for node in rng.sample(range(nodes), 2)
+    ]
+    return plan_of("clones", (nodes, seed, duration_s, loss), faults)
+
+
+def outsiders(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Somebody sends datagrams of all kinds from addresses of others; one node crashes."""
+    rng = rng_of(seed, "outsiders")
+    targets = some(rng, nodes, 0.3)
+    faults = [At(1 + 3 * rng.random(), Outsider(node, duration_s * 0.6)) for node in targets]
+    faults.append(At(duration_s * 0.3, Crash(rng.randrange(nodes))))
+    return plan_of("outsiders", (nodes, seed, duration_s, loss), faults)
