@@ -26,6 +26,8 @@ class Plan:
         converged: how many hosts start as one old mesh; the others wait for a `Start`.
         meshes: how many meshes share the network.
         profile: the protocol's numbers, by name.
+        whole: whether whole daemons run (level 2), or the gossip core alone (level 1).
+        calls_per_s: how often each node is asked to delegate work; whole daemons only.
         faults: what happens.
     """
 
@@ -38,6 +40,8 @@ class Plan:
     converged: int
     meshes: int = 1
     profile: str = "lan"
+    whole: bool = False
+    calls_per_s: float = 0.0
     faults: tuple[At, ...] = ()
 
     def command(self) -> str:
