@@ -128,8 +128,8 @@ def _checks(row: dict[str, object], *, enough: bool) -> list[Check]:
             checks.append(
                 judged(
                     name,
-                    f"at most {figure['formula_s']:.2f} by {1 + SHARE_OFF:.1f}",
-                    f"{figure['s']:.2f}",
+                    f"at most {(1.0 + SHARE_OFF) * figure['formula_s']:.2f}",
+                    f"{figure['s']:.3f}",
                     met=figure["s"] <= figure["formula_s"] * (1.0 + SHARE_OFF),
                     enough=enough,
                 )

@@ -1,0 +1,251 @@
+"""The experiments measure what they say, see what differs, and can miss their targets."""
+
+import json
+import math
+import random
+
+import pytest
+
+from meshd.gossip.prober import Prober
+from sim.experiments import EXPERIMENTS, Options, Verdict, cell, dissemination, first_suspicion
+from sim.experiments import lifeguard as lifeguard_experiment
+from sim.experiments import load as load_experiment
+from sim.experiments.__main__ import main
+from sim.experiments.arms import (
+    AS_SHIPPED,
+    BUDDY,
+    FREE,
+    IN_STEP,
+    LHA_PROBE,
+    LHA_SUSPICION,
+    LIFEGUARD,
+    LIFEGUARD_ARMS,
+    PURE_GOSSIP,
+    SWIM,
+    Arm,
+)
+from sim.experiments.model import quiet, within
+from sim.experiments.runs import each, to_terminal
+from sim.experiments.statistics import (
+    count_interval,
+    mean,
+    mean_interval,
+    quantile,
+    ratio_interval,
+    resampled,
+)
+from sim.mutations import MUTATIONS
+
+SMALL = cell.Cell(nodes=20, starved=2, duration_s=40.0)
+
+
+def found(arm, task_cell=SMALL, seeds=2):
+    return [cell.run((arm, task_cell, seed)) for seed in range(seeds)]
+
+
+def total(runs, what):
+    return sum(getattr(run, what) for run in runs)
+
+
+# Statistics
+
+
+def test_the_interval_of_a_count_is_the_exact_one():
+    assert count_interval(0) == pytest.approx((0.0, 3.689), abs=0.001)
+    assert count_interval(10) == pytest.approx((4.795, 18.391), abs=0.001)
+
+
+def test_nothing_counted_bounds_a_ratio_instead_of_making_it_infinite():
+    low, high = ratio_interval(140, 0)
+    assert low == pytest.approx(1.0 / (0.025 ** (-1 / 140) - 1.0), rel=1e-6)
+    assert math.isinf(high)
+    assert ratio_interval(0, 0) == (0.0, math.inf)
+
+
+def test_the_interval_of_a_ratio_turns_over_with_the_ratio():
+    low, high = ratio_interval(80, 4)
+    assert low < 20.0 < high
+    assert ratio_interval(4, 80) == pytest.approx((1.0 / high, 1.0 / low))
+
+
+def test_intervals_hold_the_mean_of_most_samples():
+    rng = random.Random(1)
+    samples = [[rng.expovariate(1.0) for _ in range(100)] for _ in range(200)]
+    held = [low <= 1.0 <= high for low, high in map(mean_interval, samples)]
+    assert 0.90 < mean(held) < 0.99
+    low, high = resampled([sample[:5] for sample in samples], lambda v: quantile(v, 0.5))
+    assert low < math.log(2.0) < high
+    assert mean_interval([1.0]) == (-math.inf, math.inf)
+
+
+def test_a_target_is_missed_by_many_runs_and_undecided_by_few():
+    assert within("x", 1.1, 1.0, 0.2).verdict is Verdict.MET
+    assert within("x", 1.3, 1.0, 0.2).verdict is Verdict.MISSED
+    assert within("x", 1.3, 1.0, 0.2, enough=False).verdict is Verdict.UNDECIDED
+
+
+def test_false_deaths_must_be_seen_before_they_can_be_cut():
+    assert lifeguard_experiment.fold("x", 160, 4, 40.0, enough=True).verdict is Verdict.MET
+    assert lifeguard_experiment.fold("x", 159, 4, 40.0, enough=True).verdict is Verdict.MISSED
+    assert lifeguard_experiment.fold("x", 0, 0, 40.0, enough=True).verdict is Verdict.UNDECIDED
+
+
+# Arms
+
+
+@pytest.mark.parametrize("arm", [*LIFEGUARD_ARMS, PURE_GOSSIP, IN_STEP], ids=lambda arm: arm.name)
+def test_an_arm_leaves_the_protocol_as_it_was(arm):
+    def methods():
+        return [getattr(owner, name) for owner, name, _ in arm.patches]
+
+    def fail_within():
+        with arm.applied():
+            changed.append(methods())
+            raise KeyError
+
+    changed = []
+    before = methods()
+    with pytest.raises(KeyError):
+        fail_within()
+    assert all(one is not other for one, other in zip(before, changed[0], strict=True))
+    assert before == methods()
+
+
+def test_the_parts_of_lifeguard_make_up_the_whole():
+    assert not LIFEGUARD.changes
+    assert not LIFEGUARD.patches
+    for part in (LHA_PROBE, LHA_SUSPICION, BUDDY):
+        left_out = set(SWIM.changes) - set(part.changes), set(SWIM.patches) - set(part.patches)
+        assert any(left_out)
+    kept = [set(SWIM.patches) - set(part.patches) for part in (LHA_PROBE, LHA_SUSPICION, BUDDY)]
+    assert set().union(*kept) == set(SWIM.patches)
+
+
+def test_nobody_nacks_and_nobody_is_told_first_in_plain_swim():
+    nacks = []
+
+    def counting(original):
+        def on_nack_due(self, sequence):
+            nacks.append(sequence)
+            return original(self, sequence)
+
+        return on_nack_due
+
+    patch = (Prober, "on_nack_due", counting)
+    found(Arm("counted", "", LIFEGUARD.changes, (*LIFEGUARD.patches, patch)), seeds=1)
+    assert nacks
+    nacks.clear()
+    # Innermost first: what SWIM puts in place of the method replaces the counter, too.
+    found(Arm("counted", "", SWIM.changes, (patch, *SWIM.patches)), seeds=1)
+    assert not nacks
+
+
+# The experiments, small
+
+
+@pytest.mark.slow
+def test_pure_gossip_follows_the_formula_and_what_is_shipped_is_faster():
+    def pooled(arm):
+        runs = [dissemination.run((arm, 30, seed)) for seed in range(40)]
+        return [value for run in runs for value in run.after_s]
+
+    for share in dissemination.SHARES:
+        wanted = dissemination.formula_s(30, share)
+        assert quantile(pooled(PURE_GOSSIP), share) == pytest.approx(wanted, rel=0.25)
+        assert quantile(pooled(AS_SHIPPED), share) < 0.6 * wanted
+    narrow = Arm("narrow", "", {"gossip_fanout": 1}, PURE_GOSSIP.patches)
+    assert quantile(pooled(narrow), 0.5) > 2.0 * dissemination.formula_s(30, 0.5)
+
+
+def test_the_formula_gives_serf_s_published_figures():
+    figures = {30: (0.23, 0.54), 100: (0.31, 0.62), 1_000: (0.46, 0.77)}
+    for nodes, published in figures.items():
+        ours = [dissemination.formula_s(nodes, share) for share in dissemination.SHARES]
+        assert ours == pytest.approx(published, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_crash_is_suspected_after_about_two_periods_or_e_of_them_in_step():
+    free = [first_suspicion.run((FREE, 30, seed)).after_s for seed in range(80)]
+    assert mean(free) == pytest.approx(first_suspicion.free_s(30), abs=0.3)
+    step = [float(first_suspicion.run((IN_STEP, 30, seed)).periods) for seed in range(80)]
+    assert mean(step) == pytest.approx(first_suspicion.SWIM_PERIODS, abs=0.25)
+    assert min(step) == 1.0
+    late = Arm("late", "", {"probe_interval_s": 2.0})
+    slow = [first_suspicion.run((late, 30, seed)).after_s for seed in range(20)]
+    assert mean(slow) > 1.5 * mean(free)
+
+
+def test_a_quiet_node_sends_two_messages_a_period_unless_each_probe_is_sent_twice():
+    assert mean(load_experiment.run((8, 1)).probes) == pytest.approx(2.0, abs=0.01)
+    twice = next(each for each in MUTATIONS if each.name == "twice")
+    with twice.planted():
+        outcome = load_experiment.experiment(Options(quick=True), quiet)
+    assert not outcome.ok
+
+
+@pytest.mark.slow
+def test_each_part_of_lifeguard_does_its_part():
+    runs = {arm.name: found(arm) for arm in LIFEGUARD_ARMS}
+    suspicions = {name: total(each, "false_suspicions") for name, each in runs.items()}
+    assert suspicions["LHA-Probe"] < 0.5 * suspicions["SWIM"]
+    assert suspicions["Lifeguard"] < 0.5 * suspicions["SWIM"]
+    packets = {name: total(each, "packets") for name, each in runs.items()}
+    assert packets["LHA-Suspicion"] > 1.03 * packets["SWIM"]
+    assert all(not total(each, "missed") for each in runs.values())
+
+
+@pytest.mark.slow
+def test_swim_holds_healthy_nodes_dead_where_lifeguard_does_not():
+    harsh = cell.Cell(nodes=20, starved=4, loss=0.10, duration_s=60.0)
+    swim, whole = found(SWIM, harsh, seeds=4), found(LIFEGUARD, harsh, seeds=4)
+    assert total(swim, "false_deaths") >= 2
+    assert total(whole, "false_deaths") < total(swim, "false_deaths")
+    assert total(swim, "death_events") >= total(swim, "false_deaths")
+
+
+# The command
+
+
+def test_the_command_ends_with_one_json_object(capsys):
+    assert main(["load", "--quick", "--json"]) == 0
+    out = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (out["schema"], out["experiment"], out["ok"]) == (
+        "meshd.sim.experiment/1", "load", True,
+    )  # fmt: skip
+    assert {row["nodes"] for row in out["rows"]} == {8, 32, 128}
+    assert all(check["verdict"] == "met" for check in out["checks"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_gives_people_its_tables_and_targets(name, capsys):
+    assert main([name, "--quick", "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "| target" in out
+    assert EXPERIMENTS[name].text
+
+
+@pytest.mark.parametrize("wrong", [["no_such"], [], ["load", "--seeds", "0"]])
+def test_wrong_usage_of_the_command_exits_with_two(wrong):
+    with pytest.raises(SystemExit) as caught:
+        main(wrong)
+    assert caught.value.code == 2
+
+
+def test_progress_is_told_after_each_run_and_shown_at_most_once_a_second(capsys):
+    told = []
+    tasks = [3, 1, 2]
+    assert each(abs, tasks, jobs=1, progress=lambda *so_far: told.append(so_far)) == tasks
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    show = to_terminal("x")
+    for done in range(1, 1_000):
+        show(done, 1_000)
+    assert len(capsys.readouterr().err) < 200
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_does():
+    tasks = [(FREE, 10, seed) for seed in range(4)]
+    alone = each(first_suspicion.run, tasks, jobs=1, progress=quiet)
+    assert each(first_suspicion.run, tasks, jobs=2, progress=quiet) == alone
