@@ -33,7 +33,7 @@ class MemberState(IntEnum):
     LEFT = 3
 
 
-class Address(msgspec.Struct, frozen=True, order=True):
+class Address(msgspec.Struct, frozen=True, order=True, gc=False):
     """An IP address in text and a port: one number for UDP gossip and TCP calls."""
 
     host: str
@@ -66,7 +66,7 @@ class Load(msgspec.Struct, frozen=True):
     sequence: int = 0
 
 
-class Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True, gc=False):
     """A node as another node's table records it."""
 
     node: NodeId

@@ -23,7 +23,7 @@ from meshd.gossip.inputs import (
     LoadSampled,
     RejoinRequested,
 )
-from meshd.gossip.members import MemberTable, new_member
+from meshd.gossip.members import MemberTable, Summary, new_member
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, Member, MeshId, NodeId
 from sim.network import Network, Shape
@@ -112,20 +112,20 @@ class WatchedTable(MemberTable):
         on_change: list[OnChange],
         base: dict[NodeId, Member],
         rows: tuple[NodeId, ...],
-        summary: tuple[int, int],
+        summary: Summary | None,
     ) -> None:
         super().__init__(base, rows, summary=summary)
         self._host = host
         self._on_change = on_change
 
-    def put(self, member: Member) -> None:
+    def put(self, member: Member) -> Member | None:
         """Store a record, and tell. The own epoch is kept on disk, as the daemon does."""
-        before = self.get(member.node)
         if member.node == self._host.id:
             self._host.epoch = self._host.saved_epoch = member.epoch
-        super().put(member)
+        before = super().put(member)
         for tell in self._on_change:
             tell(self._host, before, member)
+        return before
 
 
 class World:
@@ -189,7 +189,7 @@ class World:
         self._seeking = self.random("seeking")
         self._base: dict[NodeId, Member] = {}
         self._rows: tuple[NodeId, ...] = ()
-        self._summary = (0, 0)
+        self._summary: Summary | None = None
 
     def random(self, concern: str) -> random.Random:
         """The source of chance of one concern."""
@@ -225,11 +225,11 @@ class World:
             self._base = {record.node: record for record in records}
             self._rows = tuple(self._base)
             counted = MemberTable(self._base, self._rows)
-            self._summary = (counted.live, counted.view_hash)
+            self._summary = counted.summary
             for host in ours:
                 self.start(host)
                 host.joined = True
-        self._base, self._rows, self._summary = {}, (), (0, 0)
+        self._base, self._rows, self._summary = {}, (), None
 
     def start(self, host: Host, seeds: tuple[int, ...] | None = None) -> None:
         """Start a host's process; with `seeds`, let it look for others there.

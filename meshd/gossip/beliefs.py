@@ -8,12 +8,12 @@ import msgspec
 from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import encode_update, member_from
+from meshd.gossip.codec import encode_update, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.loads import LoadPlane
-from meshd.gossip.members import MemberTable, is_live, join, precedence
+from meshd.gossip.members import MemberTable, in_state, is_live, join, precedence
 from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.state import StateStore
@@ -95,15 +95,21 @@ class Beliefs:
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
         """
+        current = self.table.get(NodeId(update.node))
+        is_own = update.node == self.me.node
+        if current is not None and not is_own and states(update, current):
+            # Nearly all that comes was heard before; at most it is a further opinion.
+            if update.source and not synced:
+                self._hear_accuser(update, current, now)
+            return
         try:
             member = member_from(update)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
-        if member.node == self.me.node:
+        if is_own:
             self._hear_of_self(member, now)
             return
-        current = self.table.get(member.node)
         refusal = self._refusal(member, current, now)
         if refusal:
             self._outbox.reject(refusal, source)
@@ -112,7 +118,7 @@ class Beliefs:
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
             return
         if synced and member.state is MemberState.DEAD:
-            member = msgspec.structs.replace(member, state=MemberState.SUSPECT)
+            member = in_state(member, MemberState.SUSPECT)
         accuser = None if synced else self._accuser(update)
         if current is None:
             self._store(member, None, accuser, now, reason="heard of", spread=spread)
@@ -123,12 +129,20 @@ class Beliefs:
         if accuser is not None and precedence(member) == precedence(current):
             self._confirm(merged, accuser, now)
 
+    def _hear_accuser(self, update: Update, current: Member, now: Instant) -> None:
+        """Count an opinion on a doubt that is known, if it is new."""
+        suspicion = self.suspicions.get(current.node)
+        if suspicion is not None and suspicion.is_news(NodeId(update.source)):
+            accuser = self._accuser(update)
+            if accuser is not None:
+                self._confirm(current, accuser, now)
+
     def _accuser(self, update: Update) -> NodeId | None:
         """Whose failed probe stands behind a doubt: only members count, and not the subject."""
-        node = NodeId(update.source)
-        member = self.table.get(node)
-        known = member is not None and is_live(member.state) and node != self.me.node
-        return node if known and node != update.node else None
+        if not update.source or update.source in {update.node, self.me.node}:
+            return None
+        member = self.table.get(NodeId(update.source))
+        return None if member is None or not is_live(member.state) else member.node
 
     def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
         """Why a rumour is not even looked at; empty if it is."""
@@ -239,7 +253,7 @@ class Beliefs:
         self.unreachable[node] = None
         self._touched[node] = None
         if member.state is MemberState.ALIVE:
-            suspect = msgspec.structs.replace(member, state=MemberState.SUSPECT)
+            suspect = in_state(member, MemberState.SUSPECT)
             self._store(suspect, member, self.me.node, now, reason="no answer to a probe")
         else:
             self._confirm(member, self.me.node, now)
@@ -249,7 +263,7 @@ class Beliefs:
         member = self.table.get(node)
         suspicion = self.suspicions[node]
         assert member is not None
-        dead = msgspec.structs.replace(member, state=MemberState.DEAD)
+        dead = in_state(member, MemberState.DEAD)
         reason = f"not refuted in {now - suspicion.started:.1f} s"
         self._store(dead, member, self.me.node, now, reason=reason)
 

@@ -31,6 +31,7 @@ FLAG_LOAD = 0x01
 _FLAGS_KNOWN = FLAG_LOAD
 NOBODY = NodeId(bytes(8))
 
+_HEADER_START = struct.Struct(">BBH8s")
 _HEADER = struct.Struct(">BBH8s8s8s")
 HEADER_BYTES = _HEADER.size
 _LOAD = struct.Struct(">9BH")
@@ -38,6 +39,8 @@ LOAD_BYTES = _LOAD.size
 LOAD_ENTRY_BYTES = 8 + LOAD_BYTES
 LOAD_SEQUENCES = 2**12
 _ARRAY_ELEMENTS_MAX = 512
+_STATES = tuple(MemberState)
+_pack = msgspec.msgpack.Encoder().encode
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 
 
@@ -52,21 +55,30 @@ class Datagram(msgspec.Struct, frozen=True, gc=False):
 
 def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes = b"") -> bytes:
     """The clear part of a datagram, with the sender's packed load where given."""
-    flags = FLAG_LOAD if load else 0
-    return _HEADER.pack(PROTOCOL_VERSION, flags, 0, mesh, destination, source) + load
+    return b"".join((header_start(mesh, with_load=bool(load)), destination, source, load))
+
+
+def header_start(mesh: MeshId, *, with_load: bool) -> bytes:
+    """What all headers of a mesh begin with; destination, source and load follow."""
+    flags = FLAG_LOAD if with_load else 0
+    return _HEADER_START.pack(PROTOCOL_VERSION, flags, 0, mesh)
 
 
 def encode_body(
     kind: int, fields: Sequence[Any], updates: Sequence[bytes] = (), loads: bytes = b""
 ) -> bytes:
     """The msgpack body; `updates` are rumours that were encoded once by `encode_update`."""
-    body: bytes = msgpack.packb((kind, *fields))
-    if not updates and not loads:
-        return body
-    count = len(fields) + (3 if loads else 2)
-    tail = (_array_header(len(updates)), *updates)
-    ending = msgpack.packb(loads) if loads else b""
-    return b"".join((bytes((0x90 | count,)), body[1:], *tail, ending))
+    body = _pack((kind, *fields))
+    return with_riders(body, updates, loads) if updates or loads else body
+
+
+def with_riders(body: bytes, updates: Sequence[bytes], loads: bytes = b"") -> bytes:
+    """A body with rumours, and loads if there are any, appended as its next fields."""
+    start = body[0] + (2 if loads else 1)
+    ending = _pack(loads) if loads else b""
+    return b"".join(
+        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending)
+    )
 
 
 def decode(data: bytes, mesh: MeshId) -> Datagram:
@@ -149,8 +161,7 @@ def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ..
 
 def encode_update(member: Member, source: NodeId | None = None) -> bytes:
     """One rumour, encoded once and kept."""
-    encoded: bytes = msgpack.packb(update_fields(member, source))
-    return encoded
+    return _pack(update_fields(member, source))
 
 
 def member_from(update: Update) -> Member:
@@ -159,13 +170,39 @@ def member_from(update: Update) -> Member:
     Raises:
         DecodeError: its address cannot be anybody's.
     """
+    return _member(
+        update.node,
+        update.epoch,
+        update.incarnation,
+        update.state,
+        update.address,
+        update.state_version,
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _member(
+    node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int
+) -> Member:
+    """One value for the same record, however often it is told; simulated nodes share it, too."""
     return Member(
-        node=NodeId(update.node),
-        epoch=Epoch(update.epoch),
-        incarnation=Incarnation(update.incarnation),
-        state=MemberState(update.state),
-        address=unpack_address(update.address),
-        state_version=update.state_version,
+        node=NodeId(node),
+        epoch=Epoch(epoch),
+        incarnation=Incarnation(incarnation),
+        state=_STATES[state],
+        address=unpack_address(address),
+        state_version=state_version,
+    )
+
+
+def states(update: Update, member: Member) -> bool:
+    """Whether a rumour says what the record of the same node says already, or less."""
+    return (
+        update.state == member.state
+        and update.incarnation == member.incarnation
+        and update.epoch == member.epoch
+        and update.state_version <= member.state_version
+        and update.address == pack_address(member.address)
     )
 
 
@@ -277,5 +314,4 @@ def _from_scale(code: int, mantissa_bits: int) -> int:
 def encode_delta(delta: Delta) -> bytes:
     """One delta, to be counted against the room of a datagram before it is sent."""
     entries = [(entry.key, entry.version, entry.value) for entry in delta.entries]
-    encoded: bytes = msgpack.packb((delta.node, delta.epoch, delta.base, delta.upto, entries))
-    return encoded
+    return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries))

@@ -2,13 +2,16 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from meshd.gossip.codec import pack_address
 from meshd.gossip.messages import BUCKETS
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 _PICK_TRIES = 8
+_NO_BUCKETS = (0,) * BUCKETS
 
 
 def precedence(member: Member) -> tuple[int, int, int]:
@@ -39,6 +42,13 @@ def join(one: Member, other: Member) -> Member:
     return Member(high.node, high.epoch, high.incarnation, high.state, address, version)
 
 
+def in_state(member: Member, state: MemberState) -> Member:
+    """The same record, but for its state."""
+    return Member(
+        member.node, member.epoch, member.incarnation, state, member.address, member.state_version
+    )
+
+
 def is_live(state: MemberState) -> bool:
     """Whether a member in this state is still counted on: alive or suspect."""
     return state <= MemberState.SUSPECT
@@ -55,13 +65,21 @@ def record_hash(member: Member) -> int:
     A suspicion does not change it (it settles by itself), and the dead are not part of it, so that
     tombstones that expire at different times start no sync.
     """
-    text = b"%s%d.%d.%d" % (
-        member.node,
-        member.epoch,
-        member.incarnation,
-        member.state_version,
-    )
+    return _hash(member.node, member.epoch, member.incarnation, member.state_version)
+
+
+@lru_cache(maxsize=16_384)
+def _hash(node: NodeId, epoch: int, incarnation: int, state_version: int) -> int:
+    text = b"%s%d.%d.%d" % (node, epoch, incarnation, state_version)
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+class Summary(NamedTuple):
+    """What a table counts: the live, the hash of the view, and the hash of each bucket."""
+
+    live: int
+    view_hash: int
+    buckets: tuple[int, ...]
 
 
 class MemberTable:
@@ -77,69 +95,81 @@ class MemberTable:
         base: Mapping[NodeId, Member],
         base_rows: tuple[NodeId, ...],
         *,
-        summary: tuple[int, int] | None = None,
+        summary: Summary | None = None,
     ) -> None:
         """Start from `base`, whose rows in order are `base_rows`; neither is ever changed.
 
         Args:
             base: the records that are shared.
             base_rows: their subjects, in the order of the rows.
-            summary: `live` and `view_hash` of the base where they are known, so that ten thousand
-                tables on one base need not count it ten thousand times.
+            summary: that of the base where it is known, so that ten thousand tables on one base
+                need not count it ten thousand times.
         """
         self._base = base
         self._base_rows = base_rows
-        self._overlay: dict[NodeId, Member | None] = {}
+        self._overlay: dict[NodeId, Member] = {}
+        self._forgotten: dict[NodeId, None] = {}
         self._rows: list[NodeId] = []
-        self._live = 0
-        self._hash = 0
-        self._empty = 0
         self._at: dict[bytes, dict[NodeId, None]] | None = None
+        self._live, self._hash = 0, 0
+        self._buckets: Sequence[int] = _NO_BUCKETS
         if summary is not None:
-            self._live, self._hash = summary
+            self._live, self._hash, self._buckets = summary
         else:
             for member in base.values():
-                self._count(member, 1)
+                self._count(None, member)
 
     def get(self, node: NodeId) -> Member | None:
         """The record of `node`; None if there is none."""
-        if node in self._overlay:
-            return self._overlay[node]
-        return self._base.get(node)
+        member = self._overlay.get(node)
+        if member is None and node not in self._forgotten:
+            return self._base.get(node)
+        return member
 
-    def put(self, member: Member) -> None:
-        """Store a record in place of the earlier one."""
-        before = self.get(member.node)
+    def put(self, member: Member) -> Member | None:
+        """Store a record in place of the earlier one, which is returned."""
+        node = member.node
+        before = self.get(node)
         if before is not None:
-            self._count(before, -1)
             self._unplace(before)
-        elif member.node in self._base:
-            self._empty -= 1
+        elif node in self._forgotten:
+            del self._forgotten[node]
         else:
-            self._rows.append(member.node)
-        self._count(member, 1)
-        self._overlay[member.node] = member
+            self._rows.append(node)
+        self._count(before, member)
+        self._overlay[node] = member
         if self._at is not None:
-            self._at.setdefault(pack_address(member.address), {})[member.node] = None
+            self._at.setdefault(pack_address(member.address), {})[node] = None
+        return before
 
     def forget(self, node: NodeId) -> None:
         """Drop a record whose tombstone has expired. Its row goes too. Idempotent."""
         before = self.get(node)
         if before is None:
             return
-        self._count(before, -1)
+        self._count(before, None)
         self._unplace(before)
+        self._overlay.pop(node, None)
         if node in self._base:
-            self._overlay[node] = None
-            self._empty += 1
+            self._forgotten[node] = None
         else:
-            del self._overlay[node]
             self._rows.remove(node)
 
-    def _count(self, member: Member, sign: int) -> None:
-        if is_live(member.state):
-            self._live += sign
-            self._hash ^= record_hash(member)
+    def _count(self, before: Member | None, after: Member | None) -> None:
+        """Count `after` in the place of `before`."""
+        change = 0
+        if before is not None and is_live(before.state):
+            self._live -= 1
+            change = record_hash(before)
+        if after is not None and is_live(after.state):
+            self._live += 1
+            change ^= record_hash(after)
+        counted = after or before
+        if change and counted is not None:
+            self._hash ^= change
+            if not isinstance(self._buckets, list):
+                self._buckets = list(self._buckets)
+            self._buckets[bucket_of(counted.node)] ^= change
 
     @property
     def live(self) -> int:
@@ -151,8 +181,13 @@ class MemberTable:
         """XOR of all live records' hashes: equal where views agree."""
         return self._hash
 
+    @property
+    def summary(self) -> Summary:
+        """For tables that start from what this one holds."""
+        return Summary(self._live, self._hash, tuple(self._buckets))
+
     def __len__(self) -> int:
-        return self.row_count - self._empty
+        return self.row_count - len(self._forgotten)
 
     def __iter__(self) -> Iterator[Member]:
         for index in range(self.row_count):
@@ -195,11 +230,10 @@ class MemberTable:
 
         A few random rows first; only if they do not do, all rows are looked at.
         """
-        if not count or not self.row_count:
-            return []
+        rows = self.row_count
         chosen: dict[NodeId, Member] = {}
-        for _ in range(_PICK_TRIES * count):
-            member = self.at(rng.randrange(self.row_count))
+        for _ in range(_PICK_TRIES * count if rows > 2 * count else 0):
+            member = self.at(int(rng.random() * rows))
             if member is not None and member.node not in chosen and wanted(member):
                 chosen[member.node] = member
                 if len(chosen) == count:
@@ -208,13 +242,9 @@ class MemberTable:
         rng.shuffle(rest)
         return [*chosen.values(), *rest[: count - len(chosen)]]
 
-    def bucket_hashes(self) -> list[int]:
+    def bucket_hashes(self) -> Sequence[int]:
         """The view hash of each bucket, for a sync."""
-        hashes = [0] * BUCKETS
-        for member in self:
-            if is_live(member.state):
-                hashes[bucket_of(member.node)] ^= record_hash(member)
-        return hashes
+        return self._buckets
 
 
 def new_member(node: NodeId, epoch: Epoch, address: Address) -> Member:

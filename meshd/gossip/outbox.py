@@ -1,7 +1,7 @@
 """What leaves the machine: effects in order, and datagrams filled up with what waits."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from meshd.gossip.broadcast import BroadcastQueue, transmit_limit
 from meshd.gossip.codec import (
@@ -10,6 +10,8 @@ from meshd.gossip.codec import (
     SEAL_BYTES_RESERVED,
     encode_body,
     encode_header,
+    header_start,
+    with_riders,
 )
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import DatagramRejected, Effect, SendDatagram
@@ -21,6 +23,7 @@ _BIN_HEADER_BYTES = 3
 _ARRAY_HEADER_BYTES = 3
 _UPDATES_MAX = 64
 _FULL = 24  # room below which nothing that waits could fit
+_TAGS: dict[type[Message], int] = {kind: kind.__struct_config__.tag for kind in get_args(Message)}
 
 
 class Outbox:
@@ -37,6 +40,7 @@ class Outbox:
     ) -> None:
         self._mesh = mesh
         self._me = me
+        self._starts = tuple(header_start(mesh, with_load=has) for has in (False, True))
         self._bytes_max = config.datagram_bytes_max - SEAL_BYTES_RESERVED
         self._mult = config.transmit_mult
         self._rumours = rumours
@@ -67,14 +71,14 @@ class Outbox:
         self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
     ) -> None:
         """Send a message with nothing riding along but the own load."""
-        self._put(to, address, encode_body(_tag(kind), fields))
+        self._put(to, address, encode_body(_TAGS[kind], fields))
 
     def send_bare(
         self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
     ) -> None:
         """Send a message to an unproven address: no byte more than it needs."""
         header = encode_header(self._mesh, to, self._me)
-        self._effects.append(SendDatagram(address, header + encode_body(_tag(kind), fields)))
+        self._effects.append(SendDatagram(address, header + encode_body(_TAGS[kind], fields)))
 
     def send_with(
         self,
@@ -85,7 +89,7 @@ class Outbox:
         parts: Sequence[bytes],
     ) -> None:
         """Send a message whose last field is an array of encoded `parts`, and nothing else."""
-        self._put(to, address, encode_body(_tag(kind), fields, parts))
+        self._put(to, address, encode_body(_TAGS[kind], fields, parts))
 
     def send_full(
         self,
@@ -106,7 +110,7 @@ class Outbox:
             first: subject and rumour that must ride along before all others: what the receiver
                 has to hear to defend itself (Lifeguard's buddy system).
         """
-        body = encode_body(_tag(kind), fields)
+        body = encode_body(_TAGS[kind], fields)
         free = self.room - len(body) - _ARRAY_HEADER_BYTES
         updates: list[bytes] = []
         if first is not None:
@@ -123,15 +127,10 @@ class Outbox:
         if free > LOAD_ENTRY_BYTES + _BIN_HEADER_BYTES and self._loads.waiting:
             loads = self._loads.take(free - _BIN_HEADER_BYTES)
         if updates or loads:
-            body = encode_body(_tag(kind), fields, updates, loads)
+            body = with_riders(body, updates, loads)
         self._put(to, address, body)
 
     def _put(self, to: NodeId, address: Address, body: bytes) -> None:
-        header = encode_header(self._mesh, to, self._me, self._loads.own)
-        self._effects.append(SendDatagram(address, header + body))
-
-
-def _tag(kind: type[Message]) -> int:
-    tag = kind.__struct_config__.tag
-    assert isinstance(tag, int)
-    return tag
+        load = self._loads.own
+        data = b"".join((self._starts[bool(load)], to, self._me, load, body))
+        self._effects.append(SendDatagram(address, data))

@@ -151,10 +151,12 @@ class StateStore:
 
     def note_teller(self, teller: NodeId) -> bool:
         """Remember who told of what is wanted since the last call; false if that is nothing."""
+        if not self._untold:
+            return False
         untold, self._untold = self._untold, {}
         for node in untold:
             self._wants[node].teller = teller
-        return bool(untold)
+        return True
 
     def wants(self) -> Collection[Want]:
         """All that is missing, longest waiting first."""

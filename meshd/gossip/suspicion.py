@@ -41,7 +41,7 @@ class Suspicion:
 
     def confirm(self, accuser: NodeId) -> bool:
         """Count one more opinion; false if it is not new or no more are needed."""
-        if self._confirmations >= self._needed or accuser in self._accusers:
+        if not self.is_news(accuser):
             return False
         first = not self._accusers
         self._accusers = (*self._accusers, accuser)
@@ -49,6 +49,10 @@ class Suspicion:
         if not first:
             self._confirmations += 1
         return True
+
+    def is_news(self, accuser: NodeId) -> bool:
+        """Whether one more opinion, of this node, would count."""
+        return self._confirmations < self._needed and accuser not in self._accusers
 
     @property
     def confirmations(self) -> int:

@@ -63,6 +63,7 @@ _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
+_CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
@@ -175,7 +176,7 @@ class Swim:
             self._outbox.reject(error.message, event.source)
             return
         me = self._beliefs.me.node
-        if datagram.source in {me, NOBODY}:
+        if datagram.source in (me, NOBODY):
             self._outbox.reject("own_id", event.source)
         elif datagram.destination != me and not (
             datagram.destination == NOBODY and isinstance(datagram.message, Join)
@@ -238,7 +239,7 @@ class Swim:
         if datagram.load and is_live(member.state):
             self._loads.heard_directly(node, datagram.load, now)
         message = datagram.message
-        if isinstance(message, Ping | Ack | PingReq | Nack | Gossip):
+        if isinstance(message, _CARRIERS):
             self._hear_all(message.updates, address, now)
             if message.loads:
                 for told in self._loads.heard_rumour(message.loads, self._is_live, now):

@@ -136,5 +136,5 @@ def test_a_table_on_a_counted_base_is_the_same_as_one_that_counts_it():
     rows = [member(number) for number in range(3)]
     base = {row.node: row for row in rows}
     counted = MemberTable(base, tuple(base))
-    table = MemberTable(base, tuple(base), summary=(counted.live, counted.view_hash))
+    table = MemberTable(base, tuple(base), summary=counted.summary)
     assert (table.live, table.view_hash, list(table)) == (3, counted.view_hash, rows)

@@ -427,9 +427,9 @@ def test_a_doubt_does_not_ripen_while_the_doubter_itself_is_stopped():
     fabric.sleep(victim)
     assert fabric.run(8, until=lambda: fabric.state(0, 2) is SUSPECT)
     fabric.sleep(doubter)
-    fabric.wake(victim)
     # Its mail overflows meanwhile: the refutation is lost to it.
     fabric.drop = lambda _, b: b is doubter
+    fabric.wake(victim)
     fabric.run(60)
     fabric.heal()
     fabric.wake(doubter)
