@@ -40,7 +40,6 @@ from meshd.capability.definition import (
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
-from meshd.daemon.platform import SystemClock
 from meshd.errors import NoDaemonError, UsageError
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
@@ -188,6 +187,11 @@ class Mesh:
         self._definitions |= {d.manifest.name: d for d in definitions}
         return tuple(d.manifest.name for d in definitions)
 
+    @property
+    def definitions(self) -> tuple[CapabilityDefinition, ...]:
+        """What is offered, in the order in which it was."""
+        return tuple(self._definitions.values())
+
     # Life
 
     async def start(self) -> Self:
@@ -201,7 +205,7 @@ class Mesh:
         if self._link is not None:
             raise UsageError("this Mesh has been started already")
         self._loop = asyncio.get_running_loop()
-        definitions = tuple(self._definitions.values())
+        definitions = self.definitions
         if self._embed is not True:
             try:
                 self._link = await AttachedLink.open(
@@ -219,6 +223,11 @@ class Mesh:
             self._link.offer(late)
         event(logger, "info", "mesh_ready", how=self._link.kind, node=self._link.node_name)
         return self
+
+    def use(self, link: Link) -> None:
+        """Be started already, on a node that somebody else made of `definitions` and runs."""
+        self._loop = asyncio.get_running_loop()
+        self._link = link
 
     async def _become_node(self, definitions: tuple[CapabilityDefinition, ...]) -> Link:
         """Embed a node; where the name is in use on this machine, one with a number behind it."""
@@ -330,8 +339,8 @@ class Mesh:
         origin = ORIGIN.get()
         if deadline_s is None:
             deadline_s = DEADLINE_DEFAULT_S
-        if origin.deadline is not None:
-            deadline_s = min(deadline_s, origin.deadline.remaining(SystemClock().now()))
+        if origin.deadline is not None and self._link is not None:
+            deadline_s = min(deadline_s, origin.deadline.remaining(self._link.clock.now()))
         params: dict[str, Any] = {
             "capability": capability, "input": input, "deadline_ms": max(1.0, deadline_s * 1_000),
         }  # fmt: skip

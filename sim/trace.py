@@ -9,8 +9,8 @@ from meshd.errors import DecodeError
 from meshd.gossip.codec import decode
 from meshd.model import Address, MeshId
 
-WAKE, DATAGRAM, READ, ACTION, NOTE = range(5)
-"""What an event is: a timer, a packet at a socket, a late read, a fault or check, a remark."""
+WAKE, DATAGRAM, READ, ACTION, NOTE, STREAM = range(6)
+"""What an event is: a timer, a packet at a socket, a late read, a fault or check, a remark, TCP."""
 
 LINES_MAX = 4_000
 SHOWN_MAX = 50
@@ -79,6 +79,8 @@ class Trace:
             return "timer"
         if line.kind in {ACTION, NOTE}:
             return line.data.decode()
+        if line.kind == STREAM:
+            return f"gets {line.data.decode()} by TCP from {line.source}"
         verb = "reads late" if line.kind == READ else "receives"
         try:
             message = decode(line.data, self._mesh).message

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from meshd.capability.definition import CapabilityDefinition
-from meshd.clock import Seconds
+from meshd.clock import Clock, Seconds
 from meshd.config import load_config
 from meshd.control import choose_socket
 from meshd.daemon.node import Node
@@ -46,6 +46,11 @@ class Link(Protocol):
     @property
     def node_name(self) -> str:
         """The node's name."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What deadlines are told by."""
         ...
 
     def offer(self, definitions: Definitions) -> None:
@@ -93,6 +98,11 @@ class EmbeddedLink:
         """The node."""
         return self._node
 
+    @property
+    def clock(self) -> Clock:
+        """What deadlines are told by."""
+        return self._node.clock
+
     def offer(self, definitions: Definitions) -> None:
         """Offer more."""
         self._node.worker.add(definitions)
@@ -129,6 +139,7 @@ class AttachedLink:
         self._path = path
         self._name = name
         self._platform = SystemPlatform()
+        self.clock: Clock = self._platform.clock
         self._forward = HttpForward()
         self._worker = Worker(
             self._platform, definitions, name=name, slots=slots or default_slots(),

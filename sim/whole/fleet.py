@@ -20,9 +20,9 @@ from meshd.config import load_config
 from meshd.daemon.node import Node
 from meshd.errors import PeerError, UsageError
 from meshd.gossip.inputs import Input
-from meshd.model import Address, MeshId
+from meshd.model import Address
 from meshd.rpc.methods import CallContext
-from meshd.security.identity import KEY_FILE
+from meshd.security.identity import KEY_FILE, mesh_id
 from sim.network import Network, Shape
 from sim.trace import ACTION, Trace
 from sim.whole.loop import Lane, VirtualLoop
@@ -134,7 +134,7 @@ class Fleet:
         self._offers = offers
         self.loop = VirtualLoop(START_S)
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
-        self.trace = Trace(MeshId(b"simulate"))
+        self.trace = Trace(mesh_id(str(self.settings.get("mesh", "default"))))
         self.wires = Wires(self.loop, self.network, self.trace, self.random("late"))
         self.boxes = [self._box(index) for index in range(nodes)]
         self.is_halted = False
@@ -143,6 +143,7 @@ class Fleet:
         self._disturbances: dict[str, None] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="meshd-sim-"))
         self._lanes: list[Lane] = []
+        self._killed: list[Node] = []
         self._kept: set[asyncio.Task[None]] = set()
         self.on_ready: list[Callable[[Box], None]] = []
         """Called in the node's lane when its daemon has started."""
@@ -164,6 +165,11 @@ class Fleet:
     def now(self) -> float:
         """Virtual seconds."""
         return self.loop.time()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Virtual seconds since the start."""
+        return self.loop.time() - START_S
 
     def members(self) -> list[Box]:
         """Who should be held alive by all."""
@@ -231,6 +237,7 @@ class Fleet:
             self.loop.end(lane)
         box.machine.kill()
         box.node.state.close()
+        self._killed.append(box.node)
         self._clear(box)
 
     def _clear(self, box: Box) -> None:
@@ -368,12 +375,28 @@ class Fleet:
             PeerError: no daemon runs there, or it ended meanwhile.
             MeshError: what the node answered.
         """
-        node, ended = box.node, box.ended
-        if node is None or ended is None or not box.joined:
+        if box.node is None:
             raise PeerError(f"no daemon runs on {box.name}")
         context = CallContext(remote="program", local=False, deadline_s=timeout_s)
-        asking = self.spawn(box, node.registry.call(method, params, context))
-        await asyncio.wait([asking, ended], return_when=asyncio.FIRST_COMPLETED)
+        return await self.run_in(box, box.node.registry.call(method, params, context))
+
+    async def run_in(self, box: Box, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Await a coroutine as code of a machine's process.
+
+        Raises:
+            PeerError: no daemon runs there, or it was killed meanwhile.
+        """
+        ended = box.ended
+        if box.node is None or ended is None or not box.joined:
+            work.close()
+            raise PeerError(f"no daemon runs on {box.name}")
+        asking = self.spawn(box, work)
+        try:
+            both: set[asyncio.Future[Any]] = {asking, ended}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            asking.cancel()
+            raise
         if asking.done():
             return asking.result()
         raise PeerError(f"the daemon on {box.name} ended during the call", definite=False)
@@ -384,6 +407,7 @@ class Fleet:
             return
         for box in self.boxes:
             self.crash(box)
+        self.loop.run_until_complete(_sweep_up(self._killed))
         for lane in self._lanes:
             if lane.graveyard:
                 self.loop.bury(lane)
@@ -393,6 +417,20 @@ class Fleet:
     def digest(self) -> str:
         """Hash of all that was delivered so far."""
         return self.trace.digest()
+
+
+async def _sweep_up(nodes: Iterable[Node]) -> None:
+    """Close what killed processes held: aiohttp complains of sessions that nobody closed."""
+    closing = [
+        asyncio.create_task(work)
+        for node in nodes
+        for work in (node.client.close(), node.forward.close())
+    ]
+    if closing:
+        _, waiting = await asyncio.wait(closing, timeout=0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
 
 
 def _key(rng: random.Random) -> bytes:

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from meshd.model import Address
-from sim.trace import READ
+from sim.trace import STREAM
 from sim.whole.wires import Machine, Wires
 
 RTO_FIRST_S = 0.2
@@ -124,9 +124,9 @@ class Stream:
     def take(self, segment: Segment) -> None:
         """The network brings a segment."""
         wires = self.wires
-        told = segment if isinstance(segment, bytes) else segment.name.encode()
         # Lengths, not contents: a Date header is the real clock's.
-        wires.trace.add(wires.loop.time(), READ, self.machine.index, b"%d" % len(told), self.remote)
+        told = f"{len(segment)} bytes" if isinstance(segment, bytes) else segment.name
+        wires.trace.add(wires.loop.time(), STREAM, self.machine.index, told.encode(), self.remote)
         if segment is Mark.RESET:
             self.fail(_error(errno.ECONNRESET))
             return
