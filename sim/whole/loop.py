@@ -78,12 +78,23 @@ class _LaneHandle(asyncio.Handle):
         _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - the one hook that a handle has
 
 
-class _LaneTimer(asyncio.TimerHandle):
-    __slots__ = ("lane",)
-    lane: Lane
+class _Timer(asyncio.TimerHandle):
+    """Timers of the same time run in the order in which they were set: the heap alone would not."""
+
+    __slots__ = ("lane", "number")
+    lane: Lane | None
+    number: int
+
+    def __lt__(self, other: Any) -> bool:
+        if self._when == other._when:  # type: ignore[attr-defined]
+            return bool(self.number < other.number)
+        return bool(self._when < other._when)  # type: ignore[attr-defined]
 
     def _run(self) -> None:
-        _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - as above
+        if self.lane is None:
+            super()._run()
+        else:
+            _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - as above
 
 
 class _Jump:
@@ -113,6 +124,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self, start_s: float = 0.0) -> None:
         super().__init__()
         self._now_s = start_s
+        self._numbers = 0
         self._selector = _Jump(self)
         self.problems: list[str] = []
         """What reached the loop's exception handler: always a bug."""
@@ -161,15 +173,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
         lane = LANE.get() if context is None else context.get(LANE)
-        timer: asyncio.TimerHandle
-        if lane is None:
-            timer = asyncio.TimerHandle(when, callback, args, self, context)
-        else:
-            timer = _LaneTimer(when, callback, args, self, context)
-            timer.lane = lane
+        timer = _Timer(when, callback, args, self, context)
+        timer.lane = lane
+        timer.number = self._numbers = self._numbers + 1
         self._scheduled: Any
         heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 - the heap's own mark
+        timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 - in the heap now
         return timer
 
     def freeze(self, lane: Lane) -> None:
@@ -217,7 +226,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _on_problem(self, _loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
         error = told.get("exception")
-        lane = LANE.get()
+        lane = getattr(told.get("handle"), "lane", None) or LANE.get()
         who = "the world" if lane is None else lane.name
         self.problems.append(f"{who}: {told.get('message', '')}: {error!r}")
 
