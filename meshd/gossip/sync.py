@@ -55,6 +55,16 @@ class JoinTry:
         self.node: NodeId | None = None
 
 
+class Ask:
+    """A sync of our own under way: where it went, and the rows that came back so far."""
+
+    __slots__ = ("address", "rows")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.rows: dict[NodeId, tuple[int, int, int]] = {}
+
+
 class Exchange:
     """All that is asked and answered beyond a ping."""
 
@@ -78,7 +88,7 @@ class Exchange:
         self._synced_at = now
         self._pause_s = config.sync_interval_s * _PAUSE_FRACTION
         self._reunited_at = Instant(now - _REUNION_INTERVAL_S)
-        self._asks: dict[NodeId, dict[NodeId, tuple[int, int, int]]] = {}
+        self._asks: dict[NodeId, Ask] = {}
         self._answers_left = float(ANSWERS_PER_S)
         self._answered_at = now
 
@@ -172,7 +182,7 @@ class Exchange:
         self._asks.pop(node, None)
         if len(self._asks) == ASKS_MAX:
             del self._asks[next(iter(self._asks))]
-        self._asks[node] = {}
+        self._asks[node] = Ask(address)
         hashes = b"".join(_short(h) for h in self._beliefs.table.bucket_hashes())
         me = encode_update(self._beliefs.me)
         self._outbox.send_with(node, address, Sync, (cookie, hashes), (me,))
@@ -243,15 +253,20 @@ class Exchange:
             yield chunk
 
     def on_records(self, records: Records, source: NodeId, address: Address, now: Instant) -> None:
-        """Rows of somebody's table. After the last, send what it lacks."""
-        answered = self._asks.get(source)
+        """Rows of somebody's table. After the last, send what it lacks.
+
+        That may be far more than came, so it goes only to where our own question went.
+        """
+        ask = self._asks.get(source)
+        if ask is not None and ask.address != address:
+            ask = None
         joining = any(attempt.node == source for attempt in self._joins.values())
         for update in records.updates:
-            if answered is not None:
-                answered[NodeId(update.node)] = _rank(update)
+            if ask is not None:
+                ask.rows[NodeId(update.node)] = _rank(update)
             # A newcomer's whole first view is news to nobody else.
             self._beliefs.hear(update, address, now, synced=True, spread=not joining)
-        if not records.last or answered is None:
+        if not records.last or ask is None:
             return
         del self._asks[source]
         mask = int.from_bytes(records.mask, "big")
@@ -259,7 +274,7 @@ class Exchange:
             encode_update(member)
             for member in self._beliefs.table
             if mask >> bucket_of(member.node) & 1
-            and precedence(member) > answered.get(member.node, (-1, 0, 0))
+            and precedence(member) > ask.rows.get(member.node, (-1, 0, 0))
         ]
         if behind:
             self._send_records(source, address, mask, behind, ask_back=False)

@@ -217,6 +217,16 @@ def test_syncs_of_ones_own_are_bounded():
     assert len(node.swim._exchange._asks) == ASKS_MAX
 
 
+def test_an_answer_from_elsewhere_than_was_asked_is_sent_nothing_in_return():
+    fabric = meshed(3)
+    node, peer = fabric.nodes[0], fabric.nodes[1]
+    member = node.swim.members.get(peer.id)
+    node.swim._exchange._ask(peer.id, member.address, b"", fabric.now)
+    empty = encode_body(9, (b"\xff" * 8, True))
+    assert sent(give(fabric, node, peer.id, empty), Records) == []
+    assert sent(give(fabric, node, peer.id, empty, member.address), Records)
+
+
 def test_a_lost_handshake_is_tried_again():
     fabric = Fabric(2)
     fabric.drop = lambda a, _: a is fabric.nodes[0]
