@@ -10,9 +10,9 @@ from sim.experiments.model import Check, Experiment, Options, Outcome, Progress,
 from sim.experiments.runs import each
 from sim.experiments.statistics import quantile
 
-SEEDS, SEEDS_QUICK = 40, 1
+SEEDS, SEEDS_QUICK = 20, 1
 NODES, NODES_LARGE = 50, 200
-SEEDS_LARGE = 4
+SEEDS_LARGE = 3
 LOSSES = (0.01, 0.03, 0.05)
 STARVED_SHARES = (0.0, 0.01, 0.05, 0.10)
 QUICK = (Cell(25, 0, 0.03, 40.0), Cell(25, 3, 0.05, 40.0))
