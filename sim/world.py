@@ -26,6 +26,7 @@ from meshd.gossip.inputs import (
 from meshd.gossip.members import MemberTable, Summary, new_member
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, Member, MeshId, NodeId
+from sim.calm import Calm
 from sim.network import Network, Shape
 from sim.trace import ACTION, DATAGRAM, READ, WAKE, Trace
 
@@ -128,8 +129,10 @@ class WatchedTable(MemberTable):
         return before
 
 
-class World:
+class World(Calm):
     """Hosts, the network between them, and time."""
+
+    now: float = START_S
 
     def __init__(
         self,
@@ -149,18 +152,13 @@ class World:
             config: the protocol's numbers; the lan profile if not given.
             meshes: how many separate meshes share the network, node i in mesh i modulo this.
         """
+        super().__init__(LONG_AGO_S, START_S)
         self.seed = seed
         self.now = START_S
         self.config = config or profile("lan")
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
         self.trace = Trace(MESH, START_S)
         self.hosts = [Host(index, mesh_id(index % meshes)) for index in range(nodes)]
-        self.calm_since = LONG_AGO_S
-        """Since when nothing but plain crashes, starts and goodbyes happened; see `disturb`."""
-        self.safe_since = LONG_AGO_S
-        """Since when nothing happened that may kill a live node in the eyes of others."""
-        self.changed_at = START_S
-        """When the set of members, or the state of one, was last changed on purpose."""
         self.on_change: list[OnChange] = []
         self.on_effect: list[OnEffect] = []
         self.on_send: list[OnSend] = []
@@ -184,7 +182,6 @@ class World:
         self._queue: list[tuple[float, int, int, Host | None, bytes, Address | None]] = []
         self._numbers = count()
         self._actions: dict[int, Callable[[], None]] = {}
-        self._disturbances: dict[str, bool] = {}
         self._late = self.random("late")
         self._seeking = self.random("seeking")
         self._base: dict[NodeId, Member] = {}
@@ -370,29 +367,6 @@ class World:
         self._read(host, _NEVER)
         self.rearm(host)
 
-    # Calm: what the liveness checks rely on
-
-    def disturb(self, what: str, *, mild: bool = False) -> None:
-        """Something that may make a live node look dead is in force until `settle(what)`.
-
-        A `mild` one may make it suspect, but not dead.
-        """
-        self._disturbances[what] = mild
-        self.calm_since = _NEVER
-        if not mild:
-            self.safe_since = _NEVER
-
-    def settle(self, what: str) -> None:
-        """One disturbance is over. Idempotent."""
-        mild = self._disturbances.pop(what, None)
-        if mild is None:
-            return
-        self.changed_at = self.now
-        if not self._disturbances:
-            self.calm_since = self.now
-        if not mild and all(self._disturbances.values()):
-            self.safe_since = self.now
-
     def end_faults(self) -> None:
         """Let everybody be well again, and the network whole: what comes must lead to agreement."""
         self.network.reset()
@@ -403,8 +377,7 @@ class World:
                 self.wake(host)
             if host.late_s is not None or host.cost_s:
                 self.recover(host)
-        for what in list(self._disturbances):
-            self.settle(what)
+        self.settle_all()
 
     # Time
 

@@ -5,6 +5,7 @@ loop. Killing a process runs nothing of it any more; its machine's kernel closes
 """
 
 import asyncio
+import math
 import random
 import shutil
 import tempfile
@@ -20,9 +21,11 @@ from meshd.config import load_config
 from meshd.daemon.node import Node
 from meshd.errors import PeerError, UsageError
 from meshd.gossip.inputs import Input
-from meshd.model import Address
+from meshd.gossip.swim import Swim
+from meshd.model import Address, MeshId
 from meshd.rpc.methods import CallContext
 from meshd.security.identity import KEY_FILE, mesh_id
+from sim.calm import Calm
 from sim.network import Network, Shape
 from sim.trace import ACTION, Trace
 from sim.whole.loop import Lane, VirtualLoop
@@ -34,7 +37,6 @@ Answer = TypeVar("Answer")
 Offers = Callable[[int], Iterable[CapabilityDefinition]]
 MACHINES_MAX = 1_000
 LEAVE_MAX_S = 30.0
-_NEVER = float("inf")
 
 
 class Box:
@@ -50,6 +52,9 @@ class Box:
         self.blocked = False
         self.joined = False
         self.leaving = False
+        self.paused_at = -math.inf
+        self.offset_s = 0.0
+        """Level 1's leap of the monotonic clock; here all machines keep the loop's time."""
         self.ready: asyncio.Future[None] | None = None
         self.ended: asyncio.Future[None] | None = None
         self.main = Lane(f"node {index}")
@@ -74,6 +79,16 @@ class Box:
     def is_member(self) -> bool:
         """Whether it runs, and has not said goodbye."""
         return self.node is not None and not self.leaving
+
+    @property
+    def swim(self) -> Swim | None:
+        """Its running gossip's machine, to look at."""
+        return self.node.gossip._swim if self.node and self.joined else None  # noqa: SLF001 - as level 1 looks at its hosts
+
+    @property
+    def mesh(self) -> MeshId:
+        """The mesh that its daemon is in."""
+        return mesh_id("default" if self.node is None else self.node.mesh)
 
     @property
     def late_s(self) -> tuple[float, float] | None:
@@ -103,7 +118,7 @@ class Box:
         self.clock.wall_s = value
 
 
-class Fleet:
+class Fleet(Calm):
     """Machines, the network between them, and time."""
 
     def __init__(
@@ -111,6 +126,7 @@ class Fleet:
         nodes: int,
         seed: int,
         *,
+        start_s: float = START_S,
         offers: Offers = lambda _index: (),
         shape: Shape | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -120,6 +136,7 @@ class Fleet:
         Args:
             nodes: how many.
             seed: what everything follows from.
+            start_s: when time begins; traces count from `START_S`.
             offers: what the node with this index offers.
             shape: the network's links; 0.5 to 1.5 ms without loss if not given.
             settings: further settings of every node, by the names of `meshd start`'s flags.
@@ -129,24 +146,26 @@ class Fleet:
         """
         if not 1 <= nodes <= MACHINES_MAX:
             raise UsageError(f"a cluster has 1 to {MACHINES_MAX} nodes, not {nodes}")
+        super().__init__(start_s, start_s)
         self.seed = seed
         self.settings = dict(settings or {})
         self._offers = offers
-        self.loop = VirtualLoop(START_S)
+        self.loop = VirtualLoop(start_s)
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
-        self.trace = Trace(mesh_id(str(self.settings.get("mesh", "default"))))
+        self.trace = Trace(mesh_id(str(self.settings.get("mesh", "default"))), START_S)
         self.wires = Wires(self.loop, self.network, self.trace, self.random("late"))
         self.boxes = [self._box(index) for index in range(nodes)]
         self.is_halted = False
-        self.calm_since = START_S
-        self.changed_at = START_S
-        self._disturbances: dict[str, None] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="meshd-sim-"))
         self._lanes: list[Lane] = []
         self._killed: list[Node] = []
         self._kept: set[asyncio.Task[None]] = set()
         self.on_ready: list[Callable[[Box], None]] = []
         """Called in the node's lane when its daemon has started."""
+        self.on_crash: list[Callable[[Box], None]] = []
+        """Called just before a process is killed."""
+        self.on_leave: list[Callable[[Box], None]] = []
+        """Called when a daemon is asked to stop."""
 
     def _box(self, index: int) -> Box:
         machine = self.wires.add(index, address_of(index).host)
@@ -233,6 +252,8 @@ class Fleet:
         if box.node is None:
             return
         self.changed_at = self.now
+        for tell in self.on_crash:
+            tell(box)
         for lane in (box.main, box.protocol):
             self.loop.end(lane)
         box.machine.kill()
@@ -253,6 +274,8 @@ class Fleet:
             return
         box.leaving = True
         self.changed_at = self.now
+        for tell in self.on_leave:
+            tell(box)
 
         async def stop() -> None:
             await node.stop()
@@ -309,20 +332,6 @@ class Fleet:
             gossip = box.node.gossip
             self.in_lane(box, lambda: gossip._submit(event))  # noqa: SLF001 - as a fault of level 1 does
 
-    # Calm
-
-    def disturb(self, what: str) -> None:
-        """Something that may make a live node look dead is in force until `settle(what)`."""
-        self._disturbances[what] = None
-        self.calm_since = _NEVER
-
-    def settle(self, what: str) -> None:
-        """One disturbance is over. Idempotent."""
-        if self._disturbances.pop(what, 0) is None:
-            self.changed_at = self.now
-            if not self._disturbances:
-                self.calm_since = self.now
-
     def end_faults(self) -> None:
         """Let everybody be well again, and the network whole."""
         self.network.reset()
@@ -330,8 +339,7 @@ class Fleet:
             if box.asleep:
                 self.wake(box)
             self.recover(box)
-        for what in list(self._disturbances):
-            self.settle(what)
+        self.settle_all()
 
     # Time
 
