@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from meshd.gossip.inputs import StateSet
 from meshd.model import Member
@@ -95,7 +96,7 @@ def experiment(options: Options, progress: Progress) -> Outcome:
     return Outcome("dissemination", tuple(rows), tuple(checks), (_table(rows),))
 
 
-def _row(nodes: int, arm: Arm, runs: list[Spread]) -> dict[str, object]:
+def _row(nodes: int, arm: Arm, runs: list[Spread]) -> dict[str, Any]:
     # A node without the rumour counts as one that gets it after all others.
     late = [(*run.after_s, *[math.inf] * run.missed) for run in runs]
     pooled = [value for run in late for value in run]
@@ -116,11 +117,10 @@ def _row(nodes: int, arm: Arm, runs: list[Spread]) -> dict[str, object]:
     }
 
 
-def _checks(row: dict[str, object], *, enough: bool) -> list[Check]:
+def _checks(row: dict[str, Any], *, enough: bool) -> list[Check]:
     checks = []
     for key in ("p50", "p99"):
         figure = row[key]
-        assert isinstance(figure, dict)
         name = f"N = {row['nodes']}, {key}, {row['arm']}"
         if row["arm"] == PURE_GOSSIP.name:
             checks.append(within(name, figure["s"], figure["formula_s"], SHARE_OFF, enough=enough))
@@ -137,16 +137,14 @@ def _checks(row: dict[str, object], *, enough: bool) -> list[Check]:
     return checks
 
 
-def _table(rows: list[dict[str, object]]) -> Table:
+def _table(rows: list[dict[str, Any]]) -> Table:
     cells = []
     for row in rows:
         figures = [row["p50"], row["p99"]]
         shown = [
-            f"{f['s']:.3f} ({f['interval_s'][0]:.3f} to {f['interval_s'][1]:.3f})"
-            for f in figures
-            if isinstance(f, dict)
+            f"{f['s']:.3f} ({f['interval_s'][0]:.3f} to {f['interval_s'][1]:.3f})" for f in figures
         ]
-        wanted = [f"{f['formula_s']:.2f}" for f in figures if isinstance(f, dict)]
+        wanted = [f"{f['formula_s']:.2f}" for f in figures]
         cells.append(
             (str(row["nodes"]), str(row["arm"]), str(row["runs"]), shown[0], wanted[0], shown[1],
              wanted[1], str(row["missed"]))

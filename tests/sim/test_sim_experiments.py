@@ -164,12 +164,18 @@ def test_the_formula_gives_serf_s_published_figures():
         assert ours == pytest.approx(published, abs=0.01)
 
 
+def test_periods_in_step_tend_to_swim_s_figure():
+    expected = [first_suspicion.in_step_periods(nodes) for nodes in (10, 100, 10_000)]
+    assert expected == sorted(expected)
+    assert expected[-1] == pytest.approx(first_suspicion.SWIM_PERIODS, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_a_crash_is_suspected_after_about_two_periods_or_e_of_them_in_step():
     free = [first_suspicion.run((FREE, 30, seed)).after_s for seed in range(80)]
     assert mean(free) == pytest.approx(first_suspicion.free_s(30), abs=0.3)
     step = [float(first_suspicion.run((IN_STEP, 30, seed)).periods) for seed in range(80)]
-    assert mean(step) == pytest.approx(first_suspicion.SWIM_PERIODS, abs=0.25)
+    assert mean(step) == pytest.approx(first_suspicion.in_step_periods(30), abs=0.25)
     assert min(step) == 1.0
     late = Arm("late", "", {"probe_interval_s": 2.0})
     slow = [first_suspicion.run((late, 30, seed)).after_s for seed in range(20)]
