@@ -1,100 +1,200 @@
 """A result for people, and as one JSON object."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sim.checkers import Violation
+from sim.checkers import NOBODY, Violation
+from sim.faults import At
+from sim.plan import Plan
 from sim.runner import Result
+from sim.world import START_S
+
+PLAN_LINES_MAX = 60
+Paint = Callable[[str, str], str]
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """Scenario, seed, digest, violations, metrics: the schema `meshd.sim/1`."""
+def plain(text: str, style: str) -> str:
+    """Without colours."""
+    del style
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """What is left of a failed plan without the faults that do not matter.
+
+    Attributes:
+        result: of the smaller plan; it breaks the same invariant.
+        kept: which faults of the whole plan are left, by their number from 1; None if the smaller
+            plan differs from the whole one in more than its faults.
+        command: what replays it.
+    """
+
+    result: Result
+    kept: tuple[int, ...] | None
+    command: str
+
+
+def as_json(
+    result: Result, command: str | None = None, shrunk: Shrunk | None = None
+) -> dict[str, Any]:
+    """Scenario, seed, digest, violations, metrics: the schema `meshd.sim.run/1`.
+
+    Times of violations count from the start of the run, as those of faults do.
+    """
     plan = result.plan
-    return {
-        "schema": "meshd.sim/1",
+    document = {
+        "schema": "meshd.sim.run/1",
         "scenario": plan.scenario,
         "seed": plan.seed,
         "nodes": plan.nodes,
         "duration_s": plan.duration_s,
         "loss": plan.loss,
         "digest": result.digest,
-        "violations": [asdict(violation) for violation in result.violations],
+        "violations": [_violation(each) for each in result.violations],
         "metrics": result.metrics,
-        "replay": plan.command(),
+        "replay": command or plan.command(),
     }
+    if shrunk is not None:
+        document["shrunk"] = {
+            "faults": shrunk.kept,
+            "plan": list(plan_lines(shrunk.result.plan, shrunk.kept)),
+            "digest": shrunk.result.digest,
+            "violations": [_violation(each) for each in shrunk.result.violations],
+            "replay": shrunk.command,
+        }
+    return document
 
 
-def as_text(result: Result) -> str:
+def _violation(violation: Violation) -> dict[str, Any]:
+    return {**asdict(violation), "at_s": round(violation.at_s - START_S, 6)}
+
+
+def as_text(
+    result: Result,
+    command: str | None = None,
+    shrunk: Shrunk | None = None,
+    paint: Paint = plain,
+) -> str:
     """What a person wants to know of a run."""
-    metrics = result.metrics
-    lines = [
-        _head(result),
-        f"  digest      {result.digest}",
-        _traffic(metrics),
-        f"  suspected   {metrics['false_suspicions']} times wrongly{_whom(metrics, 'suspected')}",
-        f"  held dead   {metrics['false_deaths']} times wrongly{_whom(metrics, 'dead')}",
-        _timing("suspicion", metrics["suspected_s"], "crashes first suspected"),
-        _timing("detection", metrics["detected_s"], "deaths known to a node"),
-        _timing("joining", metrics["joined_s"], "handshakes"),
-        _timing("convergence", metrics["converged_s"], "times all views became equal and true"),
-    ]
-    shown = [line for line in lines if line]
+    lines = [_head(result), f"  digest      {result.digest}", *_measures(result.metrics)]
     if result.violations:
-        shown += ["", *failure_lines(result)]
+        lines += ["", *failure_lines(result, command, shrunk, paint)]
     else:
-        shown.append("  every invariant held")
-    return "\n".join(shown)
+        lines.append("  " + paint("every invariant held", "green"))
+    return "\n".join(lines)
 
 
 def _head(result: Result) -> str:
     plan, metrics = result.plan, result.metrics
+    events = f", {metrics['events']:,} events" if "events" in metrics else ""
+    ran = metrics.get("virtual_s", plan.duration_s)
     return (
-        f"{plan.scenario}: {plan.nodes} nodes, {metrics['virtual_s']:g} s, seed {plan.seed}, "
-        f"{plan.loss:.1%} loss, {metrics['events']:,} events"
+        f"{plan.scenario}: {plan.nodes} nodes, {ran:g} s, seed {plan.seed}, "
+        f"{plan.loss:.1%} loss{events}"
     )
 
 
-def _traffic(metrics: dict[str, Any]) -> str:
-    packets, sent = metrics["packets_per_node_s"], metrics["bytes_per_node_s"]
-    return f"  traffic     {packets:.2f} packets and {sent:.0f} B per node and second"
+_COUNTED = {
+    "suspected_s": ("suspicion", "crashes first suspected"),
+    "detected_s": ("detection", "deaths known to a node"),
+    "joined_s": ("joining", "handshakes"),
+    "converged_s": ("convergence", "times all views became equal and true"),
+}
+_TOLD = frozenset(
+    (
+        "events",
+        "virtual_s",
+        "packets_per_node_s",
+        "bytes_per_node_s",
+        "packets_dropped",
+        "crashes",
+        *_COUNTED,
+    )
+) | {"false_suspicions", "false_deaths", "falsely_suspected", "falsely_dead", "rejected"}
 
 
-def failure_lines(result: Result) -> list[str]:
+def _measures(metrics: dict[str, Any]) -> list[str]:
+    """A line a measure; what this page does not know is told by its name."""
+    lines = []
+    if "bytes_per_node_s" in metrics:
+        packets, sent = metrics["packets_per_node_s"], metrics["bytes_per_node_s"]
+        lines.append(f"  traffic     {packets:.2f} packets and {sent:.0f} B per node and second")
+    for label, count, who in (
+        ("suspected", "false_suspicions", "falsely_suspected"),
+        ("held dead", "false_deaths", "falsely_dead"),
+    ):
+        if count in metrics:
+            lines.append(f"  {label}   {metrics[count]} times wrongly{_whom(metrics.get(who, {}))}")
+    for name, (label, what) in _COUNTED.items():
+        lines += _timing(label, metrics.get(name), what)
+    if metrics.get("packets_dropped"):
+        lines.append(f"  dropped     {metrics['packets_dropped']:,} packets")
+    for name, value in metrics.items():
+        if name not in _TOLD and isinstance(value, int | float | str) and value:
+            lines.append(f"  {name.replace('_', ' '):<11} {value}")
+    return lines
+
+
+def _whom(counts: dict[Any, int]) -> str:
+    told = ", ".join(f"node {node}: {times}" for node, times in counts.items())
+    return f" ({told})" if told else ""
+
+
+def _timing(label: str, spread: dict[str, Any] | None, what: str) -> list[str]:
+    if not spread or not spread["count"]:
+        return []
+    half, most, longest = (f"{spread[name]:.2f} s" for name in ("p50", "p99", "max"))
+    text = f"p50 {half}, p99 {most}, max {longest} ({spread['count']} {what})"
+    return [f"  {label:<11} {text}"]
+
+
+def failure_lines(
+    result: Result,
+    command: str | None = None,
+    shrunk: Shrunk | None = None,
+    paint: Paint = plain,
+) -> list[str]:
     """All that is needed to understand a failed run, and to see it again."""
-    first = result.violations[0]
-    return [
-        f"VIOLATED {describe(first)}",
-        "plan:",
-        *(f"  {line}" for line in result.plan.lines()),
+    told = result if shrunk is None else shrunk.result
+    kept = None if shrunk is None else shrunk.kept
+    whole, left = len(result.plan.faults), len(told.plan.faults)
+    fewer = f", shrunk from {whole} faults to {left}" if left < whole else ""
+    lines = [
+        f"{paint('VIOLATED', 'red')} {describe(told.violations[0])}",
+        f"plan: seed {told.plan.seed}{fewer}",
+        *(f"  {line}" for line in plan_lines(told.plan, kept)),
         "the last that happened there:",
-        *(f"  {line}" for line in result.tail),
-        f"replay: {result.plan.command()}",
+        *(f"  {line}" for line in told.tail),
     ]
+    own = result.plan.command() if command is None else command
+    if shrunk is None or shrunk.command == own:
+        return [*lines, f"replay: {own}"]
+    return [*lines, f"replay: {shrunk.command}", f"whole:  {own}"]
+
+
+def plan_lines(plan: Plan, numbers: tuple[int, ...] | None = None) -> list[str]:
+    """A plan in the order of time; each fault has the number that `--faults` takes."""
+    first, *_ = plan.lines()
+    known = numbers or tuple(range(1, len(plan.faults) + 1))
+    timed: list[tuple[int, At]] = sorted(
+        zip(known, plan.faults, strict=True), key=lambda pair: pair[1].at_s
+    )
+    lines = [f"{each.at_s:12.6f} {f'#{number}':>10}  {each.fault}" for number, each in timed]
+    if len(lines) > PLAN_LINES_MAX:
+        rest = len(lines) - PLAN_LINES_MAX
+        lines = [*lines[:PLAN_LINES_MAX], f"... and {rest} more"]
+    return [first, *lines]
 
 
 def describe(violation: Violation) -> str:
-    """One violation in one line."""
+    """One violation in one line; its time counts from the start of the run."""
     return (
-        f"{violation.invariant} at {violation.at_s:.6f} by {_who(violation.observer)} "
+        f"{violation.invariant} at {violation.at_s - START_S:.6f} s by {_who(violation.observer)} "
         f"about {_who(violation.subject)}: {violation.text}"
     )
 
 
 def _who(index: int) -> str:
-    return "nobody in particular" if index < 0 else f"node {index}"
-
-
-def _whom(metrics: dict[str, Any], what: str) -> str:
-    counts = metrics[f"falsely_{what}"]
-    if not counts:
-        return ""
-    return " (" + ", ".join(f"node {node}: {times}" for node, times in counts.items()) + ")"
-
-
-def _timing(label: str, spread: dict[str, Any], what: str) -> str:
-    if not spread["count"]:
-        return ""
-    return (
-        f"  {label:<11} p50 {spread['p50']:.2f} s, p99 {spread['p99']:.2f} s, "
-        f"max {spread['max']:.2f} s ({spread['count']} {what})"
-    )
+    return "nobody in particular" if index == NOBODY else f"node {index}"

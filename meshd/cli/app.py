@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Set-up": {
         "config": "Show and check the configuration.",
         "completion": "Complete commands in your shell.",
+        "sim": "Run the protocol in a simulated network.",
     },
 }
 ALIASES = {"caps": "capabilities"}

@@ -1,0 +1,41 @@
+"""The simulator's commands, run in this process as a user would type them."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+
+from meshd.cli.app import run
+
+
+class Outcome(NamedTuple):
+    exit: int
+    out: str
+    err: str
+
+    @property
+    def last(self):
+        """The JSON object in the last line."""
+        return json.loads(self.out.splitlines()[-1])
+
+    @property
+    def error(self):
+        """The one JSON object on stderr."""
+        document = json.loads(self.err.splitlines()[-1])
+        assert document["schema"] == "meshd.error/1"
+        return document["error"]
+
+
+@pytest.fixture
+def sim(capsys, monkeypatch, tmp_path):
+    """Run `meshd sim ...` in an empty directory."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "MESHD_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words):
+        capsys.readouterr()
+        code = run(["sim", *words])
+        return Outcome(int(code), *capsys.readouterr())
+
+    return invoke
