@@ -45,6 +45,7 @@ class Checker:
             "on_step": world.on_step,
             "on_down": world.on_down,
             "on_start": world.on_start,
+            "on_load": world.on_load,
         }
         for name, listeners in hooks.items():
             if getattr(type(self), name) is not getattr(Checker, name):
@@ -71,6 +72,9 @@ class Checker:
 
     def on_start(self, host: Host) -> None:
         """A process has started."""
+
+    def on_load(self, host: Host) -> None:
+        """A process took a sample of its load."""
 
     def index_of(self, node: NodeId) -> int:
         """The subject's number."""

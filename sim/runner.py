@@ -6,11 +6,13 @@ from typing import Any
 
 from meshd.gossip.config import profile
 from sim.checkers import Violation, safety
+from sim.eventual import Eventual, ViewsConverge
 from sim.faults import At
-from sim.liveness import Eventual, ViewsConverge, liveness
+from sim.liveness import liveness
 from sim.metrics import Metrics
 from sim.network import LOSS_CALM
 from sim.plan import Plan
+from sim.replies import wire
 from sim.world import START_S, World
 
 POLL_SMALL_S = 0.25
@@ -47,7 +49,11 @@ class Judge:
             plan.nodes, plan.seed, shape=plan.shape, config=config, meshes=plan.meshes
         )
         self._poll_s = POLL_SMALL_S if plan.nodes <= LARGE_MESH else POLL_LARGE_S
-        self._checkers = [*safety(self.world, self._found), *liveness(self.world, self._found)]
+        self._checkers = [
+            *safety(self.world, self._found),
+            *wire(self.world, self._found),
+            *liveness(self.world, self._found),
+        ]
         self.metrics = Metrics(self.world)
         self._eventual = [each for each in self._checkers if isinstance(each, Eventual)]
         self._open: list[Eventual] = []

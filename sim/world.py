@@ -175,6 +175,8 @@ class World(Calm):
         """Ids whose epochs may fall, or which two processes use."""
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
+        self.is_visited = False
+        """Whether somebody outside ever sent a datagram."""
         self.is_halted = False
         """Set by whoever has seen enough: the run ends with the present event."""
         self._by_address = {host.address: host for host in self.hosts}
@@ -515,6 +517,7 @@ class World(Calm):
 
     def inject(self, source: Address, target: Host, data: bytes) -> None:
         """A datagram of somebody outside arrives now."""
+        self.is_visited = True
         self._push(self.now, DATAGRAM, target, data, source)
 
     def digest(self) -> str:

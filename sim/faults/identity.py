@@ -35,8 +35,9 @@ class Upgrade:
 
         def start() -> None:
             host = world.hosts[self.node]
-            host.speak = Newer(world.config.datagram_bytes_max) if self.newer else None
-            Start(self.node, self.seeds).apply(world)
+            if not host.is_up:
+                host.speak = Newer(world.config.datagram_bytes_max) if self.newer else None
+                Start(self.node, self.seeds).apply(world)
 
         world.call_at(world.now + self.after_s, start, f"starts in its version: {self}")
 
