@@ -35,6 +35,9 @@ NODE_FIELDS = frozenset(
 """Fields of faults that hold indices of nodes."""
 SHARE_FIELDS = frozenset({"loss", "duplicate", "reorder"})
 SIGNED_FIELDS = frozenset({"by_s"})
+SMALLEST = {"every_s": 0.001, "per_s": 0.001, "mean_s": 1e-9}
+"""What zero would make endless."""
+LARGEST = {"per_s": 100_000.0}
 _RUN_MIN = 3
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
@@ -273,20 +276,21 @@ def _check_numbers(value: Any, where: str) -> None:
         held = getattr(value, each.name)
         if each.name in SHARE_FIELDS and not 0 <= held <= 1:
             _refuse(where, f"{each.name} is {held!r}", hint=f"{each.name} is a share, 0 to 1")
-        if not isinstance(held, float):
+        if not isinstance(held, float) or each.name == "bytes_per_s":
             continue
-        low = -TIME_MAX_S * 366 if each.name in SIGNED_FIELDS else 0.0
-        if each.name.endswith("_s") and not low <= held <= TIME_MAX_S * 366:
-            hint = "a time in seconds cannot be negative or endless"
+        most = LARGEST.get(each.name, TIME_MAX_S * 366)
+        least = -most if each.name in SIGNED_FIELDS else SMALLEST.get(each.name, 0.0)
+        if each.name.endswith("_s") and not least <= held <= most:
+            hint = f"{each.name} is {least:g} to {most:g}"
             _refuse(where, f"{each.name} is {held!r}", hint=hint)
+    if getattr(value, "low_s", 0.0) > getattr(value, "high_s", math.inf):
+        _refuse(where, "low_s is above high_s", hint="give the smaller time first")
 
 
 def _check_shape(shape: Shape, where: str) -> None:
     told = f"{where}: shape"
     _check_numbers(shape, told)
     _check_numbers(shape.latency, f"{told}.latency")
-    if getattr(shape.latency, "mean_s", 1.0) <= 0:
-        _refuse(f"{told}.latency", "mean_s is 0", hint="give a mean above 0, or kind = constant")
     if shape.bytes_per_s is not None and not 0 < shape.bytes_per_s < math.inf:
         _refuse(told, f"bytes_per_s is {shape.bytes_per_s!r}", hint="leave it out for no limit")
     if shape.mtu_bytes < 1:

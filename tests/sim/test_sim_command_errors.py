@@ -106,9 +106,19 @@ def test_wrong_usage_is_told_with_a_way_out(sim, words, what, fix):
             "00ff",
         ),
         (
+            'nodes = 4\n[[fault]]\nat_s = 1\nkind = "loads"\nevery_s = 0\nfor_s = 5',
+            "every_s is 0.0",
+            "0.001 to",
+        ),
+        (
+            'nodes = 4\n[shape]\nlatency = {kind = "uniform", low_s = 2, high_s = 1}',
+            "low_s is above high_s",
+            "smaller time first",
+        ),
+        (
             'nodes = 4\n[[fault]]\nat_s = 1\nkind = "pause"\nnode = 1\nfor_s = inf',
             "for_s is inf",
-            "endless",
+            "0 to 3.16224e+07",
         ),
     ],
 )

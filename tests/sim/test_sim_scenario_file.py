@@ -1,0 +1,129 @@
+"""Plans as TOML: all that a plan holds survives, and what a user writes is understood."""
+
+import math
+import tomllib
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshd.errors import UsageError
+from sim.faults import At, ClockJump, Crash, Heal, LossyLink, Partition, Restart, SetState, Start
+from sim.network import Constant, Exponential, Shape, Uniform
+from sim.plan import Plan
+from sim.scenario_file import dumps, fault_kinds, loads, seconds
+from sim.scenarios import SCENARIOS
+
+times = st.floats(0, 50)
+nodes = st.integers(0, 9)
+
+
+@given(name=st.sampled_from(sorted(SCENARIOS)), seed=st.integers(0, 2**63 - 1), size=nodes)
+def test_every_plan_of_every_scenario_survives(name, seed, size):
+    scenario = SCENARIOS[name]
+    plan = scenario.make(max(2, size), seed, scenario.duration_s, 0.0)
+    assert loads(dumps(plan)) == plan
+
+
+@settings(max_examples=200)
+@given(seed=st.integers(0, 2**63 - 1), duration_s=st.floats(5, 3600), loss=st.floats(0, 1))
+def test_every_drawn_plan_survives(seed, duration_s, loss):
+    plan = SCENARIOS["swarm"].make(0, seed, duration_s, loss)
+    assert loads(dumps(plan)) == plan
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"])),
+    value=st.binary(),
+    at_s=times,
+    by_s=st.floats(-1e7, 1e7),
+    group=st.frozensets(nodes),
+    latency=st.sampled_from([Constant(0.5), Uniform(0.0, 1e-9), Exponential(1e-6, 0.1, 9.0)]),
+)
+def test_odd_values_survive(text, value, at_s, by_s, group, latency):
+    faults = (
+        At(at_s, SetState(1, text, value)),
+        At(at_s, ClockJump(2, by_s)),
+        At(at_s, Partition(text, (group, frozenset(range(10)) - group))),
+        At(60.0, Heal(text)),
+    )
+    plan = Plan(
+        scenario=text,
+        nodes=10,
+        seed=0,
+        duration_s=60.0,
+        shape=Shape(latency=latency, bytes_per_s=None if at_s < 1 else at_s),
+        converged=3,
+        faults=faults,
+    )
+    assert loads(dumps(plan)) == plan
+
+
+@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+def test_no_text_breaks_the_reader(text):
+    with suppress(UsageError):
+        loads(text)
+
+
+def test_a_file_need_not_say_much():
+    plan = loads("nodes = 5\nloss = 0.1", name="mine")
+    assert (plan.scenario, plan.nodes, plan.seed, plan.duration_s) == ("mine", 5, 0, 60.0)
+    assert (plan.converged, plan.faults) == (5, ())
+    assert plan.shape == Shape(loss=0.1)
+
+
+def test_times_have_units_and_nodes_have_ranges():
+    plan = loads(
+        'nodes = 12\nduration_s = "2m"\n[[fault]]\nat_s = "500ms"\nkind = "restart"\nnode = 3\n'
+        'after_s = 2\nseeds = [0, "4-6", 11]\n'
+    )
+    assert plan.duration_s == 120.0
+    assert plan.faults == (At(0.5, Restart(3, 2.0, (0, 4, 5, 6, 11))),)
+
+
+def test_state_is_text_or_hexadecimal():
+    start = 'nodes = 2\n[[fault]]\nat_s = 1\nkind = "set_state"\nnode = 0\nkey = "k"\nvalue = '
+    assert loads(start + '"plain"').faults[0].fault.value == b"plain"
+    assert loads(start + '{ hex = "00ff" }').faults[0].fault.value == b"\x00\xff"
+
+
+def test_what_is_written_is_short():
+    written = dumps(SCENARIOS["split"].make(1_000, 1, 60.0, 0.0))
+    halves = tomllib.loads(
+        dumps(
+            Plan(
+                scenario="halves",
+                nodes=1_000,
+                seed=0,
+                duration_s=60.0,
+                converged=1_000,
+                faults=(
+                    At(1.0, Partition("a", (frozenset(range(500)), frozenset(range(500, 1_000))))),
+                ),
+            )
+        )
+    )
+    assert halves["fault"][0]["groups"] == [["0-499"], ["500-999"]]
+    assert len(written) < 7_000
+
+
+def test_every_kind_of_fault_has_a_name():
+    kinds = fault_kinds()
+    assert {kinds["crash"], kinds["start"], kinds["lossy_link"]} == {Crash, Start, LossyLink}
+    assert len(kinds) == len(set(kinds.values())) > 15
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("60", 60.0), ("1.5h", 5400.0), ("250ms", 0.25), ("2m", 120.0), (" 5s ", 5.0)],
+)
+def test_durations_are_read(text, expected):
+    found = seconds(text)
+    assert found is not None
+    assert math.isclose(found, expected)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-5s", "5 s", "1e3", "5d", "٣s", "nan", "inf"])
+def test_what_is_no_duration_is_none(text):
+    assert seconds(text) is None
