@@ -89,11 +89,11 @@ class _Crew:
                 pipe.send(plan)
                 self._doing[pipe] = (given, plan.seed)
                 given += 1
-            for pipe in wait(list(self._doing)) if self._doing else ():
-                assert isinstance(pipe, Connection)
-                number, outcome_ = self._take(pipe)
-                done[number] = outcome_
-                idle.append(pipe)
+            for ready in wait(list(self._doing)) if self._doing else ():
+                assert isinstance(ready, Connection)
+                number, found = self._take(ready)
+                done[number] = found
+                idle.append(ready)
             while told in done:
                 yield done.pop(told)
                 told += 1
