@@ -1,6 +1,5 @@
 """What this node believes of each member, and how a rumour changes that."""
 
-from collections import deque
 from collections.abc import Mapping
 
 import msgspec
@@ -12,6 +11,17 @@ from meshd.gossip.codec import encode_update, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.history import (
+    CONFIRMED,
+    GOODBYE,
+    HEARD_OF,
+    RAN_OUT,
+    REFUTED,
+    RESTARTED,
+    TOLD,
+    UNANSWERED,
+    History,
+)
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, in_state, is_live, join, precedence
 from meshd.gossip.messages import Update
@@ -24,7 +34,6 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 INCARNATION_JUMP_MAX = 1_000
 EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
-HISTORY_LINES_MAX = 32
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
@@ -69,7 +78,7 @@ class Beliefs:
         self._outrank_at = now
         self._outrank_pause_s = 0.0
         self._touched: dict[NodeId, None] = {me.node: None}
-        self._history: dict[NodeId, deque[tuple[Instant, str]]] = {}
+        self._history = History()
         table.put(me)
         self._outbox.members = table.live
 
@@ -99,8 +108,9 @@ class Beliefs:
         is_own = update.node == self.me.node
         if current is not None and not is_own and states(update, current):
             # Nearly all that comes was heard before; at most it is a further opinion.
-            if update.source and not synced:
-                self._hear_accuser(update, current, now)
+            if not synced:
+                self.rumours.heard(update.node, self._outbox.limit)
+                self._hear_opinion(update, current, now)
             return
         try:
             member = member_from(update)
@@ -121,15 +131,15 @@ class Beliefs:
             member = in_state(member, MemberState.SUSPECT)
         accuser = None if synced else self._accuser(update)
         if current is None:
-            self._store(member, None, accuser, now, reason="heard of", spread=spread)
+            self._store(member, None, accuser, now, reason=HEARD_OF, spread=spread)
             return
         merged = join(current, member)
         if merged != current:
-            self._store(merged, current, accuser, now, reason="told by a peer", spread=spread)
-        if accuser is not None and precedence(member) == precedence(current):
-            self._confirm(merged, accuser, now)
+            self._store(merged, current, accuser, now, reason=TOLD, spread=spread)
+        if not synced and precedence(member) == precedence(current):
+            self._hear_opinion(update, merged, now)
 
-    def _hear_accuser(self, update: Update, current: Member, now: Instant) -> None:
+    def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count an opinion on a doubt that is known, if it is new."""
         suspicion = self.suspicions.get(current.node)
         if suspicion is not None and suspicion.is_news(NodeId(update.source)):
@@ -254,24 +264,22 @@ class Beliefs:
         self._touched[node] = None
         if member.state is MemberState.ALIVE:
             suspect = in_state(member, MemberState.SUSPECT)
-            self._store(suspect, member, self.me.node, now, reason="no answer to a probe")
+            self._store(suspect, member, self.me.node, now, reason=UNANSWERED)
         else:
             self._confirm(member, self.me.node, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
         member = self.table.get(node)
-        suspicion = self.suspicions[node]
         assert member is not None
         dead = in_state(member, MemberState.DEAD)
-        reason = f"not refuted in {now - suspicion.started:.1f} s"
-        self._store(dead, member, self.me.node, now, reason=reason)
+        self._store(dead, member, self.me.node, now, reason=RAN_OUT)
 
     def _confirm(self, member: Member, accuser: NodeId, now: Instant) -> None:
         suspicion = self.suspicions.get(member.node)
         if suspicion is None or not suspicion.confirm(accuser):
             return
-        self._note(member.node, now, f"suspicion confirmed by {accuser.hex()}")
+        self._history.note(member, CONFIRMED, accuser, now)
         self._touched[member.node] = None
         self._timers.set(("suspicion", member.node), suspicion.deadline())
         self._spread(member, accuser, now)
@@ -313,14 +321,12 @@ class Beliefs:
         now: Instant,
     ) -> None:  # fmt: skip
         if before is not None and before.epoch != member.epoch:
-            reason = "restarted"
+            reason = RESTARTED
         elif before is not None and is_live(member.state) < is_live(before.state):
-            reason = "said goodbye" if member.state is MemberState.LEFT else reason
+            reason = GOODBYE if member.state is MemberState.LEFT else reason
         elif before is not None and member.incarnation > before.incarnation:
-            reason = "refuted" if member.state is MemberState.ALIVE else reason
-        by = f" (accuser {accuser.hex()})" if accuser is not None else ""
-        text = f"{member.state.name.lower()} @{member.incarnation}: {reason}{by}"
-        self._note(member.node, now, text)
+            reason = REFUTED if member.state is MemberState.ALIVE else reason
+        self._history.note(member, reason, accuser, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason))
 
     def _follow_suspicion(
@@ -363,7 +369,8 @@ class Beliefs:
         self._states.forget(node)
         self._loads.forget(node)
         self.rumours.discard(node)
-        for table in (self.gone, self.heard_at, self.rtt_s, self.unreachable, self._history):
+        self._history.forget(node)
+        for table in (self.gone, self.heard_at, self.rtt_s, self.unreachable):
             assert isinstance(table, dict)
             table.pop(node, None)
         self._touched[node] = None
@@ -377,15 +384,9 @@ class Beliefs:
         touched, self._touched = self._touched, {}
         return touched
 
-    def _note(self, node: NodeId, now: Instant, text: str) -> None:
-        lines = self._history.get(node)
-        if lines is None:
-            lines = self._history[node] = deque(maxlen=HISTORY_LINES_MAX)
-        lines.append((now, text))
-
     def history(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
         """The last events of a member, oldest first: why it is believed to be what it is."""
-        return tuple(self._history.get(node, ()))
+        return self._history.lines(node)
 
     def is_at(self, address: Address) -> bool:
         """Whether an alive, reachable member, or this node itself, is at `address`."""

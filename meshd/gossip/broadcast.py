@@ -4,6 +4,8 @@ import math
 from collections.abc import Hashable
 from functools import lru_cache
 
+CROWD = 64
+"""Rumours that may wait before a rumour that is heard again counts as sent."""
 _MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
 
@@ -21,12 +23,19 @@ class BroadcastQueue:
     subjects, which the member table bounds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crowd: int = CROWD) -> None:
+        """Start empty.
+
+        Args:
+            crowd: while more than this wait, a rumour that is heard again counts as sent.
+        """
+        self.tier_of: dict[Hashable, int] = {}
+        """How often each rumour that waits was sent. To be read, not written."""
         self._tiers: list[dict[Hashable, bytes]] = []
-        self._tier_of: dict[Hashable, int] = {}
+        self._crowd = crowd
 
     def __len__(self) -> int:
-        return len(self._tier_of)
+        return len(self.tier_of)
 
     def add(self, subject: Hashable, rumour: bytes) -> None:
         """Queue a fresh rumour about `subject`, in place of an older one."""
@@ -35,18 +44,30 @@ class BroadcastQueue:
 
     def discard(self, subject: Hashable) -> None:
         """Forget what waits about `subject`. Idempotent."""
-        tier = self._tier_of.pop(subject, None)
+        tier = self.tier_of.pop(subject, None)
         if tier is not None:
             del self._tiers[tier][subject]
 
+    def heard(self, subject: Hashable, limit: int) -> None:
+        """Somebody told what waits here about `subject`: in a crowd that is as good as sending it.
+
+        When much happens at once (a split, a heal), datagrams are full and rumours queue up. What
+        others pass on anyway then makes room for what they do not know (Demers et al. 1987,
+        rumour mongering with feedback). What waits alone is sent its full number of times.
+        """
+        if len(self.tier_of) > self._crowd:
+            tier = self.tier_of.get(subject)
+            if tier is not None:
+                self._advance(tier, subject, self._tiers[tier][subject], limit)
+
     def peek(self, subject: Hashable) -> bytes | None:
         """The rumour waiting about `subject`, without counting a transmission."""
-        tier = self._tier_of.get(subject)
+        tier = self.tier_of.get(subject)
         return None if tier is None else self._tiers[tier][subject]
 
     def sent(self, subject: Hashable) -> int | None:
         """How often the waiting rumour was sent; None if none waits (any more)."""
-        return self._tier_of.get(subject)
+        return self.tier_of.get(subject)
 
     def take(
         self, bytes_free: int, limit: int, *, exclude: Hashable = None, count: int = 64
@@ -62,6 +83,8 @@ class BroadcastQueue:
         moved: list[tuple[int, Hashable, bytes]] = []
         misfits = 0
         for tier, waiting in enumerate(self._tiers):
+            if not waiting:
+                continue
             for subject, rumour in reversed(waiting.items()):
                 if subject == exclude:
                     continue
@@ -72,19 +95,24 @@ class BroadcastQueue:
                     moved.append((tier, subject, rumour))
                 if len(moved) == count or misfits == _MISFITS_MAX:
                     break
-            if len(moved) == count or misfits == _MISFITS_MAX:
-                break
+            else:
+                continue
+            break
         # Moved after the choice, oldest first, so that the order within a tier stays by age.
         for tier, subject, rumour in reversed(moved):
-            del self._tiers[tier][subject]
-            if tier + 1 < limit:
-                self._put(tier + 1, subject, rumour)
-            else:
-                del self._tier_of[subject]
+            self._advance(tier, subject, rumour, limit)
         return [rumour for _, _, rumour in moved]
+
+    def _advance(self, tier: int, subject: Hashable, rumour: bytes, limit: int) -> None:
+        """Count one more transmission."""
+        del self._tiers[tier][subject]
+        if tier + 1 < limit:
+            self._put(tier + 1, subject, rumour)
+        else:
+            del self.tier_of[subject]
 
     def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
         if len(self._tiers) == tier:
             self._tiers.append({})
         self._tiers[tier][subject] = rumour
-        self._tier_of[subject] = tier
+        self.tier_of[subject] = tier

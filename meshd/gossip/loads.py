@@ -66,7 +66,7 @@ class LoadPlane:
     @property
     def waiting(self) -> bool:
         """Whether load rumours wait to be sent."""
-        return len(self._queue) > 0
+        return bool(self._queue.tier_of)
 
     def sampled(self, load: Load, members: int, now: Instant) -> bool:
         """Take a fresh own sample; true if it became a rumour."""

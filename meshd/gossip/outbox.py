@@ -63,6 +63,11 @@ class Outbox:
         return effects
 
     @property
+    def limit(self) -> int:
+        """How often a rumour is to be sent."""
+        return transmit_limit(self._mult, self.members)
+
+    @property
     def room(self) -> int:
         """Bytes for a body without anything riding along."""
         return self._bytes_max - HEADER_BYTES - len(self._loads.own)
@@ -116,10 +121,12 @@ class Outbox:
         if first is not None:
             updates.append(first[1])
             free -= len(first[1])
-        if free > _FULL and len(self._rumours):
-            limit = transmit_limit(self._mult, self.members)
+        if free > _FULL and self._rumours.tier_of:
             taken = self._rumours.take(
-                free, limit, exclude=first[0] if first else None, count=_UPDATES_MAX - len(updates)
+                free,
+                self.limit,
+                exclude=first[0] if first else None,
+                count=_UPDATES_MAX - len(updates),
             )
             updates += taken
             free -= sum(map(len, taken))

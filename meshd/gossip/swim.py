@@ -62,8 +62,10 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
+_ROUNDS_AHEAD = 4  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
+_ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
 _STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
@@ -123,7 +125,8 @@ class Swim:
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
             outbox=self._outbox, rng=rng,
         )  # fmt: skip
-        self._gossiped_at = Instant(now - config.gossip_interval_s)
+        self._gossiped_at = now
+        self._rounds_left = float(_ROUNDS_AHEAD)
         self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
         self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)
         self._timers.set("reap", now + _REAP_INTERVAL_S)
@@ -344,21 +347,24 @@ class Swim:
     def _on_gossip(self, now: Instant) -> None:
         """Send waiting rumours to a few members at random."""
         config = self._config
-        gap_until = self._gossiped_at + config.gossip_interval_s * _GOSSIP_GAP_FRACTION
-        if now < gap_until:
-            self._timers.set("gossip", gap_until)
+        if not self._rumours.tier_of and not self._loads.waiting:
             return
-        if not self._rumours and not self._loads.waiting:
+        since = (now - self._gossiped_at) / config.gossip_interval_s
+        rounds_left = min(_ROUNDS_AHEAD, self._rounds_left + since)
+        wait = max(1 - rounds_left, _GOSSIP_GAP_FRACTION - since)
+        if wait > _ROUNDING:
+            self._timers.set("gossip", now + wait * config.gossip_interval_s)
             return
         self._gossiped_at = now
+        self._rounds_left = rounds_left - 1
         me = self._beliefs.me.node
         targets = self._beliefs.table.pick(
             config.gossip_fanout, self._rng, lambda m: is_live(m.state) and m.node != me
         )
         for target in targets:
-            if self._rumours or self._loads.waiting:
+            if self._rumours.tier_of or self._loads.waiting:
                 self._outbox.send_full(target.node, target.address, Gossip, ())
-        if targets and (self._rumours or self._loads.waiting):
+        if targets and (self._rumours.tier_of or self._loads.waiting):
             self._timers.set_earlier("gossip", now + config.gossip_interval_s)
 
     # Local wishes

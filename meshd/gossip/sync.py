@@ -154,7 +154,7 @@ class Exchange:
             return
         beliefs, config = self._beliefs, self._config
         still_s = min(config.quiet_s, self._pause_s)
-        quiet = not beliefs.rumours and now - beliefs.changed_at >= still_s
+        quiet = not beliefs.rumours.tier_of and now - beliefs.changed_at >= still_s
         since_s = now - self._synced_at
         overdue = since_s >= _OVERDUE_INTERVALS * config.sync_interval_s
         if overdue or (quiet and since_s >= self._pause_s):

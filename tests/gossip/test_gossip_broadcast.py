@@ -82,3 +82,16 @@ def test_no_datagram_overflows_and_nothing_is_sent_more_often_than_the_limit(rum
         for rumour in taken:
             counts[rumour] = counts.get(rumour, 0) + 1
     assert all(count <= 4 for count in counts.values())
+
+
+def test_in_a_crowd_a_rumour_that_is_heard_again_counts_as_sent():
+    queue = BroadcastQueue(crowd=2)
+    for subject in "abc":
+        queue.add(subject, subject.encode())
+    queue.heard("b", 3)
+    queue.heard("unknown", 3)
+    assert (queue.sent("a"), queue.sent("b"), queue.sent("c")) == (0, 1, 0)
+    queue.heard("b", 2)
+    assert queue.sent("b") is None
+    queue.heard("a", 3)
+    assert queue.sent("a") == 0, "two are no crowd"

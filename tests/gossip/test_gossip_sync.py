@@ -329,6 +329,10 @@ def test_invented_accusers_do_not_hasten_a_death():
     for accuser in (3, 4, 5):
         told(fabric, node, (*record(node_id(2), state=SUSPECT, address=here), node_id(accuser)))
     assert node.swim._beliefs.suspicions[node_id(2)].confirmations == 2
+    newer = record(node_id(2), state=SUSPECT, address=here, state_version=1)
+    told(fabric, node, (*newer, node_id(6)))
+    assert node.swim._beliefs.suspicions[node_id(2)].confirmations == 3
+    assert node.swim.members.get(node_id(2)).state_version == 1
 
 
 def test_an_old_accusation_is_answered_by_the_truth():
