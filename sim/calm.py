@@ -15,6 +15,8 @@ class Calm:
         """Since when nothing happened that may kill a live node in the eyes of others."""
         self.changed_at = changed_at
         """When the set of members, or the state of one, was last changed on purpose."""
+        self.settled_at: dict[str, float] = {}
+        """When a disturbance of each kind (its first word) was last over."""
         self._disturbances: dict[str, bool] = {}
 
     @property
@@ -38,6 +40,7 @@ class Calm:
         if mild is None:
             return
         self.changed_at = self.now
+        self.settled_at[what.partition(" ")[0]] = self.now
         if not self._disturbances:
             self.calm_since = self.now
         if not mild and all(self._disturbances.values()):

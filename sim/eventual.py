@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from meshd.gossip.broadcast import transmit_limit
 from meshd.model import Member, MemberState, NodeId
-from sim.bounds import detection_bound_s
+from sim.bounds import calm_needed_s, detection_bound_s, spread_bound_s
 from sim.checkers import NOBODY, Checker, Violation
-from sim.world import Host, World
+from sim.world import LONG_AGO_S, Host, World
 
 TIMERS_IDLE_MAX = 6
 """What an idle node waits for: probe, its timeout, gossip, reconnect, reap, pull; and joins."""
@@ -81,12 +81,29 @@ class ViewsConverge(Eventual):
 
     invariant = "L4"
 
+    def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
+        super().__init__(world, found)
+        self._crash_at = LONG_AGO_S
+
+    def on_down(self, host: Host) -> None:
+        """A crash has to be found first."""
+        if host.joined:
+            self._crash_at = self.world.now
+
     def bound_s(self) -> float:
-        """Finding the last crash, a few syncs, and spreading their news."""
-        config = self.world.config
-        survivors = len(self.world.members())
-        settle_s = 4 * config.sync_interval_s + config.quiet_s + 10 * config.probe_interval_s
-        return detection_bound_s(self.world, survivors) + settle_s
+        """One sync after the last crash was found, its news included.
+
+        Where it was not calm, or many crashed at once, the last doubts and bad health come first.
+        """
+        world, config = self.world, self.world.config
+        survivors = len(world.members())
+        bound_s = config.sync_interval_s + config.quiet_s + 2 * config.probe_interval_s
+        bound_s += spread_bound_s(world)
+        gone = len(world.hosts) - survivors
+        if world.settled_at or world.network.shape.loss or gone > max(1, len(world.hosts) // 10):
+            bound_s += calm_needed_s(world)
+        found_at = self._crash_at + detection_bound_s(world, survivors)
+        return bound_s + max(0.0, found_at - max(world.calm_since, world.changed_at))
 
     def problem(self) -> Problem | None:
         """Compare everybody's hash with the first one's, and the count with the truth."""
@@ -113,6 +130,39 @@ class ViewsConverge(Eventual):
             if lives != (other.is_member and other.mesh == host.mesh):
                 return other.index
         return NOBODY
+
+
+class CutsHeal(Eventual):
+    """L4, after a heal: views are equal within two reconnect intervals, if nothing else is amiss.
+
+    Asked of up to 50 nodes without loss: a larger mesh has more to say to itself.
+    """
+
+    invariant = "L4"
+    NODES_MAX = 50
+
+    def __init__(
+        self, world: World, found: Callable[[Violation], None], views: ViewsConverge
+    ) -> None:
+        super().__init__(world, found)
+        self._views = views
+
+    def bound_s(self) -> float:
+        """Two reconnect intervals, and the spreading of what was learned by them."""
+        return 2 * self.world.config.reconnect_interval_s + spread_bound_s(self.world)
+
+    def problem(self) -> Problem | None:
+        """As the views', if all that happened lately was a cut that healed."""
+        world = self.world
+        others = max((at for kind, at in world.settled_at.items() if kind != "cut"), default=0.0)
+        healed_at = world.settled_at.get("cut")
+        if healed_at is None or healed_at != world.calm_since or healed_at != world.changed_at:
+            return None
+        if others > healed_at - calm_needed_s(world) or world.network.shape.loss:
+            return None
+        if not len(world.members()) == len(world.hosts) <= self.NODES_MAX:
+            return None
+        return self._views.problem()
 
 
 class StateArrives(Eventual):

@@ -11,6 +11,7 @@ from meshd.model import MemberState
 from sim.bounds import calm_needed_s, detection_bound_s, latency_high_s
 from sim.checkers import NOBODY, Checker, Violation
 from sim.eventual import (
+    CutsHeal,
     NobodyLeftForDead,
     QueuesEmpty,
     StateArrives,
@@ -198,7 +199,9 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield LiveStayAlive(world, found)
     yield JoinsAreQuick(world, found)
     yield NobodyLeftForDead(world, found)
-    yield ViewsConverge(world, found)
+    views = ViewsConverge(world, found)
+    yield views
+    yield CutsHeal(world, found, views)
     yield StateArrives(world, found)
     yield QueuesEmpty(world, found)
     yield WaitingIsBounded(world, found)

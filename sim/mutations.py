@@ -188,7 +188,7 @@ MUTATIONS = (
     Mutation("no_welcome", "nobody's welcome is heard", Exchange, "on_welcome", _nothing,
              "join_storm"),
     Mutation("twice", "each probe is sent twice", Prober, "_ping", _twice, "steady"),
-    Mutation("any_ack", "any ack satisfies any probe", Prober, "on_ack", _any_ack, "swarm"),
+    Mutation("any_ack", "any ack satisfies any probe", Prober, "on_ack", _any_ack, "asked"),
     Mutation("left_is_dead", "a goodbye is taken for a death", Beliefs, "hear", _left_is_dead,
              "goodbyes"),
     Mutation("no_sync", "views are compared at the door alone", Exchange, "_ask", _no_sync,

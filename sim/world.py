@@ -176,7 +176,7 @@ class World(Calm):
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
         self.is_visited = False
-        """Whether somebody outside ever sent a datagram."""
+        """Whether users or people outside ever gave rise to packets."""
         self.is_halted = False
         """Set by whoever has seen enough: the run ends with the present event."""
         self._by_address = {host.address: host for host in self.hosts}

@@ -8,6 +8,7 @@ from sim.faults.base import At, Fault
 from sim.faults.identity import Clone, Outsider, PowerLoss, Upgrade
 from sim.faults.network import Clog, Heal, LossyLink, LossyNode, OneWay, Partition
 from sim.faults.process import (
+    Asks,
     Block,
     ClockJump,
     Crash,
@@ -23,6 +24,7 @@ from sim.faults.process import (
 )
 
 __all__ = [
+    "Asks",
     "At",
     "Block",
     "ClockJump",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshd.gossip.inputs import StateSet
+from meshd.gossip.inputs import PingRequested, StateSet
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Load
 
@@ -232,6 +232,30 @@ class Loads:
         for host in world.hosts:
             first = world.now + self.every_s * rng.random()
             world.call_at(first, partial(sample, host, busy=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """Users ask each node every `every_s` seconds how far some member is."""
+
+    every_s: float
+    for_s: float
+
+    def apply(self, world: "World") -> None:
+        """Begin, each node at a time of its own; end later."""
+        rng = world.random("asks")
+        until = world.now + self.for_s
+        world.is_visited = True
+
+        def ask(host: "Host") -> None:
+            if world.now > until:
+                return
+            if not host.asleep:
+                world.step(host, PingRequested(rng.choice(world.hosts).id))
+            world.call_at(world.now + self.every_s, partial(ask, host))
+
+        for host in world.hosts:
+            world.call_at(world.now + self.every_s * rng.random(), partial(ask, host))
 
 
 def _is_short(world: "World", host: "Host", for_s: float) -> bool:

@@ -1,6 +1,7 @@
 """Scenarios of processes: they come, go, are slow, and have work to do."""
 
 from sim.faults import (
+    Asks,
     At,
     Block,
     Crash,
@@ -129,6 +130,13 @@ def loads(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
         At(duration_s * 0.4, Restart(late, 1.0, ((late + 1) % nodes, (late + 2) % nodes))),
     ]
     return plan_of("loads", (nodes, seed, duration_s, loss), faults)
+
+
+def asked(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Users ask how far members are, five times a second at each node; one node crashes."""
+    node = rng_of(seed, "asked").randrange(nodes)
+    faults = [At(0.0, Asks(0.2, duration_s * 0.8)), At(duration_s * 0.2, Crash(node))]
+    return plan_of("asked", (nodes, seed, duration_s, loss), faults)
 
 
 def blocked(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:

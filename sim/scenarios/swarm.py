@@ -3,6 +3,7 @@
 import random
 
 from sim.faults import (
+    Asks,
     At,
     Block,
     ClockJump,
@@ -33,6 +34,8 @@ from sim.scenarios.base import halves, rng_of, seeds_of
 
 LOADS_SHARE = 0.2
 """Of the drawn plans, in which loads change."""
+ASKS_SHARE = 0.1
+"""Of the drawn plans, in which users ask how far members are."""
 CLONED_MAX_S = 10.0
 
 
@@ -47,6 +50,8 @@ def swarm(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
         faults += _anything(rng, size, at_s, duration_s - at_s, f"cut{number}")
     if rng.random() < LOADS_SHARE:
         faults.append(At(1.0, Loads(5.0, duration_s / 2)))
+    if rng.random() < ASKS_SHARE:
+        faults.append(At(1.0, Asks(1.0, duration_s / 2)))
     joins = rng.random() < 0.3
     if joins:
         faults.append(At(0.0, Start(0, ())))
