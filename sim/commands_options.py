@@ -114,10 +114,16 @@ def complete_scenarios(
     return [name for name in SCENARIOS if name.startswith(incomplete)]
 
 
-def scenario_argument(**options: Any) -> Callable[[Command], Command]:
+def scenario_argument(
+    *, metavar: str = "SCENARIO", default: str | None = None
+) -> Callable[[Command], Command]:
     """SCENARIO: a name of `meshd sim list`, or a path that ends in .toml."""
     return click.argument(
-        "scenario", metavar="SCENARIO", shell_complete=complete_scenarios, **options
+        "scenario",
+        metavar=metavar,
+        required=default is None,
+        default=default,
+        shell_complete=complete_scenarios,
     )
 
 

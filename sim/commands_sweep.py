@@ -50,7 +50,7 @@ NAMED_MAX = 10
         "meshd sim sweep my-network.toml --seeds 200 --json",
     ),
 )
-@scenario_argument(required=False, default="swarm")
+@scenario_argument(metavar="[SCENARIO]", default="swarm")
 @click.option(
     "--seeds",
     "count",

@@ -37,7 +37,7 @@ SHARE_FIELDS = frozenset({"loss", "duplicate", "reorder"})
 SIGNED_FIELDS = frozenset({"by_s"})
 SMALLEST = {"every_s": 0.001, "per_s": 0.001, "mean_s": 1e-9}
 """What zero would make endless."""
-LARGEST = {"per_s": 100_000.0}
+LARGEST = {"per_s": 100_000.0, "calls_per_s": 1_000.0}
 _RUN_MIN = 3
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")

@@ -3,8 +3,11 @@
 import math
 import tomllib
 from contextlib import suppress
+from pathlib import Path
 
+import docs_blocks
 import pytest
+import repository
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,3 +130,12 @@ def test_durations_are_read(text, expected):
 @pytest.mark.parametrize("text", ["", "s", "-5s", "5 s", "1e3", "5d", "٣s", "nan", "inf"])
 def test_what_is_no_duration_is_none(text):
     assert seconds(text) is None
+
+
+def test_the_scenario_files_of_the_page_are_what_they_seem():
+    page = docs_blocks.Document(
+        Path("docs/SIMULATOR.md"), (repository.ROOT / "docs" / "SIMULATOR.md").read_text("utf-8")
+    )
+    plans = [loads(block.text) for block in page.blocks() if block.language == "toml"]
+    assert [len(plan.faults) for plan in plans] == [3]
+    assert plans[0].duration_s == 120.0
