@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from meshd.errors import UsageError
 from meshd.gossip.members import record_hash
-from meshd.model import Member, MeshId
+from meshd.gossip.swim import Swim
+from meshd.model import Member
 from meshd.version import __version__
 from sim.faults import Heal
 from sim.plan import Plan
-from sim.runner import Judge, Result
+from sim.runner import Result
 from sim.scenario_file import dumps, loads
-from sim.world import START_S, Host
+from sim.world import START_S
 
 TRACE_SCHEMA = "meshd.sim.trace/1"
 SERIES_SCHEMA = "meshd.sim.series/1"
@@ -38,6 +39,17 @@ VALUES_MAX = 2_000
 """Of a distribution with more values so many quantiles are kept."""
 GROUPS_MAX = 4
 TRACE_BYTES_MAX = 256 * 1024 * 1024
+
+
+class Seen(Protocol):
+    """A node of either level, as a recorder sees it."""
+
+    index: int
+
+    @property
+    def swim(self) -> Swim | None:
+        """Its gossip machine, if it runs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +101,11 @@ class Recorder:
         self.groups = [Group(name, nodes) for name, nodes in _groups(plan)]
         self._interval_s = SAMPLE_INTERVAL_S
         self._due_at = START_S
-        self._judge: Judge | None = None
+        self._judge: Any = None
         self._own: dict[int, tuple[Member, int]] = {}
 
-    def observe(self, judge: Judge) -> None:
-        """Look at the world once."""
+    def observe(self, judge: Any) -> None:
+        """Look at the world once; `judge` is that of either level."""
         self._judge = judge
         world = judge.world
         done = self.checkpoints[-1].events if self.checkpoints else 0
@@ -106,8 +118,8 @@ class Recorder:
             self._due_at = world.now + self._interval_s
             self._sample(judge)
 
-    def _sample(self, judge: Judge) -> None:
-        members = judge.world.members()
+    def _sample(self, judge: Any) -> None:
+        members: Sequence[Seen] = judge.world.members()
         truth = self._truth(members)
         views: Counter[tuple[int, int]] = Counter()
         true = 0
@@ -115,7 +127,7 @@ class Recorder:
             if host.swim is not None:
                 view = host.swim.members
                 views[view.live, view.view_hash] += 1
-                true += truth[host.mesh] == (view.live, view.view_hash)
+                true += truth[_mesh(host)] == (view.live, view.view_hash)
         samples, count = self.samples, len(members)
         samples.at_s.append(round(judge.world.now - START_S, 3))
         samples.members.append(count)
@@ -127,9 +139,9 @@ class Recorder:
         if len(samples.at_s) > SAMPLES_MAX:
             self._thin()
 
-    def _truth(self, members: Sequence[Host]) -> dict[MeshId, tuple[int, int]]:
+    def _truth(self, members: Sequence[Seen]) -> dict[bytes, tuple[int, int]]:
         """For each mesh, what a perfect view would count and hash."""
-        truth: dict[MeshId, tuple[int, int]] = {}
+        truth: dict[bytes, tuple[int, int]] = {}
         for host in members:
             if host.swim is None:
                 continue
@@ -137,8 +149,8 @@ class Recorder:
             known = self._own.get(host.index)
             if known is None or known[0] is not me:
                 known = self._own[host.index] = (me, record_hash(me))
-            live, view_hash = truth.get(host.mesh, (0, 0))
-            truth[host.mesh] = (live + 1, view_hash ^ known[1])
+            live, view_hash = truth.get(_mesh(host), (0, 0))
+            truth[_mesh(host)] = (live + 1, view_hash ^ known[1])
         return truth
 
     def _thin(self) -> None:
@@ -152,7 +164,7 @@ class Recorder:
     def series(self) -> dict[str, Any]:
         """All that is plotted, as JSON would have it."""
         samples = self.samples
-        metrics = None if self._judge is None else self._judge.metrics
+        metrics = getattr(self._judge, "metrics", None)
         return {
             "schema": SERIES_SCHEMA,
             "scenario": self.plan.scenario,
@@ -174,6 +186,12 @@ class Recorder:
         }
 
 
+def _mesh(host: Seen) -> bytes:
+    """Which mesh it is in; whole daemons are all in one."""
+    mesh: bytes = getattr(host, "mesh", b"")
+    return mesh
+
+
 def _groups(plan: Plan) -> list[tuple[str, frozenset[int]]]:
     """The sides of the plan's first cut; everybody where there is none, or too many sides."""
     for each in plan.faults:
@@ -187,7 +205,7 @@ def _groups(plan: Plan) -> list[tuple[str, frozenset[int]]]:
     return [("all nodes", frozenset(range(plan.nodes)))]
 
 
-def _believed(group: Group, members: Sequence[Host]) -> None:
+def _believed(group: Group, members: Sequence[Seen]) -> None:
     live = [
         host.swim.members.live
         for host in members

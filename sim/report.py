@@ -112,7 +112,17 @@ _TOLD = frozenset(
         "crashes",
         *_COUNTED,
     )
-) | {"false_suspicions", "false_deaths", "falsely_suspected", "falsely_dead", "rejected"}
+) | {
+    "tries",
+    "executions",
+    "answer_p50_s",
+    "answer_p99_s",
+    "false_suspicions",
+    "false_deaths",
+    "falsely_suspected",
+    "falsely_dead",
+    "rejected",
+}
 
 
 def _measures(metrics: dict[str, Any]) -> list[str]:
@@ -129,11 +139,29 @@ def _measures(metrics: dict[str, Any]) -> list[str]:
             lines.append(f"  {label}   {metrics[count]} times wrongly{_whom(metrics.get(who, {}))}")
     for name, (label, what) in _COUNTED.items():
         lines += _timing(label, metrics.get(name), what)
+    if "calls" in metrics:
+        lines += _calls(metrics)
     if metrics.get("packets_dropped"):
         lines.append(f"  dropped     {metrics['packets_dropped']:,} packets")
     for name, value in metrics.items():
-        if name not in _TOLD and isinstance(value, int | float | str) and value:
+        told = name in _TOLD or name.startswith("calls")
+        if not told and isinstance(value, int | float | str) and value:
             lines.append(f"  {name.replace('_', ' '):<11} {value}")
+    return lines
+
+
+def _calls(metrics: dict[str, Any]) -> list[str]:
+    """What whole daemons did for their callers."""
+    ends = [
+        f"{count} {name.removeprefix('calls_')}"
+        for name, count in metrics.items()
+        if name.startswith("calls_") and count
+    ]
+    made = [f"{metrics[name]} {name}" for name in ("tries", "executions") if name in metrics]
+    lines = [f"  calls       {metrics['calls']}: {', '.join(ends)}; {', '.join(made)}"]
+    if metrics.get("answer_p50_s") is not None:
+        half, most = metrics["answer_p50_s"], metrics["answer_p99_s"]
+        lines.append(f"  answers     p50 {half:.3f} s, p99 {most:.3f} s")
     return lines
 
 

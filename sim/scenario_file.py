@@ -4,6 +4,7 @@ Everything that a plan holds survives the way there and back. The tables follow 
 themselves, so a new fault or a new field needs nothing here.
 """
 
+import importlib
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from sim.network import Shape
 from sim.plan import Plan, number
 
 SCHEMA = "meshd.sim.plan/1"
+WHOLE_FAULTS = "sim.whole.faults"
 NODES_MAX = 20_000
 TIME_MAX_S = 86_400.0
 FILE_BYTES_MAX = 16 * 1024 * 1024
@@ -106,7 +108,9 @@ def loads(text: str, *, name: str = "scenario", where: str = "the plan") -> Plan
     if isinstance(shape, dict):
         document["shape"] = {"loss": document.get("loss", 0.0), **shape}
     plan: Plan = _struct(Plan, document, where, skip="faults")
-    timed = [_at(each, f"{where}: fault {i}") for i, each in enumerate(faults, start=1)]
+    timed = [
+        _at(each, f"{where}: fault {i}", whole=plan.whole) for i, each in enumerate(faults, start=1)
+    ]
     plan = replace(plan, faults=tuple(timed))
     check(plan, where)
     return plan
@@ -119,22 +123,27 @@ def _refuse(where: str, what: str, *, hint: str) -> NoReturn:
     raise UsageError(f"{where}: {what}", hint=hint)
 
 
-def _at(value: Any, where: str) -> At:
+def _at(value: Any, where: str, *, whole: bool) -> At:
     if not isinstance(value, dict):
         _refuse(where, "is not a table", hint="write each fault as [[fault]]")
     rest = dict(value)
     if "at_s" not in rest:
         _refuse(where, "it does not say when", hint="add: at_s = 10.0")
     at_s = _value(float, rest.pop("at_s"), where, "at_s")
-    return At(at_s, _one_of(fault_kinds(), rest, where, "fault"))
+    return At(at_s, _one_of(fault_kinds(whole=whole), rest, where, "fault"))
 
 
 @cache
-def fault_kinds() -> Mapping[str, type]:
-    """All kinds of faults by the name that they have in files."""
+def fault_kinds(*, whole: bool = False) -> Mapping[str, type]:
+    """All kinds of faults by the name that they have in files; with `whole`, of level 2 as well.
+
+    Those come with whole daemons, so they are found by name, and only where a plan asks for them.
+    """
+    modules = [sim.faults, *([importlib.import_module(WHOLE_FAULTS)] if whole else [])]
     found = [
         each
-        for each in vars(sim.faults).values()
+        for module in modules
+        for each in vars(module).values()
         if isinstance(each, type) and is_dataclass(each) and hasattr(each, "apply")
     ]
     return {_kind(each): each for each in found}
