@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -270,6 +271,7 @@ class Progress:
             full = round(share * BAR_COLUMNS)
             bar = "#" * full + "." * (BAR_COLUMNS - full)
             line = line.replace(self._label, f"{self._label} [{bar}]", 1)
+            line = line[: shutil.get_terminal_size().columns - 1]
             sys.stderr.write("\r" + line.ljust(self._wide))
             self._wide = len(line)
         else:

@@ -101,6 +101,8 @@ def sweep_command(
         emit(tally.lines())
     if tally.lowest is not None and not tally.interrupted:
         first_failure = finish(chosen, seed=tally.lowest.seed, out=out)
+    elif out is not None:
+        Path(out).rmdir()  # there is nothing to record
     if as_json:
         emit_json(tally.document(_replay(chosen, tally), first_failure))
     elif first_failure is not None:
