@@ -20,6 +20,7 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.config import load_config
 from meshd.daemon.node import Node
 from meshd.errors import PeerError, UsageError
+from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.inputs import Input
 from meshd.gossip.swim import Swim
 from meshd.model import Address, MeshId
@@ -52,6 +53,8 @@ class Box:
         self.blocked = False
         self.joined = False
         self.leaving = False
+        self.started_at = self.thawed_at = -math.inf
+        """When its process began, and when it last went on after it was held."""
         self.paused_at = -math.inf
         self.offset_s = 0.0
         """Level 1's leap of the monotonic clock; here all machines keep the loop's time."""
@@ -74,6 +77,11 @@ class Box:
     def is_up(self) -> bool:
         """Whether its process runs, be it asleep."""
         return self.node is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its main loop stands still."""
+        return self.asleep or self.blocked
 
     @property
     def is_member(self) -> bool:
@@ -190,6 +198,11 @@ class Fleet(Calm):
         """Virtual seconds since the start."""
         return self.loop.time() - START_S
 
+    @property
+    def config(self) -> GossipConfig:
+        """The protocol's numbers."""
+        return profile(str(self.settings.get("profile", "lan")))
+
     def members(self) -> list[Box]:
         """Who should be held alive by all."""
         return [box for box in self.boxes if box.is_member]
@@ -206,7 +219,7 @@ class Fleet(Calm):
         join = [str(self.boxes[index].address) for index in seeds or () if index != box.index]
         box.ready = self.loop.create_future()
         box.ended = self.loop.create_future()
-        self.changed_at = self.now
+        self.changed_at = box.started_at = self.now
         box.node = self.in_lane(box, lambda: self._make(box, join))
         self._keep(self.spawn(box, self._run(box, box.node)))
 
@@ -267,8 +280,8 @@ class Fleet(Calm):
         if box.ended is not None and not box.ended.done():
             box.ended.set_result(None)
 
-    def leave(self, box: Box) -> None:
-        """The daemon is asked to stop: it drains, says goodbye, and ends."""
+    def leave(self, box: Box, drain_s: float | None = None) -> None:
+        """The daemon is asked to stop: it drains (None: as configured), says goodbye, and ends."""
         node = box.node
         if node is None or box.leaving:
             return
@@ -278,7 +291,7 @@ class Fleet(Calm):
             tell(box)
 
         async def stop() -> None:
-            await node.stop()
+            await node.stop(drain_s)
             if box.node is node and box.leaving:
                 self._clear(box)
                 self.changed_at = self.now
@@ -297,6 +310,7 @@ class Fleet(Calm):
     def wake(self, box: Box) -> None:
         """The process goes on."""
         box.asleep = False
+        box.thawed_at = self.now
         self.loop.thaw(box.protocol)
         if not box.blocked:
             self.loop.thaw(box.main)
@@ -312,6 +326,7 @@ class Fleet(Calm):
         def release() -> None:
             if box.main is lane:
                 box.blocked = False
+                box.thawed_at = self.now
                 if not box.asleep:
                     self.loop.thaw(lane)
 
@@ -361,7 +376,8 @@ class Fleet(Calm):
     def halt(self) -> None:
         """Stop with the present event."""
         self.is_halted = True
-        self.loop.stop()
+        if self.loop.is_running():
+            self.loop.stop()
 
     def spawn(self, box: Box, work: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
         """Run a coroutine as a task of the machine's process."""

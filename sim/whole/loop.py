@@ -46,8 +46,10 @@ class Lane:
         self.name = name
         self.state = LaneState.RUNS
         self.held: list[asyncio.Handle] = []
-        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-        self.graveyard: list[asyncio.Task[Any]] = []
+        self.tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], Context] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.graveyard: list[tuple[asyncio.Task[Any], Context]] = []
 
     def context(self) -> Context:
         """A context in which everything belongs to this lane."""
@@ -198,13 +200,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         lane.state = LaneState.ENDED
         lane.held.clear()
         # Kept until the loop closes: a collected coroutine would run its `finally` blocks.
-        lane.graveyard.extend(lane.tasks)
+        lane.graveyard.extend(lane.tasks.items())
 
     @staticmethod
     def bury(lane: Lane) -> None:
         """Close the coroutines of a lane that has ended. Whatever they still do goes nowhere."""
-        context = lane.context()
-        for task in lane.graveyard:
+        for task, context in lane.graveyard:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it was killed on purpose
             coroutine = task.get_coro()
             if isinstance(coroutine, Coroutine) and not task.done():
@@ -217,11 +218,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _make_task(
         self, _loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self, **options)
         context = options.get("context")
-        lane = LANE.get() if context is None else context.get(LANE)
+        if context is None:
+            context = options["context"] = contextvars.copy_context()
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self, **options)
+        lane = context.get(LANE)
         if lane is not None:
-            lane.tasks.add(task)
+            lane.tasks[task] = context
         return task
 
     def _on_problem(self, _loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
