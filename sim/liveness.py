@@ -76,21 +76,47 @@ class ProbesTellTruth(Checker):
 
 
 class LiveStayAlive(Checker):
-    """L2: in calm, no live node is held dead by anybody; not for a pause below T_min either."""
+    """L2: in calm, no live node is held dead by anybody; not for a pause below T_min either.
+
+    After a mere cut nobody needs to wait for calm: a merge kills nobody. A death then needs a
+    doubt from before the heal, or it came out of somebody's table.
+    """
 
     invariant = "L2"
 
+    def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
+        super().__init__(world, found)
+        self._doubted_at: dict[int, float] = {}
+
     def on_effect(self, host: Host, effect: Effect) -> None:
         """Look at each death that is reported."""
-        if type(effect) is not MemberChanged or effect.member.state is not MemberState.DEAD:
+        if type(effect) is not MemberChanged or effect.member.state is MemberState.ALIVE:
             return
         world = self.world
         subject = world.host_of(effect.member.node)
         if subject is None or subject.swim is None or effect.member.epoch != subject.epoch:
             return
-        calm_s = world.now - world.safe_since
-        if subject.is_member and calm_s > calm_needed_s(world):
-            self.fail(host.index, subject.index, f"it lives; held dead: {effect.reason}")
+        if effect.member.state is MemberState.SUSPECT:
+            if effect.reason == "no answer to a probe":
+                self._doubted_at[subject.index] = world.now
+        elif effect.member.state is MemberState.DEAD and subject.is_member:
+            if world.now - world.safe_since > calm_needed_s(world):
+                self.fail(host.index, subject.index, f"it lives; held dead: {effect.reason}")
+            elif self._is_merge(subject):
+                self.fail(
+                    host.index, subject.index, f"it lives; a merge killed it: {effect.reason}"
+                )
+
+    def _is_merge(self, subject: Host) -> bool:
+        """Whether only a heal is recent, and no doubt about the subject."""
+        world = self.world
+        healed_at = world.settled_at.get("cut")
+        if healed_at is None or healed_at != world.calm_since or world.network.shape.loss:
+            return False
+        needed_s = calm_needed_s(world)
+        others = max((at for kind, at in world.settled_at.items() if kind != "cut"), default=0.0)
+        doubted_at = self._doubted_at.get(subject.index, 0.0)
+        return max(others, doubted_at) < world.now - needed_s
 
 
 class JoinsAreQuick(Checker):

@@ -9,15 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
 import msgspec
 
 import meshd.gossip.beliefs as beliefs_module
+import meshd.gossip.codec as codec_module
 import meshd.gossip.outbox as outbox_module
 from meshd.clock import Instant
+from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
 from meshd.gossip.effects import ProbeCompleted
-from meshd.gossip.messages import Ack, Update
+from meshd.gossip.loads import LoadPlane
+from meshd.gossip.messages import JOIN_PADDING_BYTES, Ack, Join, Records, Update
 from meshd.gossip.prober import Prober
 from meshd.gossip.state import StateStore
 from meshd.gossip.suspicion import Suspicion
@@ -171,6 +175,50 @@ def _twice(original: Any) -> Any:
     return ping
 
 
+def _from_anywhere(original: Any) -> Any:
+    """Records are answered to wherever they came from."""
+
+    def on_records(
+        self: Exchange, records: Records, source: NodeId, address: Address, now: Instant
+    ) -> None:
+        asks = self._asks
+        if source in asks:
+            asks[source].address = address
+        original(self, records, source, address, now)
+
+    return on_records
+
+
+def _strict(original: Any) -> Any:
+    def decode_body(body: bytes) -> Any:
+        message = original(body)
+        known = len(message.__struct_fields__) + 1
+        if len(msgpack.unpackb(body)) > known:
+            raise DecodeError("not_a_message")
+        return message
+
+    return decode_body
+
+
+def _generous(original: Any) -> Any:
+    """Who joins with too short a question is answered all the same."""
+
+    def on_join(self: Exchange, join: Join, source: NodeId, address: Address) -> None:
+        original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address)
+
+    return on_join
+
+
+def _merge_kills(original: Any) -> Any:
+    """A death that a table tells of is taken for true."""
+
+    def hear(self: Beliefs, update: Update, *args: Any, **options: Any) -> None:
+        options.pop("synced", None)
+        original(self, update, *args, **options)
+
+    return hear
+
+
 def _forgets_epoch(original: Any) -> Any:
     def join(one: Member, other: Member) -> Member:
         if one.epoch != other.epoch and one.node == other.node:
@@ -215,6 +263,18 @@ MUTATIONS = (
              _forgets_epoch, "swarm"),
     Mutation("no_pull", "a newer state is never asked for", StateStore, "note_teller", _refuses,
              "churn"),
+    Mutation("from_anywhere", "records are answered to where they came from", Exchange,
+             "on_records", _from_anywhere, "outsiders"),
+    Mutation("generous", "a join too short for its answer is answered", Exchange, "on_join",
+             _generous, "outsiders"),
+    Mutation("strict", "fields of a later version are refused", codec_module, "_decode_body",
+             _strict, "rolling_upgrade"),
+    Mutation("no_outrank", "records of an earlier run of one's own are borne with", Beliefs,
+             "_outrank", _nothing, "power_loss"),
+    Mutation("merge_kills", "a death in another's table is taken for true", Beliefs, "hear",
+             _merge_kills, "split"),
+    Mutation("loads_stay", "load rumours are not passed on", LoadPlane, "pass_on", _nothing,
+             "loads"),
     Mutation("no_gossip", "rumours ride on probes alone", Swim, "_on_gossip", _nothing,
              "goodbyes"),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshd.gossip.config import profile
-from sim.checkers import Violation, safety
+from sim.checkers import NOBODY, Violation, safety
 from sim.eventual import Eventual, ViewsConverge
 from sim.faults import At
 from sim.liveness import liveness
@@ -99,7 +99,12 @@ class Judge:
 
     def _advance(self, until: float) -> None:
         world = self.world
-        world.run(until)
+        try:
+            world.run(until)
+        # Whatever a core raises is what we are looking for: a core never does.
+        except Exception as error:  # noqa: BLE001
+            text = f"the machine raised {type(error).__name__}: {error}"
+            self._found(Violation("V", world.now, NOBODY, NOBODY, text))
         quiet_since = max(world.calm_since, world.changed_at)
         if quiet_since != self._quiet_since:
             self._quiet_since = quiet_since

@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshd.gossip.codec import NOBODY, encode_body, encode_header
-from meshd.gossip.messages import BUCKETS, JOIN_PADDING_BYTES
+from meshd.gossip.effects import SendDatagram
+from meshd.gossip.messages import BUCKETS, JOIN_PADDING_BYTES, Join, Records, Sync
 from meshd.model import Address, NodeId
 from sim.faults.process import Crash, Start
-from sim.versions import Newer
+from sim.versions import Newer, kind_of
 
 if TYPE_CHECKING:
     from sim.world import Host, World
@@ -18,6 +19,8 @@ OUTSIDE = Address("192.0.2.1", 6374)
 """Where nobody of the mesh is (RFC 5737)."""
 OUTRANK_PAUSE_MAX_S = 64.0
 """How long a node whose id was in use twice may wait until it outranks its double for good."""
+_JOIN, _SYNC, _RECORDS = (kind.__struct_config__.tag for kind in (Join, Sync, Records))
+_ALL_BUCKETS = (b"\xff" * 8, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,10 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class Outsider:
-    """Somebody outside sends a node messages of every kind, from addresses that are not its own."""
+    """Somebody outside sends a node messages of every kind, from addresses that are not its own.
+
+    It overhears the node, too, and answers each of its syncs before the one who was asked does.
+    """
 
     node: int
     for_s: float
@@ -112,6 +118,15 @@ class Outsider:
                 world.inject(_somewhere(rng, world), host, data)
             world.call_at(world.now + rng.expovariate(self.per_s), send)
 
+        def overhear(sender: "Host", effect: SendDatagram) -> None:
+            if sender is not host or world.now >= until or kind_of(effect.data) != _SYNC:
+                return
+            asked = world.host_at(effect.to)
+            if asked is not None:
+                forged = _datagram(host, asked.id, _RECORDS, _ALL_BUCKETS)
+                world.call_at(world.now, lambda: world.inject(OUTSIDE, host, forged))
+
+        world.on_send.append(overhear)
         send()
 
 
@@ -132,11 +147,11 @@ def _forged(rng: random.Random, world: "World", target: "Host") -> bytes:
         (3, (number, member), True),
         (3, (number, rng.randbytes(8)), True),
         (5, (), True),
-        (6, (number, bytes(JOIN_PADDING_BYTES)), True),
-        (6, (number, b""), True),
-        (8, (b"", rng.randbytes(4 * BUCKETS)), True),
-        (8, (rng.randbytes(8), rng.randbytes(4 * BUCKETS)), True),
-        (9, (b"\xff" * 8, True), True),
+        (_JOIN, (number, bytes(JOIN_PADDING_BYTES)), True),
+        (_JOIN, (number, b""), True),
+        (_SYNC, (b"", rng.randbytes(4 * BUCKETS)), True),
+        (_SYNC, (rng.randbytes(8), rng.randbytes(4 * BUCKETS)), True),
+        (_RECORDS, _ALL_BUCKETS, True),
         (10, ([(member, target.epoch, 0)],), True),
         (2, (number, 1), False),
         (4, (number,), False),
@@ -144,5 +159,9 @@ def _forged(rng: random.Random, world: "World", target: "Host") -> bytes:
     )  # fmt: skip
     kind, fields, may_be_member = rng.choice(kinds)
     source = member if may_be_member and rng.random() < 0.5 else stranger
-    to = NOBODY if kind == 6 else target.id
+    return _datagram(target, source, kind, fields)
+
+
+def _datagram(target: "Host", source: NodeId, kind: int, fields: tuple[Any, ...]) -> bytes:
+    to = NOBODY if kind == _JOIN else target.id
     return encode_header(target.mesh, to, source) + encode_body(kind, fields)

@@ -1,6 +1,7 @@
 """Scenarios of identity: mixed versions, lost memory, doubles, and people outside."""
 
-from sim.faults import At, Clone, Crash, Leave, Outsider, PowerLoss, Upgrade
+from sim.faults import At, Clone, Crash, Leave, Outsider, PowerLoss, Restart, Upgrade
+from sim.network import Shape
 from sim.plan import Plan
 from sim.scenarios.base import plan_of, rng_of, seeds_of, some
 
@@ -48,9 +49,11 @@ def clones(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
 
 
 def outsiders(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
-    """Somebody sends datagrams of all kinds from addresses of others; one node crashes."""
+    """Nodes restart, and get datagrams of all kinds from addresses of others; 3 % are lost."""
     rng = rng_of(seed, "outsiders")
-    targets = some(rng, nodes, 0.3)
-    faults = [At(1 + 3 * rng.random(), Outsider(node, duration_s * 0.6)) for node in targets]
+    targets = some(rng, nodes, 0.5)
+    faults = [At(1 + 3 * rng.random(), Restart(n, 0.5, seeds_of(rng, nodes, n))) for n in targets]
+    faults += [At(2 + 3 * rng.random(), Outsider(node, duration_s * 0.6)) for node in targets]
     faults.append(At(duration_s * 0.3, Crash(rng.randrange(nodes))))
-    return plan_of("outsiders", (nodes, seed, duration_s, loss), faults)
+    shape = Shape(loss=max(loss, 0.03))
+    return plan_of("outsiders", (nodes, seed, duration_s, loss), faults, shape=shape)

@@ -27,7 +27,7 @@ _ALL = (
     (identity.rolling_upgrade, 20, 90.0),
     (identity.power_loss, 20, 60.0),
     (identity.clones, 20, 100.0),
-    (identity.outsiders, 20, 60.0),
+    (identity.outsiders, 12, 60.0),
     (process.two_meshes, 20, 30.0),
     (process.goodbyes, 20, 60.0),
     (swarm, 0, 60.0),
