@@ -174,10 +174,10 @@ def finish(
     if shrinks and result.failed and plan.faults:
         shrunk = _shrunk(chosen, whole, result, progress)
     progress.clear()
-    document = _document(result, command, shrunk)
-    if out is not None and recorder is not None:
-        _save(Path(out), result, recorder, document, shrunk)
-    return Finished(result, command, shrunk, document, out)
+    finished = Finished(result, command, shrunk, _document(result, command, shrunk), out)
+    if recorder is not None:
+        _save(finished, recorder)
+    return finished
 
 
 def _only(plan: "Plan", kept: tuple[int, ...]) -> "Plan":
@@ -257,16 +257,17 @@ def _document(result: "Result", command: str, shrunk: "Shrunk | None") -> dict[s
     return as_json(result, command, shrunk)
 
 
-def _save(
-    directory: Path,
-    result: "Result",
-    recorder: "Recorder",
-    document: dict[str, Any],
-    shrunk: "Shrunk | None",
-) -> None:
+def _save(run: Finished, recorder: "Recorder") -> None:
+    """Write all of a run into its directory, with plots where they can be drawn."""
     from sim.recording import save
+    from sim.report import as_text
 
-    save(directory, result, recorder, document, None if shrunk is None else shrunk.result.plan)
+    if run.out is None:
+        return
+    directory = Path(run.out)
+    summary = as_text(run.result, run.command, run.shrunk)
+    small = None if run.shrunk is None else run.shrunk.result.plan
+    save(directory, run.result, recorder, document=run.document, summary=summary, shrunk=small)
     try:
         from sim.plots import plot
 
@@ -309,9 +310,9 @@ def _replay_recorded(path: Path, *, out: str | None, as_json: bool) -> int:
     command = f"meshd sim replay {shlex.quote(str(path))}"
     document = _document(result, command, None)
     document["recorded"] = _compared(recorded, differs)
-    if out is not None:
-        _save(Path(out), result, recorder, document, None)
-    code = tell(Finished(result, command, None, document, out), as_json=as_json)
+    finished = Finished(result, command, None, document, out)
+    _save(finished, recorder)
+    code = tell(finished, as_json=as_json)
     if not as_json:
         emit([_comparison(recorded, differs)])
     return code if differs is None else FAILED

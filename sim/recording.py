@@ -28,6 +28,7 @@ SERIES_SCHEMA = "meshd.sim.series/1"
 PLAN_FILE = "plan.toml"
 SHRUNK_FILE = "shrunk.toml"
 RESULT_FILE = "result.json"
+SUMMARY_FILE = "summary.txt"
 SERIES_FILE = "series.json"
 TRACE_FILE = "trace.jsonl.gz"
 SAMPLE_INTERVAL_S = 0.25
@@ -273,11 +274,18 @@ def prepare(directory: Path) -> None:
 
 
 def save(
-    directory: Path, result: Result, recorder: Recorder, document: Any, shrunk: Plan | None
+    directory: Path,
+    result: Result,
+    recorder: Recorder,
+    *,
+    document: Any,
+    summary: str,
+    shrunk: Plan | None,
 ) -> None:
-    """Write all of a run's files. `document` is what `--json` prints of it."""
+    """Write all of a run's files: `document` is what `--json` prints, `summary` what people see."""
     _write(directory / PLAN_FILE, dumps(result.plan))
     _write(directory / RESULT_FILE, json.dumps(document, indent=2) + "\n")
+    _write(directory / SUMMARY_FILE, summary + "\n")
     _write(directory / SERIES_FILE, json.dumps(recorder.series(), separators=(",", ":")) + "\n")
     if shrunk is not None:
         _write(directory / SHRUNK_FILE, dumps(shrunk))

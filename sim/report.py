@@ -56,6 +56,8 @@ def as_json(
         "metrics": result.metrics,
         "replay": command or plan.command(),
     }
+    if result.failed:
+        document["tail"] = list(result.tail)
     if shrunk is not None:
         document["shrunk"] = {
             "faults": shrunk.kept,
