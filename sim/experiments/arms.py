@@ -40,13 +40,17 @@ class Arm:
     patches: tuple[tuple[type, str, Make], ...] = ()
 
     @contextmanager
-    def applied(self) -> Iterator[GossipConfig]:
-        """Replace what differs; gives the configuration to build nodes with."""
+    def applied(self, **changes: float) -> Iterator[GossipConfig]:
+        """Replace what differs; gives the configuration to build nodes with.
+
+        Args:
+            changes: fields that differ from the lan profile in all arms.
+        """
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in self.patches]
         for (owner, name, make), (_, _, original) in zip(self.patches, originals, strict=True):
             setattr(owner, name, make(original))
         try:
-            yield msgspec.structs.replace(profile("lan"), **self.changes)
+            yield msgspec.structs.replace(profile("lan"), **changes, **self.changes)
         finally:
             for owner, name, original in originals:
                 setattr(owner, name, original)

@@ -3,11 +3,19 @@
 from sim.experiments.dissemination import DISSEMINATION
 from sim.experiments.first_suspicion import FIRST_SUSPICION
 from sim.experiments.grid import GRID, GRID_LARGE
-from sim.experiments.lifeguard import LIFEGUARD_TABLE
+from sim.experiments.lifeguard import LIFEGUARD_BLOCKED, LIFEGUARD_TABLE
 from sim.experiments.load import LOAD
 from sim.experiments.model import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.name: each
-    for each in (DISSEMINATION, FIRST_SUSPICION, LOAD, LIFEGUARD_TABLE, GRID, GRID_LARGE)
+    for each in (
+        DISSEMINATION,
+        FIRST_SUSPICION,
+        LOAD,
+        LIFEGUARD_TABLE,
+        LIFEGUARD_BLOCKED,
+        GRID,
+        GRID_LARGE,
+    )
 }

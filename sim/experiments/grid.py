@@ -26,8 +26,8 @@ ARMS = (SWIM, LIFEGUARD)
 
 def cells(nodes: int) -> tuple[Cell, ...]:
     """The grid for a mesh of this size: at least one starved node where any is."""
-    starved = [math.ceil(share * nodes) for share in STARVED_SHARES]
-    return tuple(Cell(nodes, count, loss) for count in starved for loss in LOSSES)
+    ill = [math.ceil(share * nodes) for share in STARVED_SHARES]
+    return tuple(Cell(nodes, count, loss) for count in ill for loss in LOSSES)
 
 
 def experiment(options: Options, progress: Progress) -> Outcome:
@@ -91,7 +91,7 @@ def _table(rows: list[dict[str, Any]], seeds: int) -> Table:
     for swim, whole in zip(rows[::2], rows[1::2], strict=True):
         lines.append(
             (
-                str(swim["starved"]),
+                str(swim["ill"]),
                 f"{swim['loss']:.0%}",
                 *[f"{row['false_deaths'] / row['runs']:.3f}" for row in (swim, whole)],
                 *[f"{row['false_suspicions'] / row['runs']:.0f}" for row in (swim, whole)],

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -36,7 +37,7 @@ from sim.experiments.statistics import (
 )
 from sim.mutations import MUTATIONS
 
-SMALL = cell.Cell(nodes=20, starved=2, duration_s=40.0)
+SMALL = cell.Cell(nodes=20, ill=2, duration_s=40.0)
 
 
 def found(arm, task_cell=SMALL, seeds=2):
@@ -196,18 +197,29 @@ def test_each_part_of_lifeguard_does_its_part():
     suspicions = {name: total(each, "false_suspicions") for name, each in runs.items()}
     assert suspicions["LHA-Probe"] < 0.5 * suspicions["SWIM"]
     assert suspicions["Lifeguard"] < 0.5 * suspicions["SWIM"]
-    packets = {name: total(each, "packets") for name, each in runs.items()}
-    assert packets["LHA-Suspicion"] > 1.03 * packets["SWIM"]
+    sent = {name: total(each, "sent_bytes") for name, each in runs.items()}
+    assert sent["LHA-Suspicion"] > 1.03 * sent["SWIM"]
     assert all(not total(each, "missed") for each in runs.values())
 
 
 @pytest.mark.slow
 def test_swim_holds_healthy_nodes_dead_where_lifeguard_does_not():
-    harsh = cell.Cell(nodes=20, starved=4, loss=0.10, duration_s=60.0)
+    harsh = cell.Cell(nodes=20, ill=4, loss=0.10, duration_s=60.0)
     swim, whole = found(SWIM, harsh, seeds=4), found(LIFEGUARD, harsh, seeds=4)
     assert total(swim, "false_deaths") >= 2
     assert total(whole, "false_deaths") < total(swim, "false_deaths")
     assert total(swim, "death_events") >= total(swim, "false_deaths")
+
+
+@pytest.mark.slow
+def test_nodes_whose_packets_are_held_back_accuse_the_healthy_in_swim_alone():
+    blocked = replace(cell.BLOCKED, nodes=24, ill=2, duration_s=40.0)
+    runs = {arm.name: cell.run((arm, blocked, 1)) for arm in (SWIM, LHA_SUSPICION, LIFEGUARD)}
+    assert runs["SWIM"].false_deaths_healthy > 5
+    assert runs["SWIM"].death_events > runs["SWIM"].death_events_healthy
+    assert not runs["LHA-Suspicion"].false_deaths_healthy
+    assert not runs["Lifeguard"].false_deaths_healthy
+    assert runs["Lifeguard"].sent_bytes < runs["LHA-Suspicion"].sent_bytes
 
 
 # The command
