@@ -1,14 +1,16 @@
 """A result for people, and as one JSON object."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from meshd.model import MemberState
 from sim.checkers import NOBODY, Violation
 from sim.faults import At
 from sim.plan import Plan
 from sim.runner import Result
-from sim.world import START_S
+from sim.world import START_S, address_of, node_id
 
 PLAN_LINES_MAX = 60
 Paint = Callable[[str, str], str]
@@ -57,7 +59,7 @@ def as_json(
         "replay": command or plan.command(),
     }
     if result.failed:
-        document["tail"] = list(result.tail)
+        document["tail"] = tail_lines(result)
     if shrunk is not None:
         document["shrunk"] = {
             "faults": shrunk.kept,
@@ -190,18 +192,40 @@ def failure_lines(
     told = result if shrunk is None else shrunk.result
     kept = None if shrunk is None else shrunk.kept
     whole, left = len(result.plan.faults), len(told.plan.faults)
-    fewer = f", shrunk from {whole} faults to {left}" if left < whole else ""
-    lines = [
-        f"{paint('VIOLATED', 'red')} {describe(told.violations[0])}",
-        f"plan: seed {told.plan.seed}{fewer}",
+    lines = [f"{paint('VIOLATED', 'red')} {describe(result.violations[0])}"]
+    if left < whole:
+        lines.append(f"shrunk from {whole} faults to {left}, where it breaks as well:")
+        lines.append(f"{paint('VIOLATED', 'red')} {describe(told.violations[0])}")
+    lines += [
+        f"plan: seed {told.plan.seed}",
         *(f"  {line}" for line in plan_lines(told.plan, kept)),
         "the last that happened there:",
-        *(f"  {line}" for line in told.tail),
+        *(f"  {line}" for line in tail_lines(told)),
     ]
     own = result.plan.command() if command is None else command
     if shrunk is None or shrunk.command == own:
         return [*lines, f"replay: {own}"]
     return [*lines, f"replay: {shrunk.command}", f"whole:  {own}"]
+
+
+def tail_lines(result: Result) -> list[str]:
+    """The last lines of the trace, with nodes by their number instead of address and id."""
+    nodes = range(result.plan.nodes)
+    names = {f"{address_of(index)}": f"node {index}" for index in nodes}
+    names |= {node_id(index).hex(): f"node {index}" for index in nodes}
+
+    def name(found: re.Match[str]) -> str:
+        return names.get(found[0], found[0])
+
+    def belief(found: re.Match[str]) -> str:
+        state = MemberState(int(found[2])).name.lower()
+        return f"[{names.get(found[1], found[1])} {state} @{found[3]}]"
+
+    return [_ADDRESS.sub(name, _UPDATE.sub(belief, line)) for line in result.tail]
+
+
+_ADDRESS = re.compile(r"\b10(?:\.[0-9]{1,3}){3}:[0-9]+\b")
+_UPDATE = re.compile(r"\b([0-9a-f]{16}):([0-3])@([0-9]+)")
 
 
 def plan_lines(plan: Plan, numbers: tuple[int, ...] | None = None) -> list[str]:

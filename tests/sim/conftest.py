@@ -1,4 +1,4 @@
-"""The simulator's commands, run in this process as a user would type them."""
+"""What tests of the simulator share: planted faults, and commands run as a user would type them."""
 
 import json
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from meshd.cli.app import run
+from sim.mutations import MUTATIONS
 
 
 class Outcome(NamedTuple):
@@ -39,3 +40,10 @@ def sim(capsys, monkeypatch, tmp_path):
         return Outcome(int(code), *capsys.readouterr())
 
     return invoke
+
+
+@pytest.fixture
+def planted():
+    """Plants one of the protocol faults by its name."""
+    by_name = {mutation.name: mutation for mutation in MUTATIONS}
+    return lambda name: by_name[name].planted()

@@ -81,13 +81,14 @@ def test_a_failed_run_says_what_broke_and_the_command_shows_just_that(sim):
         done = sim("run", "goodbyes", "--nodes", "9", "--duration", "20s")
         lines = done.out.splitlines()
         (replay,) = [line for line in lines if line.startswith("replay: ")]
-        (violated,) = [line for line in lines if line.startswith("VIOLATED S5 at ")]
-        assert " about node " in violated
+        first, violated = [line for line in lines if line.startswith("VIOLATED S5 at ")]
+        assert " about node " in first
         assert any("shrunk from" in line for line in lines)
         assert sum("Leave(node=" in line for line in lines if "#" in line) == 1
         assert done.exit == 1
         again = sim(*replay.split()[3:])
     assert "--faults " in replay
+    assert any("receives Gossip from node " in line and " left @0]" in line for line in lines)
     assert again.exit == 1
     assert violated in again.out.splitlines()
 
