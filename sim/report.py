@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from meshd.model import MemberState
 from sim.checkers import NOBODY, Violation
 from sim.faults import At
+from sim.network import Shape
 from sim.plan import Plan
 from sim.runner import Result
 from sim.world import START_S, address_of, node_id
@@ -230,7 +231,6 @@ _UPDATE = re.compile(r"\b([0-9a-f]{16}):([0-3])@([0-9]+)")
 
 def plan_lines(plan: Plan, numbers: tuple[int, ...] | None = None) -> list[str]:
     """A plan in the order of time; each fault has the number that `--faults` takes."""
-    first, *_ = plan.lines()
     known = numbers or tuple(range(1, len(plan.faults) + 1))
     timed: list[tuple[int, At]] = sorted(
         zip(known, plan.faults, strict=True), key=lambda pair: pair[1].at_s
@@ -239,7 +239,27 @@ def plan_lines(plan: Plan, numbers: tuple[int, ...] | None = None) -> list[str]:
     if len(lines) > PLAN_LINES_MAX:
         rest = len(lines) - PLAN_LINES_MAX
         lines = [*lines[:PLAN_LINES_MAX], f"... and {rest} more"]
-    return [first, *lines]
+    return [_network(plan), *lines]
+
+
+def _network(plan: Plan) -> str:
+    """Who is there, and what the links do; what is as usual is left out."""
+    shape, usual = plan.shape, Shape()
+    spans = [f"{getattr(shape.latency, each.name) * 1e3:g}" for each in fields(shape.latency)]
+    parts = [
+        f"{plan.nodes} nodes" + (" (whole daemons)" if plan.whole else ""),
+        f"{plan.converged} from the start" if plan.converged < plan.nodes else "",
+        f"{plan.meshes} meshes" if plan.meshes > 1 else "",
+        f"profile {plan.profile}" if plan.profile != "lan" else "",
+        f"{plan.calls_per_s:g} calls a second each" if plan.calls_per_s else "",
+        f"latency {type(shape.latency).__name__.lower()} {' '.join(spans)} ms",
+        f"{shape.loss:.1%} loss",
+        f"{shape.duplicate:.1%} twice" if shape.duplicate else "",
+        f"{shape.reorder:.1%} late by up to {shape.reorder_s:g} s" if shape.reorder else "",
+        f"at most {shape.mtu_bytes} bytes" if shape.mtu_bytes != usual.mtu_bytes else "",
+        f"{shape.bytes_per_s:g} B/s" if shape.bytes_per_s is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def describe(violation: Violation) -> str:
