@@ -11,6 +11,7 @@ from sim.faults import At
 from sim.network import Shape
 from sim.plan import Plan
 from sim.runner import Result
+from sim.scenario_file import fault_text
 from sim.world import START_S, address_of, node_id
 
 PLAN_LINES_MAX = 60
@@ -235,7 +236,9 @@ def plan_lines(plan: Plan, numbers: tuple[int, ...] | None = None) -> list[str]:
     timed: list[tuple[int, At]] = sorted(
         zip(known, plan.faults, strict=True), key=lambda pair: pair[1].at_s
     )
-    lines = [f"{each.at_s:12.6f} {f'#{number}':>10}  {each.fault}" for number, each in timed]
+    lines = [
+        f"{each.at_s:12.6f} {f'#{number}':>10}  {fault_text(each.fault)}" for number, each in timed
+    ]
     if len(lines) > PLAN_LINES_MAX:
         rest = len(lines) - PLAN_LINES_MAX
         lines = [*lines[:PLAN_LINES_MAX], f"... and {rest} more"]

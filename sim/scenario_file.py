@@ -416,6 +416,20 @@ def _runs(numbers: Iterable[int]) -> Iterator[int | str]:
         run = [] if each is None else [each]
 
 
+def fault_text(fault: Any) -> str:
+    """A fault for people, in one line: `OneWay(name=cut4, sources=[10], targets=[0-9, 11-15])`."""
+    told = ", ".join(f"{name}={_plain(value)}" for name, value in _table(fault).items())
+    return f"{type(fault).__name__}({told})"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_plain(each) for each in value) + "]"
+    return str(value)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
