@@ -2,7 +2,6 @@
 
 import hashlib
 import struct
-from collections import deque
 from dataclasses import dataclass
 
 from meshd.errors import DecodeError
@@ -12,10 +11,11 @@ from meshd.model import Address, MeshId
 WAKE, DATAGRAM, READ, ACTION, NOTE, STREAM = range(6)
 """What an event is: a timer, a packet at a socket, a late read, a fault or check, a remark, TCP."""
 
-LINES_MAX = 4_000
 SHOWN_MAX = 50
 _BATCH = 4_096
-_HEAD = struct.Struct("<dBI")
+"""Events hashed at once. The last batch is kept: so many lines at least can be shown."""
+_HEAD = struct.Struct("<dBi")
+_Raw = tuple[float, int, int, bytes, Address | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,31 @@ class Trace:
 
     def __init__(self, mesh: MeshId, start_s: float = 0.0) -> None:
         """Start empty. `start_s` is the time that lines for people count from."""
-        self.events = 0
         self._start_s = start_s
         self._mesh = mesh
         self._hash = hashlib.blake2b(digest_size=16)
-        self._parts: list[bytes] = []
-        self._last: deque[tuple[float, int, int, bytes, Address | None]] = deque(maxlen=LINES_MAX)
+        self._hashed = 0
+        self._before: list[_Raw] = []
+        self._batch: list[_Raw] = []
+
+    @property
+    def events(self) -> int:
+        """How many there were so far."""
+        return self._hashed + len(self._batch)
 
     def add(self, at_s: float, kind: int, node: int, data: bytes, source: Address | None) -> None:
         """Take in one event."""
-        self.events += 1
-        parts = self._parts
-        parts.append(_HEAD.pack(at_s, kind, node & 0xFFFFFFFF))
-        parts.append(data)
-        self._last.append((at_s, kind, node, data, source))
-        if len(parts) >= _BATCH:
-            self._hash.update(b"".join(parts))
-            parts.clear()
+        batch = self._batch
+        batch.append((at_s, kind, node, data, source))
+        if len(batch) >= _BATCH:
+            self._hash_batch()
+
+    def _hash_batch(self) -> None:
+        pack = _HEAD.pack
+        parts = [pack(at_s, kind, node) + data for at_s, kind, node, data, _ in self._batch]
+        self._hash.update(b"".join(parts))
+        self._hashed += len(parts)
+        self._before, self._batch = self._batch, []
 
     def note(self, at_s: float, node: int, text: str) -> None:
         """Take in a remark: a fault, or a change of belief."""
@@ -58,15 +66,18 @@ class Trace:
 
     def digest(self) -> str:
         """Hash of all so far, as 32 hex digits."""
-        self._hash.update(b"".join(self._parts))
-        self._parts.clear()
-        return self._hash.hexdigest()
+        so_far = self._hash.copy()
+        for at_s, kind, node, data, _ in self._batch:
+            so_far.update(_HEAD.pack(at_s, kind, node) + data)
+        return so_far.hexdigest()
 
     def tail(self, *nodes: int) -> tuple[str, ...]:
         """The last lines that concern one of `nodes` (all lines if none is given)."""
         wanted = {*nodes, -1}
         lines = [
-            Line(*raw) for raw in self._last if not nodes or raw[2] in wanted or raw[1] == ACTION
+            Line(*raw)
+            for raw in (*self._before, *self._batch)
+            if not nodes or raw[2] in wanted or raw[1] == ACTION
         ]
         return tuple(self._text(line) for line in lines[-SHOWN_MAX:])
 

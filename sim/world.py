@@ -247,8 +247,7 @@ class World(Calm):
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
         host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table)
-        host.armed_at = _NEVER
-        self._arm(host)
+        self.rearm(host)
         if seeds is not None:
             for tell in self.on_start:
                 tell(host)
@@ -432,22 +431,19 @@ class World(Calm):
             self.trace.add(self.now, WAKE, host.index, b"", None)
             self.step(host, DeadlineReached())
         else:
-            self._arm(host)
+            self._arm(host, swim)
 
-    def _arm(self, host: Host) -> None:
-        if host.swim is None:
-            return
-        due = host.swim.next_deadline()
-        if due is not None:
-            at = max(self.now, due - host.offset_s)
-            if at < host.armed_at:
-                host.armed_at = at
-                self._push(at, WAKE, host)
+    def _arm(self, host: Host, swim: Swim) -> None:
+        due = swim.next_deadline()
+        if due is not None and due - host.offset_s < host.armed_at:
+            host.armed_at = at = max(self.now, due - host.offset_s)
+            self._push(at, WAKE, host)
 
     def rearm(self, host: Host) -> None:
         """A host's clock was changed: ask anew when it wants to be woken."""
         host.armed_at = _NEVER
-        self._arm(host)
+        if host.swim is not None:
+            self._arm(host, host.swim)
 
     def _push(
         self, at: float, kind: int, host: Host, data: bytes = b"", source: Address | None = None
@@ -498,7 +494,8 @@ class World(Calm):
             self.changed_at = self.now
         for look in self.on_step:
             look(host)
-        self._arm(host)
+        if swim is host.swim:
+            self._arm(host, swim)
 
     def _send(self, host: Host, effect: SendDatagram) -> None:
         for tell in self.on_send:
@@ -511,9 +508,8 @@ class World(Calm):
             if target is None:
                 continue
             for at in self.network.route(host.index, target.index, size, self.now):
-                heapq.heappush(
-                    self._queue, (at, next(self._numbers), DATAGRAM, target, data, host.address)
-                )
+                event = (at, next(self._numbers), DATAGRAM, target, data, host.address)
+                heapq.heappush(self._queue, event)
 
     def inject(self, source: Address, target: Host, data: bytes) -> None:
         """A datagram of somebody outside arrives now."""

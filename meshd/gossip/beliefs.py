@@ -80,7 +80,7 @@ class Beliefs:
         self._touched: dict[NodeId, None] = {me.node: None}
         self._history = History()
         table.put(me)
-        self._outbox.members = table.live
+        outbox.set_members(table.live)
 
     # What was heard
 
@@ -89,6 +89,24 @@ class Beliefs:
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
+
+    def hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
+        """Take in the rumours of one datagram, each as `hear` does.
+
+        Nearly all of them were heard before. That is seen at once: at most they are further
+        opinions on a doubt, or worth passing on less often.
+        """
+        rumours, get, me = self.rumours, self.table.get, self.me.node
+        for update in updates:
+            node = update.node
+            current = get(node)
+            if current is None or node == me or not states(update, current):
+                self.hear(update, source, now)
+                continue
+            if rumours.is_crowded:
+                rumours.heard(node, self._outbox.limit)
+            if update.source:
+                self._hear_opinion(update, current, now)
 
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
@@ -104,22 +122,15 @@ class Beliefs:
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
         """
-        current = self.table.get(NodeId(update.node))
-        is_own = update.node == self.me.node
-        if current is not None and not is_own and states(update, current):
-            # Nearly all that comes was heard before; at most it is a further opinion.
-            if not synced:
-                self.rumours.heard(update.node, self._outbox.limit)
-                self._hear_opinion(update, current, now)
-            return
         try:
             member = member_from(update)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
-        if is_own:
+        if member.node == self.me.node:
             self._hear_of_self(member, now)
             return
+        current = self.table.get(member.node)
         refusal = self._refusal(member, current, now)
         if refusal:
             self._outbox.reject(refusal, source)
@@ -142,7 +153,7 @@ class Beliefs:
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count an opinion on a doubt that is known, if it is new."""
         suspicion = self.suspicions.get(current.node)
-        if suspicion is not None and suspicion.is_news(NodeId(update.source)):
+        if suspicion is not None and suspicion.is_news(update.source):
             accuser = self._accuser(update)
             if accuser is not None:
                 self._confirm(current, accuser, now)
@@ -151,7 +162,7 @@ class Beliefs:
         """Whose failed probe stands behind a doubt: only members count, and not the subject."""
         if not update.source or update.source in {update.node, self.me.node}:
             return None
-        member = self.table.get(NodeId(update.source))
+        member = self.table.get(update.source)
         return None if member is None or not is_live(member.state) else member.node
 
     def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
@@ -233,7 +244,7 @@ class Beliefs:
         self.me = me
         self.table.put(me)
         self.changed_at = now
-        self._outbox.members = self.table.live
+        self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
         self.spread_self(now)
 
@@ -282,7 +293,8 @@ class Beliefs:
         self._history.note(member, CONFIRMED, accuser, now)
         self._touched[member.node] = None
         self._timers.set(("suspicion", member.node), suspicion.deadline())
-        self._spread(member, accuser, now)
+        self.rumours.amend(member.node, encode_update(member, accuser))
+        self._timers.set_earlier("gossip", now)
 
     # The one door to the table
 
@@ -292,7 +304,7 @@ class Beliefs:
     ) -> None:  # fmt: skip
         node = member.node
         self.table.put(member)
-        self._outbox.members = self.table.live
+        self._outbox.set_members(self.table.live)
         self.changed_at = now
         self._touched[node] = None
         if before is not None and before.epoch != member.epoch:

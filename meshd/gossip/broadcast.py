@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable
 from functools import lru_cache
 
-CROWD = 64
+CROWD = 32
 """Rumours that may wait before a rumour that is heard again counts as sent."""
 _MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
@@ -37,10 +37,23 @@ class BroadcastQueue:
     def __len__(self) -> int:
         return len(self.tier_of)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many wait that what is heard again counts as sent."""
+        return len(self.tier_of) > self._crowd
+
     def add(self, subject: Hashable, rumour: bytes) -> None:
         """Queue a fresh rumour about `subject`, in place of an older one."""
         self.discard(subject)
         self._put(0, subject, rumour)
+
+    def amend(self, subject: Hashable, rumour: bytes) -> None:
+        """Queue a further opinion on `subject`: fresh, but in a crowd it takes its elder's place."""
+        tier = self.tier_of.get(subject)
+        if tier is None or not self.is_crowded:
+            self.add(subject, rumour)
+        else:
+            self._tiers[tier][subject] = rumour
 
     def discard(self, subject: Hashable) -> None:
         """Forget what waits about `subject`. Idempotent."""
@@ -55,10 +68,14 @@ class BroadcastQueue:
         others pass on anyway then makes room for what they do not know (Demers et al. 1987,
         rumour mongering with feedback). What waits alone is sent its full number of times.
         """
-        if len(self.tier_of) > self._crowd:
-            tier = self.tier_of.get(subject)
-            if tier is not None:
-                self._advance(tier, subject, self._tiers[tier][subject], limit)
+        tier = self.tier_of.get(subject)
+        if tier is None or not self.is_crowded:
+            return
+        rumour = self._tiers[tier].pop(subject)
+        if tier + 1 < limit:
+            self._put(tier + 1, subject, rumour)
+        else:
+            del self.tier_of[subject]
 
     def peek(self, subject: Hashable) -> bytes | None:
         """The rumour waiting about `subject`, without counting a transmission."""
@@ -99,17 +116,17 @@ class BroadcastQueue:
                 continue
             break
         # Moved after the choice, oldest first, so that the order within a tier stays by age.
+        tiers, tier_of = self._tiers, self.tier_of
         for tier, subject, rumour in reversed(moved):
-            self._advance(tier, subject, rumour, limit)
+            del tiers[tier][subject]
+            if tier + 1 >= limit:
+                del tier_of[subject]
+                continue
+            if tier + 1 == len(tiers):
+                tiers.append({})
+            tiers[tier + 1][subject] = rumour
+            tier_of[subject] = tier + 1
         return [rumour for _, _, rumour in moved]
-
-    def _advance(self, tier: int, subject: Hashable, rumour: bytes, limit: int) -> None:
-        """Count one more transmission."""
-        del self._tiers[tier][subject]
-        if tier + 1 < limit:
-            self._put(tier + 1, subject, rumour)
-        else:
-            del self.tier_of[subject]
 
     def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
         if len(self._tiers) == tier:

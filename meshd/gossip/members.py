@@ -230,10 +230,11 @@ class MemberTable:
 
         A few random rows first; only if they do not do, all rows are looked at.
         """
-        rows = self.row_count
+        rows, base = self.row_count, len(self._base_rows)
         chosen: dict[NodeId, Member] = {}
         for _ in range(_PICK_TRIES * count if rows > 2 * count else 0):
-            member = self.at(int(rng.random() * rows))
+            row = int(rng.random() * rows) - base
+            member = self.get(self._rows[row] if row >= 0 else self._base_rows[row])
             if member is not None and member.node not in chosen and wanted(member):
                 chosen[member.node] = member
                 if len(chosen) == count:

@@ -9,8 +9,12 @@ from typing import Annotated
 
 import msgspec
 
-Id = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
-IdOrNone = Annotated[bytes, msgspec.Meta(max_length=8)]
+from meshd.model import NodeId
+
+Id = Annotated[NodeId, msgspec.Meta(min_length=8, max_length=8)]
+IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=8)]
+Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+BytesTo8 = Annotated[bytes, msgspec.Meta(max_length=8)]
 U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
 U16 = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -35,7 +39,7 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     incarnation: U32
     address: PackedAddress
     state_version: U32 = 0
-    source: IdOrNone = b""
+    source: IdOrNone = NodeId(b"")
 
 
 Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=64)]
@@ -122,14 +126,14 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """This is me; come back with `cookie` to prove that your address is yours."""
 
     sequence: U16
-    cookie: Id
+    cookie: Bytes8
     record: Update
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """My view in 64 hashes of 4 bytes; tell me what differs. `cookie` (or none) opens the door."""
 
-    cookie: IdOrNone
+    cookie: BytesTo8
     hashes: Annotated[bytes, msgspec.Meta(min_length=4 * BUCKETS, max_length=4 * BUCKETS)]
     updates: Updates = ()
 
@@ -137,7 +141,7 @@ class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):
 class Records(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Records of the buckets in `mask`; the last one of an answer asks for yours in return."""
 
-    mask: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    mask: Bytes8
     last: bool
     updates: Updates = ()
 

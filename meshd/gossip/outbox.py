@@ -46,8 +46,9 @@ class Outbox:
         self._rumours = rumours
         self._loads = loads
         self._effects: list[Effect] = []
-        self.members = 1
-        """Live members, which the transmit limit grows with; kept by the machine."""
+        self.limit = 0
+        """How often a rumour is to be sent."""
+        self.set_members(1)
 
     def add(self, effect: Effect) -> None:
         """Append an effect."""
@@ -62,10 +63,9 @@ class Outbox:
         effects, self._effects = self._effects, []
         return effects
 
-    @property
-    def limit(self) -> int:
-        """How often a rumour is to be sent."""
-        return transmit_limit(self._mult, self.members)
+    def set_members(self, live: int) -> None:
+        """How many live members there are now: the transmit limit grows with them."""
+        self.limit = transmit_limit(self._mult, live)
 
     @property
     def room(self) -> int:

@@ -183,7 +183,7 @@ class Prober:
         Where that cannot be, a nack at once says so much: the requester's own packets get through.
         If the target is gone, the nack carries what became of it, for the requester is behind.
         """
-        target = self._beliefs.table.get(NodeId(request.target))
+        target = self._beliefs.table.get(request.target)
         if target is None or len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
             self._outbox.send_full(
                 requester.node,

@@ -179,7 +179,7 @@ class Pulls:
             self.on_due(now)
 
     def _merge(self, delta: Delta, question: Question, source: NodeId) -> bool:
-        node = NodeId(delta.node)
+        node = delta.node
         if not self._states.merge(delta):
             return False
         self._beliefs.touch(node)
@@ -204,7 +204,7 @@ class Pulls:
         deltas: list[bytes] = []
         room = free = self._outbox.room - _FIELD_BYTES
         for wanted in pull.wanted:
-            node = NodeId(wanted.node)
+            node = wanted.node
             have = wanted.have
             state = self._states.get(node)
             if state is None or state.epoch != wanted.epoch:

@@ -173,7 +173,7 @@ class StateStore:
 
     def merge(self, delta: Delta) -> bool:
         """Take in a delta that was asked for; false if it changes nothing."""
-        node = NodeId(delta.node)
+        node = delta.node
         want = self._wants.get(node)
         if want is None or want.epoch != delta.epoch:
             return False

@@ -48,7 +48,6 @@ from meshd.gossip.messages import (
     StateDelta,
     StatePull,
     Sync,
-    Update,
     Welcome,
 )
 from meshd.gossip.outbox import Outbox
@@ -206,11 +205,11 @@ class Swim:
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
                 # In a crowd of newcomers the news of the sender may come after its own news.
-                self._hear_all(gossip.updates, address, now)
+                self._beliefs.hear_all(gossip.updates, address, now)
                 self._pulls.on_told(source, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
-                self._hear_all(ping.updates, address, now)
+                self._beliefs.hear_all(ping.updates, address, now)
                 self._pulls.on_told(source, now)
                 self._meet(source, address, now)
             case PingReq() as request:
@@ -230,10 +229,6 @@ class Swim:
             self._stranger_at = now
             self._exchange.join(address, now, tries=1)
 
-    def _hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
-        for update in updates:
-            self._beliefs.hear(update, source, now)
-
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
     ) -> None:
@@ -243,7 +238,8 @@ class Swim:
             self._loads.heard_directly(node, datagram.load, now)
         message = datagram.message
         if isinstance(message, _CARRIERS):
-            self._hear_all(message.updates, address, now)
+            if message.updates:
+                self._beliefs.hear_all(message.updates, address, now)
             if message.loads:
                 for told in self._loads.heard_rumour(message.loads, self._is_live, now):
                     self._loads.pass_on(told)
@@ -359,7 +355,9 @@ class Swim:
         self._rounds_left = rounds_left - 1
         me = self._beliefs.me.node
         targets = self._beliefs.table.pick(
-            config.gossip_fanout, self._rng, lambda m: is_live(m.state) and m.node != me
+            config.gossip_fanout,
+            self._rng,
+            lambda m: m.state <= MemberState.SUSPECT and m.node != me,
         )
         for target in targets:
             if self._rumours.tier_of or self._loads.waiting:

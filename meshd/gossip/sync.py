@@ -263,7 +263,7 @@ class Exchange:
         joining = any(attempt.node == source for attempt in self._joins.values())
         for update in records.updates:
             if ask is not None:
-                ask.rows[NodeId(update.node)] = _rank(update)
+                ask.rows[update.node] = _rank(update)
             # A newcomer's whole first view is news to nobody else.
             self._beliefs.hear(update, address, now, synced=True, spread=not joining)
         if not records.last or ask is None:

@@ -95,3 +95,16 @@ def test_in_a_crowd_a_rumour_that_is_heard_again_counts_as_sent():
     assert queue.sent("b") is None
     queue.heard("a", 3)
     assert queue.sent("a") == 0, "two are no crowd"
+
+
+def test_a_further_opinion_is_fresh_but_in_a_crowd_takes_its_elders_place():
+    queue = BroadcastQueue(crowd=1)
+    queue.amend("a", b"new")
+    assert queue.sent("a") == 0
+    queue.take(100, 5)
+    queue.amend("a", b"alone")
+    assert (queue.sent("a"), queue.peek("a")) == (0, b"alone")
+    queue.add("b", b"b")
+    queue.take(100, 5)
+    queue.amend("a", b"crowded")
+    assert (queue.sent("a"), queue.peek("a")) == (1, b"crowded")
