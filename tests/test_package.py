@@ -48,12 +48,21 @@ def test_installed_wheel_gives_the_command(wheel, tmp_path):
     _pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
     # The dependencies come from here, meshd itself from the wheel: path files are not read there.
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    done = subprocess.run(
-        [str(tmp_path / "venv" / "bin" / "meshd"), "--version"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, f"meshd {meshd.__version__}\n"), done.stderr
+
+    def use(*words: str) -> str:
+        done = subprocess.run(
+            [str(tmp_path / "venv" / "bin" / "meshd"), *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert use("--version") == f"meshd {meshd.__version__}\n"
+    run = ("crash", "--nodes", "5", "--duration", "10s")
+    assert "every invariant held" in use("sim", "run", *run, "--out", "recorded")
+    assert "the same as recorded" in use("sim", "replay", "recorded")
+    assert "2 seeds, 0 failed" in use("sim", "sweep", *run, "--seeds", "2", "--jobs", "2")
