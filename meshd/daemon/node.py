@@ -107,6 +107,7 @@ class Node:
         self.stopping = Stopping()
         self.hurried = asyncio.Event()
         self._gossip: GossipService | None = None
+        self._last_view: ClusterView | None = None
         self._dispatcher: Dispatcher | None = None
         self._server: RpcServer | None = None
         self._waiters: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
@@ -149,7 +150,9 @@ class Node:
         return self._server
 
     def view(self) -> ClusterView:
-        """The newest snapshot."""
+        """The newest snapshot; once stopped, the last: calls may still be about to end."""
+        if self._gossip is None and self._last_view is not None:
+            return self._last_view
         return self.gossip.view
 
     async def wait_view(
@@ -341,6 +344,8 @@ class Node:
         if self._load_handle is not None:
             self._load_handle.cancel()
         await self.finding.stop()
+        if self._dispatcher is not None:
+            self._dispatcher.close()
         # Before the server: whoever waits for work that is cut off gets an answer, not a dead line.
         await self.worker.close(HURRY_S if self.hurried.is_set() else CLOSE_S)
         if self._server is not None:
@@ -349,6 +354,7 @@ class Node:
             await self._server.stop(HURRY_S if self.hurried.is_set() else SERVER_GRACE_S)
             self._server = None
         if self._gossip is not None:
+            self._last_view = self._gossip.view
             await self._gossip.stop()
             self._gossip = None
         await self.client.close()

@@ -166,6 +166,7 @@ class Dispatcher:
         self._sleep = sleep
         self._running: dict[NodeId, dict[int, _Running]] = {}
         self._turns: dict[str, NodeId] = {}
+        self._is_closed = False
 
     @property
     def deadline_s(self) -> Seconds:
@@ -185,7 +186,8 @@ class Dispatcher:
             BusyError: all refused, and the best ETA is too late or too many wait here already.
             DeadlineError: time ran out.
             UsageError: bad policy or input; nothing ran.
-            PeerError: the peer failed and the work may not be sent elsewhere, or all failed.
+            PeerError: the peer failed and the work may not be sent elsewhere, or all failed; or
+                this node stops.
         """
         now = self._clock.now()
         self._check_hops(request)
@@ -206,6 +208,10 @@ class Dispatcher:
         now = self._clock.now()
         call = _Call(request, Deadline(now), now)
         return self._plan(call, self._view(), is_detailed=is_detailed)
+
+    def close(self) -> None:
+        """This node stops: nothing is sent any more, and calls end when their present try does."""
+        self._is_closed = True
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone."""
@@ -265,6 +271,8 @@ class Dispatcher:
     async def _ask_candidates(self, call: _Call) -> DelegateResult | None:
         """Ask one after the other, each planned afresh; None where none of them answered."""
         for _ in range(ATTEMPTS_MAX):
+            if self._is_closed:
+                raise call.ended(PeerError("this node is stopping", code=Code.CANCELLED))
             view = self._view()
             made = self._plan(call, view, is_detailed=call.request.explain)
             if made.chosen is None:
@@ -320,7 +328,7 @@ class Dispatcher:
         if load is not None:
             self.outstanding.on_reply(peer.node, load, now)
         self._note_attempt(call, peer, "ok", now - started)
-        return self._result(call, made, peer, answer, now)
+        return self._result(call, made, peer, answer, view.me, now)
 
     async def _tracked(
         self, running: _Running, me: NodeId, params: dict[str, Any], remaining_s: Seconds
@@ -396,7 +404,8 @@ class Dispatcher:
         call.error = error
         call.may_have_run = call.may_have_run or not error.definite
         may_go_on = error.definite or running.is_idempotent
-        if error.code in _FINAL or not may_go_on:
+        # Counted over the whole call: a busy peer among them must not buy it further rounds.
+        if error.code in _FINAL or not may_go_on or len(call.failed) >= ATTEMPTS_MAX:
             raise call.ended(error)
 
     async def _wait_for_room(self, call: _Call) -> None:
@@ -447,10 +456,10 @@ class Dispatcher:
         del call.attempts[:-ATTEMPTS_KEPT]
 
     def _result(
-        self, call: _Call, made: Plan, peer: Peer, answer: PeerResult, now: Instant
+        self, call: _Call, made: Plan, peer: Peer, answer: PeerResult, me: NodeId, now: Instant
     ) -> DelegateResult:
         load: Load | None = self.outstanding.newest(peer)[0]
-        is_here = peer.node == self._view().me
+        is_here = peer.node == me
         rtt_s = 0.0 if is_here else peer.rtt_s
         result = DelegateResult(
             delegated_to=DelegatedTo(

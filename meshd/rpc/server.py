@@ -233,6 +233,8 @@ class RpcServer:
             async with asyncio.timeout(self.limits.write_timeout_s):
                 await response.prepare(request)
                 await response.write_eof()
+        except ConnectionError:
+            self.counters["caller_gone"] += 1
         except TimeoutError:
             self.counters["slow_reader"] += 1
             if request.transport is not None:

@@ -7,7 +7,9 @@ import pytest
 from meshd.config import load_config
 from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
+from meshd.errors import PeerError
 from meshd.platform import MachineLoad
+from meshd.rpc.methods import CallContext
 
 pytestmark = pytest.mark.net
 BUSY = MachineLoad(cpu_fraction=0.5, mem_fraction=0.25)
@@ -55,3 +57,11 @@ async def test_a_tick_that_fails_is_told_and_does_not_end_the_ticking(fickle):
             machine.news.clear()
             await machine.news.wait()
     assert node.load().cpu_fraction == 0.5
+
+
+async def test_a_call_to_a_node_that_has_stopped_ends_with_an_error_of_ours(fickle):
+    node, _ = fickle
+    await node.stop(0.0)
+    params = {"capability": "echo", "input": {}, "idempotency_key": "k"}
+    with pytest.raises(PeerError, match="stopping"):
+        await node.registry.call("delegate", params, CallContext())

@@ -179,6 +179,34 @@ async def test_at_most_three_further_candidates_are_tried():
     assert caught.value.data["attempts"][0]["error"] == "connection refused"
 
 
+async def test_a_busy_peer_among_failing_ones_buys_no_further_tries():
+    world = World(me(), *(peer(n, capabilities=SAFE) for n in range(2, 12)))
+    world.answer({2: busy(0.05), **dict.fromkeys(range(3, 12), failing(BROKEN))})
+    for _ in range(8):  # whoever is drawn first
+        before = len(world.invoker.order)
+        with pytest.raises(MeshError):
+            await world.delegate(deadline_s=60.0)
+        assert sum(node != 2 for node in world.invoker.order[before:]) == 4
+
+
+async def test_a_node_that_stops_sends_nothing_more_and_says_what_may_have_run():
+    world = World(me(), peer(2, capabilities=SAFE), peer(3, capabilities=SAFE))
+
+    def last_words(params, timeout_s):
+        world.dispatcher.close()
+        raise BROKEN
+
+    world.answer(dict.fromkeys((2, 3), last_words))
+    with pytest.raises(PeerError, match="stopping") as caught:
+        await world.delegate()
+    assert len(world.invoker.order) == 1
+    assert not caught.value.definite
+    with pytest.raises(PeerError, match="stopping") as caught:
+        await world.delegate()
+    assert len(world.invoker.order) == 1
+    assert caught.value.definite
+
+
 async def test_an_indefinite_error_ends_the_call_unless_the_work_is_idempotent():
     world = World()
     world.answer({2: failing(BROKEN), 3: failing(BROKEN)})

@@ -14,6 +14,7 @@ from rpc_bench import LOOPBACK, Bench, Wire, http, rpc
 from meshd.errors import Code
 from meshd.model import Address
 from meshd.rpc.limits import ServerLimits
+from meshd.rpc.methods import Registry
 from meshd.rpc.server import Probes, RpcServer
 
 pytestmark = pytest.mark.net
@@ -466,3 +467,14 @@ def test_the_same_bounds_hold_on_uvloop():
         await server.stop()
 
     asyncio.Runner(loop_factory=uvloop.new_event_loop).run(scenario())
+
+
+async def test_an_answer_to_a_caller_who_has_gone_is_counted_and_no_error(caplog):
+    class TooLate(web.Response):
+        async def prepare(self, request):
+            raise ConnectionResetError("Cannot write to closing transport")
+
+    server = RpcServer(Registry())
+    await server._write(None, TooLate())
+    assert server.counters["caller_gone"] == 1
+    assert not caplog.records
