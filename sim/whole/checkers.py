@@ -123,7 +123,9 @@ class EndsOnce(Checker):
         now = self.place.now
         for call in self.place.ledger.open_calls:
             box = self.place.boxes[call.by]
-            if now > max(call.deadline, box.thawed_at) + LATE_S and not box.is_held:
+            # A process that stands still begins late, and then gives the whole time.
+            from_s = max(call.began, box.thawed_at)
+            if now > from_s + call.deadline - call.began + LATE_S and not box.is_held:
                 self.fail(call.by, NOBODY, f"{_name(call)} did not end by its deadline")
                 return
 
@@ -263,6 +265,8 @@ class LeavesCleanly(Checker):
             return
         if not self._is_draining(execution.at, execution.run):
             return
+        if self.place.now >= execution.deadline - ROUNDING_S:
+            return
         for tried in self.place.ledger.open_tries:
             if (tried.work, tried.to, tried.hops) == (
                 execution.work, execution.at, execution.hops,
@@ -339,7 +343,10 @@ class FailingNodesRest(Checker):
                 continue
             barred += peer.node in resting
             is_open = peer.load is None or not (peer.load.full or peer.load.draining)
-            candidates += is_open and place.index_of.get(peer.node.hex()) not in passed
+            hop = peer.node.hex()
+            candidates += (
+                is_open and hop not in tried.hops and place.index_of.get(hop) not in passed
+            )
         return barred > candidates // 3
 
 

@@ -423,6 +423,7 @@ class Fleet(Calm):
             raise
         if asking.done():
             return asking.result()
+        asking.cancel()
         raise PeerError(f"the daemon on {box.name} ended during the call", definite=False)
 
     def close(self) -> None:

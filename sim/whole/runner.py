@@ -13,6 +13,7 @@ from sim.runner import Result
 from sim.trace import NOTE
 from sim.whole.checkers import Checker, safety
 from sim.whole.endings import Problem, leftovers, spread_wide, tasks_of, views_differ
+from sim.whole.fleet import Box
 from sim.whole.ledger import Call, End, Listener, Try
 from sim.whole.workload import Clients, Workplace
 from sim.world import START_S
@@ -193,10 +194,10 @@ class WholeJudge:
                 late = next((box.index for box in up if box.is_up), NOBODY)
                 text = f"has not ended {world.now - asked_at:.1f} s after it was asked to"
                 self._fail(("Q4", late, NOBODY, text))
-        self._look_at_rest()
+        self._look_at_rest(up)
 
-    def _look_at_rest(self) -> None:
-        for box in self.world.boxes:
+    def _look_at_rest(self, boxes: list[Box]) -> None:
+        for box in boxes:
             left = tasks_of(box)
             if (left or box.machine.open_sockets) and not self.world.is_halted:
                 text = f"ended, and left {box.machine.open_sockets} sockets and {left}"
