@@ -48,7 +48,7 @@ class BroadcastQueue:
         self._put(0, subject, rumour)
 
     def amend(self, subject: Hashable, rumour: bytes) -> None:
-        """Queue a further opinion on `subject`: fresh, but in a crowd it takes its elder's place."""
+        """Queue a further opinion: fresh, but in a crowd it takes the elder's place."""
         tier = self.tier_of.get(subject)
         if tier is None or not self.is_crowded:
             self.add(subject, rumour)
