@@ -145,7 +145,14 @@ OnTry = Callable[[int, int], None]
 
 
 def run(plan: Plan, observe: Observe | None = None) -> Result:
-    """Run a plan with all checkers; `observe` looks on and has no influence."""
+    """Run a plan with all checkers; `observe` looks on and has no influence.
+
+    A plan of whole daemons is run by level 2, which is imported only then.
+    """
+    if plan.whole:
+        from sim.whole.runner import run as run_whole
+
+        return run_whole(plan, observe)
     judge = Judge(plan, observe)
     judge.run()
     violations = tuple(judge.violations)

@@ -1,6 +1,6 @@
 """All scenarios by name, with the size and duration that each is usually run with."""
 
-from sim.scenarios import identity, network, process
+from sim.scenarios import identity, network, process, whole
 from sim.scenarios.base import Scenario
 from sim.scenarios.swarm import swarm
 
@@ -31,6 +31,7 @@ _ALL = (
     (process.two_meshes, 20, 30.0),
     (process.goodbyes, 20, 60.0),
     (swarm, 0, 60.0),
+    *whole.ALL,
 )
 SCENARIOS = {
     make.__name__: Scenario(

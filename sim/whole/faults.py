@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sim.whole.fleet import Box
-
 
 @dataclass(frozen=True, slots=True)
 class Failing:
@@ -35,7 +33,7 @@ class Withdraw:
 
     def apply(self, world: Any) -> None:
         """Take it back, for this run of the process and the next."""
-        box: Box = world.boxes[self.node]
+        box = world.boxes[self.node]
         world.withdrawn.setdefault((self.node, self.capability), world.now)
         node = box.node
         if node is not None:
@@ -51,7 +49,7 @@ class Offer:
 
     def apply(self, world: Any) -> None:
         """Offer it from now on."""
-        box: Box = world.boxes[self.node]
+        box = world.boxes[self.node]
         if world.withdrawn.pop((self.node, self.capability), None) is None:
             return
         node = box.node
