@@ -208,7 +208,8 @@ class LoadIsFlat(Checker):
         world = self.world
         quiet = world.now - max(world.calm_since, world.changed_at) >= self.FROM_S + self.FOR_S
         full = len(world.members()) == len(world.hosts)
-        alone = not world.is_visited and not self._loads and not world.network.shape.loss
+        shape = world.network.shape
+        alone = not (world.is_visited or self._loads or shape.loss or shape.duplicate)
         if not quiet or not full or not alone or len(world.hosts) < 2:
             return
         sent = sum(host.packets_sent for host in world.hosts) - self._sent
@@ -225,9 +226,8 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield LiveStayAlive(world, found)
     yield JoinsAreQuick(world, found)
     yield NobodyLeftForDead(world, found)
-    views = ViewsConverge(world, found)
-    yield views
-    yield CutsHeal(world, found, views)
+    yield ViewsConverge(world, found)
+    yield CutsHeal(world, found)
     yield StateArrives(world, found)
     yield QueuesEmpty(world, found)
     yield WaitingIsBounded(world, found)

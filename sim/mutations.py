@@ -240,7 +240,7 @@ MUTATIONS = (
     Mutation("left_is_dead", "a goodbye is taken for a death", Beliefs, "hear", _left_is_dead,
              "goodbyes"),
     Mutation("no_sync", "views are compared at the door alone", Exchange, "_ask", _no_sync,
-             "swarm"),
+             "apart"),
     Mutation("no_reconnect", "the dead are never pinged again", Prober, "on_reconnect", _nothing,
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",

@@ -19,6 +19,8 @@ OUTSIDE = Address("192.0.2.1", 6374)
 """Where nobody of the mesh is (RFC 5737)."""
 OUTRANK_PAUSE_MAX_S = 64.0
 """How long a node whose id was in use twice may wait until it outranks its double for good."""
+CLOCK_BACK_MAX_S = 82_800.0
+"""By design a node a day behind that lost its memory is locked out: others' epochs look forged."""
 _JOIN, _SYNC, _RECORDS = (kind.__struct_config__.tag for kind in (Join, Sync, Records))
 _ALL_BUCKETS = (b"\xff" * 8, True)
 
@@ -64,7 +66,7 @@ class PowerLoss:
             host = world.hosts[node]
             Crash(node).apply(world)
             world.forget_state(host)
-            host.wall_s -= self.back_s
+            host.wall_s = max(host.wall_s - self.back_s, -CLOCK_BACK_MAX_S)
             again = Start(node, tuple(seed for seed in self.seeds if seed != node))
             world.call_at(world.now + self.after_s, partial(again.apply, world), f"{again}")
 

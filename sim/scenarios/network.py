@@ -1,6 +1,16 @@
 """Scenarios of the network: what is cut, lost, held up, narrow or out of order."""
 
-from sim.faults import At, Clog, Crash, Heal, LossyLink, LossyNode, OneWay, Partition
+from sim.faults import (
+    At,
+    Clog,
+    Crash,
+    Heal,
+    LossyLink,
+    LossyNode,
+    OneWay,
+    Partition,
+    SetState,
+)
 from sim.network import Shape
 from sim.plan import Plan
 from sim.scenarios.base import halves, plan_of, rng_of, some
@@ -14,6 +24,22 @@ def split(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
         At(duration_s * 0.5, Heal("split")),
     ]
     return plan_of("split", (nodes, seed, duration_s, loss), faults)
+
+
+def apart(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Cuts too short for doubt, in which nodes write state: the other half must compare to know."""
+    rng = rng_of(seed, "apart")
+    faults: list[At] = []
+    for number in range(3):
+        at_s = duration_s * (0.1 + 0.25 * number)
+        name = f"apart{number}"
+        faults.append(At(at_s, Partition(name, halves(rng, nodes))))
+        faults += [
+            At(at_s + 0.1, SetState(node, f"key{number}", b"%d" % node))
+            for node in some(rng, nodes, 0.3)
+        ]
+        faults.append(At(at_s + 2.0, Heal(name)))
+    return plan_of("apart", (nodes, seed, duration_s, loss), faults)
 
 
 def one_way(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:

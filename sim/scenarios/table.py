@@ -9,6 +9,7 @@ _ALL = (
     (process.crash, 100, 60.0),
     (process.join_storm, 100, 30.0),
     (network.split, 20, 120.0),
+    (network.apart, 20, 120.0),
     (network.one_way, 20, 120.0),
     (network.isolate_one, 20, 90.0),
     (network.flap, 20, 90.0),
