@@ -25,7 +25,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
         suspicion_confirmations: K independent confirmations that bring T_max down to T_min.
         health_max: largest local health score (Lifeguard section IV-A): 0 .. health_max.
         gossip_interval_s: pause between two rounds of pure gossip while rumours wait. A fresh
-            rumour leaves at once, up to four rounds ahead.
+            rumour leaves at once, up to ten rounds ahead.
         gossip_fanout: members that one round of gossip goes to.
         transmit_mult: lambda: a rumour is sent lambda * ceil(log10(n + 1)) times by each node
             (SWIM section 5; memberlist's LAN profile uses 4).

@@ -61,7 +61,7 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
-_ROUNDS_AHEAD = 4  # rounds that fresh rumours may start early; then they wait for the interval
+_ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
