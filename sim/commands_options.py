@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
@@ -163,6 +164,8 @@ class Chosen:
             near = get_close_matches(self.scenario, SCENARIOS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             hint += "all of them: meshd sim list; the path of a file ends in .toml"
+            if Path(self.scenario).is_dir():
+                hint = f"a recorded run? meshd sim replay {shlex.quote(self.scenario)}"
             raise UsageError(f"there is no scenario {self.scenario!r}", hint=hint)
         nodes = scenario.nodes if self.nodes is None else self.nodes
         duration_s = scenario.duration_s if self.duration_s is None else self.duration_s

@@ -15,6 +15,7 @@ from sim.scenario_file import fault_text
 from sim.world import START_S, address_of, node_id
 
 PLAN_LINES_MAX = 60
+COLUMNS_MAX = 160
 Paint = Callable[[str, str], str]
 
 
@@ -202,12 +203,19 @@ def failure_lines(
         f"plan: seed {told.plan.seed}",
         *(f"  {line}" for line in plan_lines(told.plan, kept)),
         "the last that happened there:",
-        *(f"  {line}" for line in tail_lines(told)),
+        *(f"  {_clipped(line)}" for line in tail_lines(told)),
     ]
     own = result.plan.command() if command is None else command
     if shrunk is None or shrunk.command == own:
         return [*lines, f"replay: {own}"]
     return [*lines, f"replay: {shrunk.command}", f"whole:  {own}"]
+
+
+def _clipped(line: str) -> str:
+    """A line that people can read; programs get all of it."""
+    if len(line) <= COLUMNS_MAX:
+        return line
+    return line[: line.rindex(" ", 0, COLUMNS_MAX)] + " ..."
 
 
 def tail_lines(result: Result) -> list[str]:

@@ -40,6 +40,7 @@ SIGNED_FIELDS = frozenset({"by_s"})
 SMALLEST = {"every_s": 0.001, "per_s": 0.001, "mean_s": 1e-9}
 """What zero would make endless."""
 LARGEST = {"per_s": 100_000.0, "calls_per_s": 1_000.0}
+ITEMS_SHOWN = 12
 _RUN_MIN = 3
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
@@ -425,9 +426,12 @@ def fault_text(fault: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_plain(each) for each in value) + "]"
-    return str(value)
+    if not isinstance(value, list):
+        return str(value)
+    told = [_plain(each) for each in value[:ITEMS_SHOWN]]
+    if len(value) > ITEMS_SHOWN:
+        told.append(f"... {len(value) - ITEMS_SHOWN} more")
+    return "[" + ", ".join(told) + "]"
 
 
 def _toml(value: Any) -> str:

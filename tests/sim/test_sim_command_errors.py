@@ -184,6 +184,11 @@ def test_a_directory_without_a_recorded_run_is_told(sim, tmp_path):
     assert "meshd sim run SCENARIO --out DIR" in done.err
 
 
+def test_a_recorded_run_is_replayed_and_not_run(sim, tmp_path):
+    (tmp_path / "one").mkdir()
+    assert "meshd sim replay one" in sim("run", "one").err
+
+
 def test_options_do_not_go_with_a_recorded_run(sim):
     sim("run", "crash", "--nodes", "6", "--duration", "10s", "--out", "one")
     done = sim("replay", "one", "--seed", "4")

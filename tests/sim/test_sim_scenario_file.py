@@ -15,7 +15,7 @@ from meshd.errors import UsageError
 from sim.faults import At, ClockJump, Crash, Heal, LossyLink, Partition, Restart, SetState, Start
 from sim.network import Constant, Exponential, Shape, Uniform
 from sim.plan import Plan
-from sim.scenario_file import dumps, fault_kinds, loads, seconds
+from sim.scenario_file import dumps, fault_kinds, fault_text, loads, seconds
 from sim.scenarios import SCENARIOS
 
 times = st.floats(0, 50)
@@ -109,6 +109,16 @@ def test_what_is_written_is_short():
     )
     assert halves["fault"][0]["groups"] == [["0-499"], ["500-999"]]
     assert len(written) < 7_000
+
+
+def test_a_fault_is_told_in_one_short_line():
+    odd = frozenset(range(1, 1_000, 2))
+    text = fault_text(Partition("a", (odd, frozenset(range(0, 1_000, 2)))))
+    assert text.startswith("Partition(name=a, groups=[[1, 3, 5, ")
+    assert "... 488 more]" in text
+    assert fault_text(Restart(3, 1 / 3, (4, 5, 6))) == (
+        "Restart(node=3, after_s=0.333333, seeds=[4-6])"
+    )
 
 
 def test_every_kind_of_fault_has_a_name():
