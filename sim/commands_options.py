@@ -120,12 +120,10 @@ def scenario_argument(
     *, metavar: str = "SCENARIO", default: str | None = None
 ) -> Callable[[Command], Command]:
     """SCENARIO: a name of `meshd sim list`, or a path that ends in .toml."""
+    # A default of None would count as one that was given.
+    left_out: dict[str, Any] = {} if default is None else {"required": False, "default": default}
     return click.argument(
-        "scenario",
-        metavar=metavar,
-        required=default is None,
-        default=default,
-        shell_complete=complete_scenarios,
+        "scenario", metavar=metavar, shell_complete=complete_scenarios, **left_out
     )
 
 
