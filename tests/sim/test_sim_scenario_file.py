@@ -29,6 +29,13 @@ def test_every_plan_of_every_scenario_survives(name, seed, size):
     assert loads(dumps(plan)) == plan
 
 
+@given(name=st.sampled_from(["swarm", "delegate_swarm"]), seed=st.integers(0, 2**63 - 1))
+def test_a_drawn_plan_is_drawn_again_from_what_its_command_says(name, seed):
+    scenario = SCENARIOS[name]
+    drawn = scenario.make(0, seed, scenario.duration_s, 0.0)
+    assert scenario.make(drawn.nodes, seed, drawn.duration_s, drawn.loss) == drawn
+
+
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**63 - 1), duration_s=st.floats(5, 3600), loss=st.floats(0, 1))
 def test_every_drawn_plan_survives(seed, duration_s, loss):
