@@ -14,6 +14,7 @@ from sim.commands_options import (
     json_option,
     note,
 )
+from sim.commands_power import mutations_command
 from sim.commands_run import replay_command, run_command
 from sim.commands_sweep import sweep_command
 
@@ -113,5 +114,6 @@ COMMANDS: dict[str, click.Command] = {
     "replay": replay_command,
     "plot": plot_command,
     "bench": bench_command,
+    "mutations": mutations_command,
 }
 """By name, in the order of the help."""
