@@ -26,6 +26,8 @@ from sim.plan import Plan, number
 
 SCHEMA = "meshd.sim.plan/1"
 WHOLE_FAULTS = "sim.whole.faults"
+CORE_ONLY = frozenset(("asks", "clone", "loads", "outsider", "power_loss"))
+"""Faults of level 1 that whole daemons have no counterpart of."""
 NODES_MAX = 20_000
 TIME_MAX_S = 86_400.0
 FILE_BYTES_MAX = 16 * 1024 * 1024
@@ -131,7 +133,12 @@ def _at(value: Any, where: str, *, whole: bool) -> At:
     if "at_s" not in rest:
         _refuse(where, "it does not say when", hint="add: at_s = 10.0")
     at_s = _value(float, rest.pop("at_s"), where, "at_s")
-    return At(at_s, _one_of(fault_kinds(whole=whole), rest, where, "fault"))
+    kinds, kind = fault_kinds(whole=whole), str(rest.get("kind"))
+    if whole and kind in CORE_ONLY:
+        _refuse(where, f"{kind} is no fault of whole daemons", hint="leave out: whole = true")
+    if kind not in kinds and kind in fault_kinds(whole=True):
+        _refuse(where, f"{kind} is a fault of whole daemons", hint="add: whole = true")
+    return At(at_s, _one_of(kinds, rest, where, "fault"))
 
 
 @cache
@@ -161,7 +168,7 @@ def _one_of(kinds: Mapping[str, type], value: Mapping[str, Any], where: str, nou
     known = ", ".join(sorted(kinds))
     if kind is None:
         _refuse(where, f"{noun} has no kind", hint=f'add: kind = "..." with one of {known}')
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         near = get_close_matches(str(kind), kinds, n=1)
         hint = f"did you mean {near[0]!r}? There are {known}" if near else f"there are {known}"
         _refuse(where, f"unknown {noun} {kind!r}", hint=hint)

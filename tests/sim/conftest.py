@@ -1,6 +1,7 @@
 """What tests of the simulator share: planted faults, and commands run as a user would type them."""
 
 import json
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -40,6 +41,14 @@ def sim(capsys, monkeypatch, tmp_path):
         return Outcome(int(code), *capsys.readouterr())
 
     return invoke
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    """As where the extra is not installed: import says so."""
+    for name in [each for each in sys.modules if each.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 @pytest.fixture

@@ -73,6 +73,9 @@ def test_wrong_usage_is_told_with_a_way_out(sim, words, what, fix):
         ('nodes = 4\n[shape]\nlatency = {kind = "normal"}', "unknown latency 'normal'", "uniform"),
         ("nodes = 4\n[shape]\nbytes_per_s = 0.0", "bytes_per_s is 0.0", "no limit"),
         (PLAN.replace('"crash"', '"crahs"'), "unknown fault 'crahs'", "did you mean 'crash'"),
+        ("whole = true\n" + PLAN.replace("crash", "clone"), "no fault of whole", "leave out"),
+        (PLAN.replace("crash", "withdraw"), "a fault of whole daemons", "whole = true"),
+        (PLAN.replace('kind = "crash"', "kind = [1]"), "unknown fault [1]", "there are"),
         (PLAN.replace('kind = "crash"', ""), "fault has no kind", "clock_jump"),
         (PLAN.replace("at_s = 1.0", ""), "does not say when", "at_s = 10.0"),
         (PLAN.replace("at_s = 1.0", "at_s = -1.0"), "at_s is -1.0", "0 to 86400"),
@@ -158,7 +161,7 @@ def test_options_must_fit_the_scenario_file(sim, tmp_path):
         (lambda data: _replaced(data, b"nodes = 6", b"nodes = 1"), "1 nodes"),
     ],
 )
-def test_a_damaged_recorded_trace_is_told(sim, tmp_path, damage, why):
+def test_a_damaged_recorded_trace_is_told(sim, tmp_path, no_matplotlib, damage, why):
     assert sim("run", "crash", "--nodes", "6", "--duration", "10s", "--out", "one").exit == 0
     file = tmp_path / "one" / "trace.jsonl.gz"
     file.write_bytes(damage(file.read_bytes()))
@@ -189,7 +192,7 @@ def test_a_recorded_run_is_replayed_and_not_run(sim, tmp_path):
     assert "meshd sim replay one" in sim("run", "one").err
 
 
-def test_options_do_not_go_with_a_recorded_run(sim):
+def test_options_do_not_go_with_a_recorded_run(sim, no_matplotlib):
     sim("run", "crash", "--nodes", "6", "--duration", "10s", "--out", "one")
     done = sim("replay", "one", "--seed", "4")
     assert (done.exit, "--seed does not go with a recorded run" in done.err) == (2, True)
@@ -212,8 +215,10 @@ def test_a_place_that_cannot_be_written_is_told_before_the_run(sim, tmp_path):
     assert (done.exit, "Permission denied" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema":"meshd.sim.series/1"}', "\xff"])
 def test_a_damaged_run_is_not_drawn(sim, tmp_path, text):
+    pytest.importorskip("matplotlib")
     sim("run", "crash", "--nodes", "6", "--duration", "10s", "--out", "one")
     (tmp_path / "one" / "series.json").write_text(text, "latin-1")
     done = sim("plot", "one")

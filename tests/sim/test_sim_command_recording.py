@@ -3,7 +3,6 @@
 import gzip
 import importlib.util
 import json
-import sys
 
 import pytest
 
@@ -18,14 +17,6 @@ RUN = ("run", "split", "--nodes", "12", "--duration", "60s", "--seed", "2")
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
 )
-
-
-@pytest.fixture
-def no_matplotlib(monkeypatch):
-    """As where the extra is not installed: import says so."""
-    for name in [each for each in sys.modules if each.startswith("matplotlib")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def record(plan):

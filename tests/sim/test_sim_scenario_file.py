@@ -3,6 +3,7 @@
 import math
 import tomllib
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import docs_blocks
@@ -15,7 +16,8 @@ from meshd.errors import UsageError
 from sim.faults import At, ClockJump, Crash, Heal, LossyLink, Partition, Restart, SetState, Start
 from sim.network import Constant, Exponential, Shape, Uniform
 from sim.plan import Plan
-from sim.scenario_file import dumps, fault_kinds, fault_text, loads, seconds
+from sim.runner import run
+from sim.scenario_file import CORE_ONLY, dumps, fault_kinds, fault_text, loads, seconds
 from sim.scenarios import SCENARIOS
 
 times = st.floats(0, 50)
@@ -132,6 +134,34 @@ def test_every_kind_of_fault_has_a_name():
     kinds = fault_kinds()
     assert {kinds["crash"], kinds["start"], kinds["lossy_link"]} == {Crash, Start, LossyLink}
     assert len(kinds) == len(set(kinds.values())) > 15
+
+
+FIELDS = {
+    "node": "1", "nodes": "[1]", "seeds": "[0]", "source": "0", "target": "1", "sources": "[0]",
+    "targets": "[1]", "groups": "[[0], [1, 2]]", "name": '"cut"', "by_s": "5.0", "every_s": "1.0",
+    "per_s": "10.0", "key": '"k"', "value": '"v"', "cost_s": "0.1", "low_s": "0.5", "high_s": "1.0",
+    "for_s": "1.0", "after_s": "1.0", "back_s": "1.0", "loss": "0.5", "newer": "true",
+    "capability": '"work_once"',
+}  # fmt: skip
+
+
+def written(kind, at_s):
+    """A fault of this kind as a user writes it."""
+    names = [each.name for each in fields(fault_kinds(whole=True)[kind])]
+    lines = [f"{name} = {FIELDS[name]}" for name in names if name in FIELDS]
+    return "\n".join(["[[fault]]", f"at_s = {at_s}", f'kind = "{kind}"', *lines, ""])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True], ids=["core", "whole daemons"])
+def test_every_kind_of_fault_can_happen_from_a_file(whole):
+    kinds = [kind for kind in fault_kinds(whole=whole) if not (whole and kind in CORE_ONLY)]
+    head = f"nodes = 4\nduration_s = {len(kinds) + 5}\nwhole = {str(whole).lower()}\n"
+    faults = "".join(written(kind, at_s + 1) for at_s, kind in enumerate(kinds))
+    plan = loads(head + faults)
+    assert len(plan.faults) == len(kinds)
+    assert not [each for each in run(plan).violations if "raised" in each.text]
+    assert not [each for each in run(plan).violations if "AttributeError" in each.text]
 
 
 @pytest.mark.parametrize(
