@@ -37,7 +37,9 @@ def test_the_help_names_the_commands_in_order(meshd):
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("command", ["list", "run", "sweep", "replay", "plot", "bench", "mutations"])
+@pytest.mark.parametrize(
+    "command", ["list", "run", "sweep", "replay", "plot", "bench", "mutations"]
+)
 def test_each_command_has_help_with_examples(meshd, command):
     done = meshd("sim", command, "--help")
     assert done.exit == 0
