@@ -116,6 +116,13 @@ def delegate_failing(nodes: int, seed: int, duration_s: float, loss: float) -> P
     return _whole("delegate_failing", (nodes, seed, duration_s, loss), faults)
 
 
+def delegate_ejected(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Whole daemons: a node that does slow work fails for a while, rests, and is tried again."""
+    faults = [At(0.0, Want("slow")), At(1.0, Failing((1,), 15.0))]
+    plan = _whole("delegate_ejected", (nodes, seed, duration_s, loss), faults)
+    return replace(plan, calls_per_s=1.5 * CALLS_PER_S)
+
+
 def delegate_seasons(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """Whole daemons: capabilities are withdrawn, and offered again."""
     rng = rng_of(seed, "delegate_seasons")
@@ -203,6 +210,7 @@ ALL = (
     (delegate_blocked, 8, 40.0),
     (delegate_lossy, 8, 30.0),
     (delegate_failing, 8, 60.0),
+    (delegate_ejected, 5, 50.0),
     (delegate_seasons, 8, 40.0),
     (rolling_restart, 6, 60.0),
     (delegate_swarm, 0, 40.0),

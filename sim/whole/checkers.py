@@ -96,6 +96,15 @@ class EndsOnce(Checker):
         if work.calls and all(call.end and _surely_not(call) for call in work.calls):
             self.fail(execution.at, work.calls[0].by, f"runs {_name(execution)}, definitely failed")
 
+    def on_try_end(self, tried: Try) -> None:
+        """In calm, nobody gives up on who lives and was not started anew meanwhile."""
+        place, box = self.place, self.place.boxes[tried.to]
+        if tried.error is None or "was lost while" not in tried.error.message:
+            return
+        was_there = max(box.started_at, place.safe_since + CALM_S) < tried.began
+        if was_there and box.is_member and not box.is_held and not place.is_closing:
+            self.fail(tried.by, tried.to, f"{_name(tried)}: it lives, but: {tried.error}")
+
     def on_call_end(self, call: Call) -> None:
         """Compare what the caller was told with what was done."""
         if call.ends > 1:
@@ -335,18 +344,17 @@ class FailingNodesRest(Checker):
         place = self.place
         node = place.boxes[tried.by].node
         assert node is not None
-        resting = node.dispatcher.outstanding._ejected  # noqa: SLF001 - a checker looks inside
+        outstanding = node.dispatcher.outstanding
         passed = {each.to for each in tried.work.tries if each is not tried}
         barred = candidates = 0
         for peer in node.view().by_node.values():
             if peer.state is not MemberState.ALIVE or not peer.offers(tried.work.capability):
                 continue
-            barred += peer.node in resting
-            is_open = peer.load is None or not (peer.load.full or peer.load.draining)
-            hop = peer.node.hex()
-            candidates += (
-                is_open and hop not in tried.hops and place.index_of.get(hop) not in passed
-            )
+            barred += peer.node in outstanding._ejected  # noqa: SLF001 - as above
+            hop, load = peer.node.hex(), outstanding.newest(peer)[0]
+            has_room = load is None or not (load.full or load.draining)
+            was_asked = hop in tried.hops or place.index_of.get(hop) in passed
+            candidates += has_room and not was_asked
         return barred > candidates // 3
 
 

@@ -15,7 +15,7 @@ from sim.whole.checkers import Checker, safety
 from sim.whole.endings import Problem, leftovers, spread_wide, tasks_of, views_differ
 from sim.whole.fleet import Box
 from sim.whole.ledger import Call, End, Listener, Try
-from sim.whole.workload import Clients, Workplace
+from sim.whole.workload import KINDS, Clients, Workplace
 from sim.world import START_S
 
 BOOT_S = 8.0
@@ -123,7 +123,7 @@ class WholeJudge:
         if plan.shape.loss > LOSS_CALM:
             world.disturb("loss")
         for box in world.boxes[: plan.converged]:
-            world.start(box, SEEDS)
+            world.start(box, SEEDS[: plan.nodes])
         self._run_until(START_S)
         self._tasks_idle = max((len(tasks_of(box)) for box in world.members()), default=0)
         for each in plan.faults:
@@ -178,10 +178,12 @@ class WholeJudge:
         if world.is_halted:
             return
         up = world.members()
-        for box in up:
-            work = world.ledger.want("hang", is_idempotent=False)
-            world.hang(box, work, HANG_DEADLINE_S)
-        self._advance(world.now + POLL_S)
+        for capability in ("work_again", "hang"):  # connections that are kept, and some in use
+            for box in up:
+                kind = KINDS[capability]
+                work = world.ledger.want(capability, is_idempotent=kind.is_idempotent)
+                world.hang(box, work, HANG_DEADLINE_S)
+            self._advance(world.now + POLL_S)
         world.network.partition("end", tuple(frozenset({box.index}) for box in world.boxes))
         world.disturb("end")
         world.is_closing = True
