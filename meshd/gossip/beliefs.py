@@ -108,6 +108,11 @@ class Beliefs:
             if update.source:
                 self._hear_opinion(update, current, now)
 
+    def knows(self, update: Update) -> bool:
+        """Whether a row of somebody's table tells nothing new: the same is believed here."""
+        current = self.table.get(update.node)
+        return current is not None and states(update, current) and current is not self.me
+
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
         spread: bool = True,

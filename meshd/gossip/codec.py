@@ -91,7 +91,8 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
         raise DecodeError("too_large")
     if len(data) <= HEADER_BYTES:
         raise DecodeError("too_short")
-    version, flags, key, its_mesh, destination, source = _HEADER.unpack_from(data)
+    header: tuple[int, int, int, MeshId, NodeId, NodeId] = _HEADER.unpack_from(data)
+    version, flags, key, its_mesh, destination, source = header
     if version != PROTOCOL_VERSION:
         raise DecodeError("other_version")
     if its_mesh != mesh:
@@ -105,7 +106,7 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
             raise DecodeError("too_short")
         load = data[at : at + LOAD_BYTES]
         at += LOAD_BYTES
-    return Datagram(NodeId(destination), NodeId(source), load, _decode_body(data[at:]))
+    return Datagram(destination, source, load, _decode_body(data[at:]))
 
 
 def _decode_body(body: bytes) -> Message:

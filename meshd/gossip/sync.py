@@ -40,7 +40,7 @@ _PADDING = bytes(JOIN_PADDING_BYTES)
 _RECORDS_FIELD_BYTES = 16
 _PAUSE_FRACTION = 0.1  # of the sync interval: the first pause between syncs after a join or a heal
 _OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
-_REUNION_INTERVAL_S = 1.0
+_REUNION_INTERVAL_S = 2.0
 
 
 class JoinTry:
@@ -265,7 +265,8 @@ class Exchange:
             if ask is not None:
                 ask.rows[update.node] = _rank(update)
             # A newcomer's whole first view is news to nobody else.
-            self._beliefs.hear(update, address, now, synced=True, spread=not joining)
+            if not self._beliefs.knows(update):
+                self._beliefs.hear(update, address, now, synced=True, spread=not joining)
         if not records.last or ask is None:
             return
         del self._asks[source]
