@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from sim.commands_experiment import experiment_command
 from sim.commands_options import (
     FAILED,
     OK,
@@ -115,5 +116,6 @@ COMMANDS: dict[str, click.Command] = {
     "plot": plot_command,
     "bench": bench_command,
     "mutations": mutations_command,
+    "experiment": experiment_command,
 }
 """By name, in the order of the help."""

@@ -2,7 +2,6 @@
 
 from sim.experiments.catalogue import EXPERIMENTS
 from sim.experiments.model import Check, Experiment, Options, Outcome, Progress, Table, Verdict
-from sim.experiments.runs import to_terminal
 
 __all__ = [
     "EXPERIMENTS",
@@ -13,5 +12,4 @@ __all__ = [
     "Progress",
     "Table",
     "Verdict",
-    "to_terminal",
 ]

@@ -1,6 +1,7 @@
 """What an experiment is, what it is asked, and what it answers."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -93,7 +94,7 @@ class Outcome:
             "experiment": self.name,
             "ok": self.ok,
             "checks": [{**asdict(check), "ok": check.ok} for check in self.checks],
-            "rows": list(self.rows),
+            "rows": [_finite(row) for row in self.rows],
         }
 
     def as_text(self) -> str:
@@ -114,6 +115,15 @@ class Experiment:
     name: str
     text: str
     run: Callable[[Options, Progress], Outcome]
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can say: no number, and what is endless, are null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def judged(name: str, target: str, measured: str, *, met: bool, enough: bool = True) -> Check:
@@ -138,8 +148,3 @@ def within(
 
 def quiet(_done: int, _total: int) -> None:
     """No progress shown."""
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Numbers of a series in one cell."""
-    return ", ".join(parts)

@@ -2,8 +2,6 @@
 
 import gc
 import multiprocessing
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -11,8 +9,6 @@ from sim.experiments.model import Progress
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
-PROGRESS_S = 1.0
-_CLEAR_LINE = "\r\x1b[K"
 
 
 def each(
@@ -46,23 +42,3 @@ def _found(work: Callable[[Task], Found], tasks: Sequence[Task], jobs: int) -> I
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap(work, tasks)
-
-
-def to_terminal(name: str) -> Progress:
-    """Progress in one line of the standard error stream, at most once a second."""
-    began = shown = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if done == total:
-            sys.stderr.write(_CLEAR_LINE if sys.stderr.isatty() else "")
-        elif now - shown >= PROGRESS_S:
-            shown = now
-            left_s = (now - began) / done * (total - done)
-            text = f"{name}: {done}/{total} runs, about {left_s:.0f} s to go"
-            end = "" if sys.stderr.isatty() else "\n"
-            sys.stderr.write((_CLEAR_LINE if not end else "") + text + end)
-        sys.stderr.flush()
-
-    return tell

@@ -8,10 +8,18 @@ from dataclasses import replace
 import pytest
 
 from meshd.gossip.prober import Prober
-from sim.experiments import EXPERIMENTS, Options, Verdict, cell, dissemination, first_suspicion
+from sim.__main__ import main
+from sim.experiments import (
+    EXPERIMENTS,
+    Options,
+    Outcome,
+    Verdict,
+    cell,
+    dissemination,
+    first_suspicion,
+)
 from sim.experiments import lifeguard as lifeguard_experiment
 from sim.experiments import load as load_experiment
-from sim.experiments.__main__ import main
 from sim.experiments.arms import (
     AS_SHIPPED,
     BUDDY,
@@ -25,8 +33,8 @@ from sim.experiments.arms import (
     SWIM,
     Arm,
 )
-from sim.experiments.model import quiet, within
-from sim.experiments.runs import each, to_terminal
+from sim.experiments.model import judged, quiet, within
+from sim.experiments.runs import each
 from sim.experiments.statistics import (
     count_interval,
     mean,
@@ -217,7 +225,7 @@ def test_nodes_whose_packets_are_held_back_accuse_the_healthy_in_swim_alone():
 
 
 def test_the_command_ends_with_one_json_object(capsys):
-    assert main(["load", "--quick", "--json"]) == 0
+    assert main(["experiment", "load", "--quick", "--json"]) == 0
     out = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (out["schema"], out["experiment"], out["ok"]) == (
         "meshd.sim.experiment/1", "load", True,
@@ -229,28 +237,42 @@ def test_the_command_ends_with_one_json_object(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_experiment_gives_people_its_tables_and_targets(name, capsys):
-    assert main([name, "--quick", "--seeds", "1"]) == 0
+    assert main(["experiment", name, "--quick", "--seeds", "1"]) == 0
     out = capsys.readouterr().out
     assert "| target" in out
     assert EXPERIMENTS[name].text
 
 
-@pytest.mark.parametrize("wrong", [["no_such"], [], ["load", "--seeds", "0"]])
-def test_wrong_usage_of_the_command_exits_with_two(wrong):
-    with pytest.raises(SystemExit) as caught:
-        main(wrong)
-    assert caught.value.code == 2
+def test_without_a_name_the_command_lists_them(capsys):
+    assert main(["experiment"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in EXPERIMENTS)
+    assert main(["experiment", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["experiments"].keys() == EXPERIMENTS.keys()
 
 
-def test_progress_is_told_after_each_run_and_shown_at_most_once_a_second(capsys):
+def test_a_missed_target_exits_with_one_and_endless_figures_are_null(capsys, monkeypatch):
+    missed = judged("x", "1", "2", met=False)
+    outcome = Outcome("load", ({"s": [math.inf, 1.0], "t": {"u": math.nan}},), (missed,), ())
+    planted = replace(EXPERIMENTS["load"], run=lambda _options, _progress: outcome)
+    monkeypatch.setitem(EXPERIMENTS, "load", planted)
+    assert main(["experiment", "load", "--json"]) == 1
+    out = json.loads(capsys.readouterr().out)
+    assert out["rows"] == [{"s": [None, 1.0], "t": {"u": None}}]
+    assert not out["ok"]
+
+
+def test_an_unknown_name_is_wrong_usage_with_a_hint(capsys):
+    assert main(["experiment", "loud"]) == 2
+    assert "did you mean 'load'?" in capsys.readouterr().err
+    assert main(["experiment", "load", "--seeds", "0"]) == 2
+
+
+def test_progress_is_told_after_each_run():
     told = []
     tasks = [3, 1, 2]
     assert each(abs, tasks, jobs=1, progress=lambda *so_far: told.append(so_far)) == tasks
     assert told == [(1, 3), (2, 3), (3, 3)]
-    show = to_terminal("x")
-    for done in range(1, 1_000):
-        show(done, 1_000)
-    assert len(capsys.readouterr().err) < 200
 
 
 @pytest.mark.slow
