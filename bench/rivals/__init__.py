@@ -1,0 +1,1 @@
+"""meshd and the programs that it is measured against, behind one small interface."""

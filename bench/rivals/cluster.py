@@ -1,0 +1,278 @@
+"""A running cluster of one kind: who believes what since when, and what it costs."""
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from rivals.kinds import ALIVE, DEAD, READY, STATES, Kind, Make, Spec
+from rivals.network import Network
+
+POLL_S = 0.02
+READY_TIMEOUT_S = 180.0
+LINES_KEPT = 40
+
+
+class EndedError(RuntimeError):
+    """A node that nobody stopped has ended."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One process. What it says is heard, and timed, by `Ears`: all kinds alike."""
+
+    spec: Spec
+    host: int
+    process: subprocess.Popen[bytes]
+    kind: Kind
+    key: str = ""
+    """What others call it, once it is ready."""
+    ready_at: float = 0.0
+    changes: list[tuple[float, str, str]] = field(default_factory=list)
+    """Monotonic seconds, the other's key, what was said of it."""
+    beliefs: dict[str, str] = field(default_factory=dict)
+    lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+    is_meant_to_end: bool = False
+    _rest: bytes = b""
+
+    def take(self, data: bytes, at: float) -> None:
+        """Take in some of its output."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self.lines.append(line)
+            heard = self.kind.parse(line)
+            if heard is None:
+                continue
+            if heard.what == READY:
+                self.key, self.ready_at = heard.subject, at
+                continue
+            self.changes.append((at, heard.subject, heard.what))
+            if heard.what in STATES:
+                self.beliefs[heard.subject] = heard.what
+
+    def first(self, subject: str, whats: Iterable[str], since: float) -> float | None:
+        """When it first said one of `whats` of `subject`, from `since` on."""
+        wanted = set(whats)
+        return next(
+            (
+                at
+                for at, s, what in list(self.changes)
+                if at >= since and s == subject and what in wanted
+            ),
+            None,
+        )
+
+    def sees(self, keys: Iterable[str]) -> bool:
+        """Whether it believes all of these alive, but for itself."""
+        return all(self.beliefs.get(key) == ALIVE for key in keys if key != self.key)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Stop or continue it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+
+class Ears:
+    """One thread that reads what all nodes of all clusters say, as it comes."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def listen(self, node: Node) -> None:
+        """Begin with a new node; it ends with its output."""
+        assert node.process.stdout is not None
+        self._selector.register(node.process.stdout, selectors.EVENT_READ, node)
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select(0.2):
+                data = os.read(key.fd, 262_144)
+                if data:
+                    key.data.take(data, time.monotonic())
+                else:
+                    self._selector.unregister(key.fileobj)
+
+
+EARS = Ears()
+
+
+class Cluster:
+    """Nodes of one kind on a network. Used as a context: all of it ends with the block."""
+
+    def __init__(
+        self,
+        make: Make,
+        network: Network,
+        *,
+        one_address: bool = False,
+        is_watched: bool = False,
+    ) -> None:
+        # A control socket's path may have about 100 bytes: not under a long TMPDIR.
+        self.place = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
+        self.kind = make(self.place)
+        self.network = network
+        self.nodes: list[Node] = []
+        self._one_address = one_address
+        self._is_watched = is_watched
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.is_meant_to_end = True
+            with contextlib.suppress(ProcessLookupError):
+                node.process.kill()
+        for node in self.nodes:
+            node.process.wait()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    # Starting
+
+    def _spec(self, number: int, seeds: Iterable[Node]) -> tuple[Spec, int]:
+        host = 1 if self._one_address else number
+        wished = self.kind.port + (10 * number if self._one_address else 0)
+        return Spec(
+            name=f"n{number}",
+            address=self.network.address(host),
+            port=self.network.port(wished),
+            seeds=tuple(node.spec.bind for node in seeds),
+            inside=tuple(self.network.inside(host)),
+            is_watched=self._is_watched,
+        ), host
+
+    def _spawn(self, spec: Spec, host: int) -> Node:
+        process = subprocess.Popen(
+            [*spec.inside, *self.kind.command(spec)], env=self.kind.environment, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        node = Node(spec, host, process, self.kind)
+        EARS.listen(node)
+        return node
+
+    def start(self, count: int, seeds: int = 1) -> None:
+        """Start the seeds, then all others at once, which know only these."""
+        for number in range(1, seeds + 1):
+            self.nodes.append(self._spawn(*self._spec(number, self.nodes)))
+            self.wait_ready()
+        known = list(self.nodes)
+        for number in range(seeds + 1, count + 1):
+            self.nodes.append(self._spawn(*self._spec(number, known)))
+        self.wait_ready()
+
+    def restart(self, node: Node, seeds: Iterable[Node]) -> Node:
+        """Start a node that ended under its old name, address and port."""
+        spec = Spec(
+            **{
+                f: getattr(node.spec, f)
+                for f in ("name", "address", "port", "inside", "is_watched")
+            },
+            seeds=tuple(seed.spec.bind for seed in seeds),
+        )
+        again = self._spawn(spec, node.host)
+        self.nodes[self.nodes.index(node)] = again
+        self.wait_ready()
+        return again
+
+    def kill(self, node: Node) -> float:
+        """End a node at once; returns the monotonic second of that."""
+        node.is_meant_to_end = True
+        at = time.monotonic()
+        node.process.kill()
+        node.process.wait()
+        return at
+
+    # Waiting
+
+    def wait(self, wanted: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until `wanted()`.
+
+        Raises:
+            TimeoutError: it did not come true in time.
+            EndedError: a node that nobody stopped has ended.
+        """
+        give_up = time.monotonic() + timeout_s
+        while not wanted():
+            for node in self.nodes:
+                if not node.is_meant_to_end and node.process.poll() is not None:
+                    said = b"\n".join(node.lines).decode(errors="replace")
+                    raise EndedError(f"{self.kind.name} {node.spec.name} ended:\n{said}")
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"{self.kind.name}: waited {timeout_s:g} s for {what}")
+            time.sleep(POLL_S)
+
+    def wait_ready(self) -> None:
+        """Wait until all serve."""
+        self.wait(lambda: all(node.key for node in self.nodes), "all to be ready", READY_TIMEOUT_S)
+
+    def wait_all_alive(self, timeout_s: float = 240.0) -> float:
+        """Wait until all believe all alive; returns the monotonic second of the last news."""
+        keys = {node.key for node in self.nodes}
+        # Alive may turn into suspect again while others are waited for: that does not matter here.
+        waiting = list(self.nodes)
+
+        def done() -> bool:
+            waiting[:] = [node for node in waiting if not node.sees(keys)]
+            return not waiting
+
+        self.wait(done, "all to see all alive", timeout_s)
+        return max(
+            (at for n in self.nodes for at, key, _ in list(n.changes) if key in keys), default=0.0
+        )
+
+    def wait_said(
+        self, observers: list[Node], key: str, whats: Iterable[str], since: float, timeout_s: float
+    ) -> list[float]:
+        """When each of the observers first said one of `whats` of `key`, sorted."""
+        waiting = list(observers)
+
+        def done() -> bool:
+            waiting[:] = [node for node in waiting if node.first(key, whats, since) is None]
+            return not waiting
+
+        self.wait(done, f"all to say {'/'.join(whats)} of one node", timeout_s)
+        return sorted(node.first(key, whats, since) or 0.0 for node in observers)
+
+    # Counting
+
+    def deaths(self, since: float, *, of: Iterable[str], by: Iterable[Node]) -> int:
+        """How often one of the nodes `of` (keys) was declared dead by one of the nodes `by`."""
+        wanted = set(of)
+        return sum(
+            1
+            for node in by
+            for at, key, what in list(node.changes)
+            if at >= since and what == DEAD and key in wanted
+        )
+
+    def usage(self) -> dict[str, float]:
+        """Processor seconds and resident bytes so far, means over the nodes."""
+        processes = [psutil.Process(node.process.pid) for node in self.nodes]
+        times = [process.cpu_times() for process in processes]
+        memory = [process.memory_info().rss for process in processes]
+        count = len(processes)
+        return {
+            "cpu_s": sum(t.user + t.system for t in times) / count,
+            "rss_bytes": sum(memory) / count,
+        }
+
+    def update(self, node: Node, value: int) -> None:
+        """Have a node tell all others something new."""
+        assert node.process.stdin is not None
+        command = self.kind.update(node.spec, node.process.stdin.write, value)
+        if command:
+            subprocess.run([*node.spec.inside, *command], check=True, capture_output=True)

@@ -1,0 +1,226 @@
+"""How to start each kind of node, and what its output means."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from mesh_processes import isolated_environment
+
+from meshd.control import ControlClient
+from rivals.install import Installed
+
+READY, UPDATED = "ready", "updated"
+ALIVE, SUSPECT, DEAD, LEFT = "alive", "suspect", "dead", "left"
+STATES = frozenset({ALIVE, SUSPECT, DEAD, LEFT})
+HERE = Path(__file__).resolve().parent
+
+
+class Heard(NamedTuple):
+    """What a line of a node's output says: `what` happened to `subject`, as nodes call it."""
+
+    what: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One node to be started."""
+
+    name: str
+    address: str
+    port: int
+    seeds: tuple[str, ...]
+    inside: tuple[str, ...]
+    """What its command line begins with, so that it runs where it shall."""
+    is_watched: bool
+    """Whether updates of its peers are wanted in its output."""
+
+    @property
+    def bind(self) -> str:
+        """Its address and port."""
+        return f"{self.address}:{self.port}"
+
+
+class Kind(Protocol):
+    """One program."""
+
+    name: str
+    port: int
+    """The one that it has wherever ports are free."""
+
+    def command(self, spec: Spec) -> list[str]:
+        """The command line of a node."""
+        ...
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of all its nodes."""
+        ...
+
+    def parse(self, line: bytes) -> Heard | None:
+        """What a line of output says, if anything."""
+        ...
+
+    def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
+        """Have a node change what all others shall know of it.
+
+        Returns:
+            A command line that does it, or nothing where it is done.
+        """
+        ...
+
+
+class Meshd:
+    """Ours, of this very checkout."""
+
+    name = "meshd"
+    port = 7_001
+
+    def __init__(self, place: Path, profile: str) -> None:
+        self._place = place
+        self._profile = profile
+        self._mesh = f"bench-{os.getpid()}"
+        self._states = {f"member_{state}": state for state in STATES} | {
+            "started": READY, "state_changed": UPDATED,
+        }  # fmt: skip
+        self.environment = isolated_environment(place)
+
+    def command(self, spec: Spec) -> list[str]:
+        """`meshd start`, or the same with a log of what it learns."""
+        program = [str(HERE / "watched_meshd.py")] if spec.is_watched else ["-m", "meshd"]
+        return [
+            sys.executable, *program, "start", "--name", spec.name, "--mesh", self._mesh,
+            "--bind", spec.bind, "--profile", self._profile, "--log-format", "json", "--no-mdns",
+            *(part for seed in spec.seeds for part in ("--join", seed)),
+            *(("--capability", str(self._offers(spec, 0))) if spec.is_watched else ()),
+        ]  # fmt: skip
+
+    def parse(self, line: bytes) -> Heard | None:
+        """One JSON object a line."""
+        if not line.startswith(b"{"):
+            return None
+        told: dict[str, Any] = json.loads(line)
+        what = self._states.get(told["event"])
+        return Heard(what, told["id"]) if what else None
+
+    def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
+        """Offer something new."""
+        del send
+        self._offers(spec, value)
+        socket = self._place / "run" / "meshd" / self._mesh / f"{spec.name}.sock"
+        changed = ControlClient(str(socket)).call("reload")["changed"]
+        assert changed, "nothing changed"
+        return []
+
+    def _offers(self, spec: Spec, value: int) -> Path:
+        path = self._place / f"{spec.name}.toml"
+        path.write_text(
+            f'[[capability]]\nname = "echo"\ndescription = "Version {value}."\ncommand = ["cat"]\n',
+            encoding="utf-8",
+        )
+        return path
+
+
+class Serf:
+    """Serf, and with it memberlist: both log what they believe."""
+
+    name = "serf"
+    port = 7_002
+    _said = (
+        (b"serf: EventMemberJoin: ", ALIVE),
+        (b"serf: EventMemberFailed: ", DEAD),
+        (b"serf: EventMemberLeave: ", LEFT),
+        (b"serf: EventMemberUpdate: ", UPDATED),
+        (b"memberlist: Suspect ", SUSPECT),
+    )
+
+    def __init__(self, program: Path, profile: str) -> None:
+        self._program = str(program)
+        self._profile = profile
+        self.environment = dict(os.environ)
+
+    def command(self, spec: Spec) -> list[str]:
+        """`serf agent`."""
+        return [
+            self._program, "agent", "-node", spec.name, "-bind", spec.bind,
+            "-rpc-addr", f"127.0.0.1:{self._rpc_port(spec)}", "-profile", self._profile,
+            *(part for seed in spec.seeds for part in ("-retry-join", seed)),
+        ]  # fmt: skip
+
+    def _rpc_port(self, spec: Spec) -> int:
+        # Apart from all gossip ports, which are free ones of the system's own range or near 7000.
+        return 10_000 + spec.port % 20_000
+
+    def parse(self, line: bytes) -> Heard | None:
+        """Lines for people."""
+        if b"Node name: '" in line:
+            return Heard(READY, line.split(b"'")[1].decode())
+        for said, what in self._said:
+            if said in line:
+                return Heard(what, line.partition(said)[2].split()[0].decode())
+        return None
+
+    def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
+        """Set a tag. The node logs its own update: that is when it began."""
+        del send
+        rpc = f"127.0.0.1:{self._rpc_port(spec)}"
+        return [self._program, "tags", "-rpc-addr", rpc, "-set", f"version={value}"]
+
+
+class Kinship:
+    """kinship: a Python library on a Rust core, run by a small program of ours."""
+
+    name = "kinship"
+    port = 7_003
+
+    def __init__(self, python: Path, profile: str) -> None:
+        self._python = str(python)
+        self._profile = profile
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+
+    def command(self, spec: Spec) -> list[str]:
+        """Our program, in the rivals' own environment."""
+        program = str(HERE / "kinship_node.py")
+        return [self._python, program, self._profile, spec.name, spec.bind, *spec.seeds]
+
+    def parse(self, line: bytes) -> Heard | None:
+        """Two words a line."""
+        what, _, subject = line.decode(errors="replace").partition(" ")
+        is_ours = what in STATES or what in {READY, UPDATED}
+        return Heard(what, subject.strip()) if is_ours else None
+
+    def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
+        """Change the metadata."""
+        del spec
+        send(b"%d\n" % value)
+        return []
+
+
+Make = Callable[[Path], Kind]
+"""Makes a kind whose nodes keep their files in this directory."""
+NAMES = (Meshd.name, Serf.name, Kinship.name)
+
+
+def available(installed: Installed, profile: str) -> tuple[dict[str, Make], dict[str, str]]:
+    """The kinds that can be run here, and why the others cannot."""
+    found: dict[str, Make] = {Meshd.name: lambda place: Meshd(place, profile)}
+    if installed.serf:
+        found[Serf.name] = functools.partial(_serf, installed.serf, profile)
+    if installed.kinship_python:
+        found[Kinship.name] = functools.partial(_kinship, installed.kinship_python, profile)
+    return found, installed.missing
+
+
+def _serf(program: Path, profile: str, place: Path) -> Kind:
+    del place
+    return Serf(program, profile)
+
+
+def _kinship(python: Path, profile: str, place: Path) -> Kind:
+    del place
+    return Kinship(python, profile)

@@ -1,0 +1,209 @@
+"""Where nodes run: plain loopback, or a LAN of namespaces that can split, lose and count."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from typing import Protocol, Self
+
+INTERFACE = "e0"
+TABLE = "bridge bench"
+
+
+class Network(Protocol):
+    """Hosts count from 1."""
+
+    def inside(self, host: int) -> list[str]:
+        """What to put before a command line so that it runs on a host; the process id stays."""
+        ...
+
+    def address(self, host: int) -> str:
+        """The IPv4 address of a host."""
+        ...
+
+    def port(self, wished: int) -> int:
+        """A port that is free on a host; `wished` where all of them are."""
+        ...
+
+
+class Loopback:
+    """All hosts are this machine's loopback. Needs no rights; can neither split nor count."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def inside(self, host: int) -> list[str]:
+        """Nothing: it runs here."""
+        del host
+        return []
+
+    def address(self, host: int) -> str:
+        """One for all."""
+        del host
+        return "127.0.0.1"
+
+    def port(self, wished: int) -> int:
+        """One that is free for TCP and UDP at this moment."""
+        del wished
+        while True:
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            ):
+                stream.bind(("127.0.0.1", 0))
+                number: int = stream.getsockname()[1]
+                try:
+                    datagrams.bind(("127.0.0.1", number))
+                except OSError:
+                    continue
+                return number
+
+
+class Lan:
+    """Hosts on one switch, each a network namespace of its own. Needs root, iproute2 and nft.
+
+    The switch counts what each program sends (IP headers counted, Ethernet's not), splits the LAN
+    in two, and loses datagrams. All of it ends with the block.
+
+    Args:
+        hosts: how many.
+        ports: the ports whose traffic is counted, each on its own.
+    """
+
+    def __init__(self, hosts: int, ports: list[int]) -> None:
+        self._hosts = hosts
+        self._ports = ports
+        self._name = f"mb{os.getpid()}"
+        self._switch = f"{self._name}s"
+        self._split: range = range(0)
+        self._loss_percent = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in (*(self._host(k) for k in range(1, self._hosts + 1)), self._switch):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+    def _host(self, number: int) -> str:
+        return f"{self._name}h{number}"
+
+    def _build(self) -> None:
+        numbers = range(1, self._hosts + 1)
+        switch = self._switch
+        _ip(f"netns add {switch}", *(f"netns add {self._host(k)}" for k in numbers))
+        _run(["nsenter", f"--net=/run/netns/{switch}", "ip", "-batch", "-"], BRIDGE)
+        _ip(
+            *(
+                f"link add {INTERFACE} gso_max_segs 1 netns {self._host(k)} type veth "
+                f"peer name p{k} netns {switch}"
+                for k in numbers
+            )
+        )
+        on_switch = "\n".join(f"link set p{k} master br0 up" for k in numbers)
+        _run(["nsenter", f"--net=/run/netns/{switch}", "ip", "-batch", "-"], on_switch)
+        for k in numbers:
+            own = f"link set lo up\naddr add {self.address(k)}/16 dev {INTERFACE}\n"
+            _run([*self.inside(k), "ip", "-batch", "-"], f"{own}link set {INTERFACE} up\n")
+        self._load_rules()
+
+    def inside(self, host: int) -> list[str]:
+        """A host's namespace."""
+        return ["nsenter", f"--net=/run/netns/{self._host(host)}"]
+
+    def address(self, host: int) -> str:
+        """10.77.0.1 and up."""
+        return f"10.77.{host // 250}.{host % 250 + 1}"
+
+    def port(self, wished: int) -> int:
+        """Nobody else is there."""
+        return wished
+
+    def split(self, far: range) -> None:
+        """Cut the hosts in `far` off the others, in both directions."""
+        self._split = far
+        self._load_rules()
+
+    def heal(self) -> None:
+        """Undo the split."""
+        self.split(range(0))
+
+    def lose(self, percent: int) -> None:
+        """Drop so many of 100 datagrams, by chance; streams stay whole."""
+        self._loss_percent = percent
+        self._load_rules()
+
+    def _load_rules(self) -> None:
+        """One transaction: no packet sees half of the rules. Counters begin anew."""
+        counting = [
+            line
+            for port in self._ports
+            for line in (
+                f"udp sport {port} counter name udp_{port}",
+                f"tcp sport {port} counter name tcp_{port}",
+                f"tcp dport {port} counter name tcp_{port}",
+            )
+        ]
+        lossy = f"meta l4proto udp numgen random mod 100 < {self._loss_percent} drop"
+        cut = [lossy] if self._loss_percent else []
+        far = ", ".join(f'"p{k}"' for k in self._split)
+        if far:
+            cut.append(f"iifname {{ {far} }} oifname != {{ {far} }} ether type ip drop")
+            cut.append(f"iifname != {{ {far} }} oifname {{ {far} }} ether type ip drop")
+        counters = [f"counter {kind}_{port} {{ }}" for port in self._ports for kind in _PROTOCOLS]
+        chain = ["chain forward {", "type filter hook forward priority 0;", *counting, *cut, "}"]
+        lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{"]
+        _run(self._nft("-f", "-"), "\n".join([*lines, *counters, *chain, "}", ""]))
+
+    def _nft(self, *arguments: str) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self._switch}", "nft", *arguments]
+
+    def sent(self, port: int) -> dict[str, int]:
+        """What the programs of a port sent since the last split, heal or change of loss."""
+        listed = json.loads(_run(self._nft("-j", "list", "counters"), ""))["nftables"]
+        found = {c["name"]: c for c in (entry.get("counter") for entry in listed) if c}
+        return {
+            f"{kind}_{what}": found[f"{kind}_{port}"][what]
+            for kind in _PROTOCOLS
+            for what in ("packets", "bytes")
+        }
+
+
+_PROTOCOLS = ("udp", "tcp")
+BRIDGE = """link add br0 type bridge mcast_snooping 0
+link set br0 up
+link set lo up
+"""
+
+
+def why_no_lan() -> str:
+    """Why this machine cannot have a `Lan`; empty where it can."""
+    missing = [tool for tool in ("ip", "nft", "nsenter") if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    if os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    name = f"mb{os.getpid()}t"
+    tried = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
+    subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+    return "" if tried.returncode == 0 else "this machine allows no network namespaces"
+
+
+def _ip(*commands: str) -> None:
+    _run(["ip", "-batch", "-"], "\n".join(commands))
+
+
+def _run(command: list[str], text: str) -> str:
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}\n{text}")
+    return done.stdout
