@@ -411,6 +411,10 @@ class World(Calm):
                     self.step(host, DatagramReceived(data, source))
             else:
                 self._read(host, at)
+        for host in self.hosts:
+            if host.swim is not None:
+                # As the daemon does when it makes a new view, or what changed would pile up.
+                host.swim.take_touched()
         if not self.is_halted:
             self.now = until
 

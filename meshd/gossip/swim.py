@@ -232,7 +232,8 @@ class Swim:
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
     ) -> None:
-        node = datagram.source
+        # The table's own copy of the id: the sender's would be one more for each that is kept.
+        node = member.node
         self._beliefs.heard_from(node, now)
         if datagram.load and is_live(member.state):
             self._loads.heard_directly(node, datagram.load, now)
