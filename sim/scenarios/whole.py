@@ -202,17 +202,17 @@ def _anything(
 
 
 ALL = (
-    (delegate_steady, 8, 40.0),
-    (delegate_even, 8, 30.0),
-    (delegate_split, 8, 40.0),
-    (delegate_one_way, 8, 40.0),
-    (delegate_churn, 8, 40.0),
-    (delegate_blocked, 8, 40.0),
-    (delegate_lossy, 8, 30.0),
-    (delegate_failing, 8, 60.0),
+    (delegate_steady, 6, 20.0),
+    (delegate_even, 8, 20.0),
+    (delegate_split, 6, 30.0),
+    (delegate_one_way, 6, 25.0),
+    (delegate_churn, 6, 25.0),
+    (delegate_blocked, 6, 20.0),
+    (delegate_lossy, 6, 20.0),
+    (delegate_failing, 8, 40.0),
     (delegate_ejected, 5, 50.0),
-    (delegate_seasons, 8, 40.0),
-    (rolling_restart, 6, 60.0),
-    (delegate_swarm, 0, 40.0),
+    (delegate_seasons, 6, 25.0),
+    (rolling_restart, 5, 55.0),
+    (delegate_swarm, 0, 30.0),
 )
 """Each with the size and duration that it is usually run with."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Arguments = TypeVarTuple("Arguments")
 Context = contextvars.Context
+_CANCELLED_MIN = 200
+"""Cancelled timers leave the heap when they are more than these, and more than half of it."""
 _Handler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
 
@@ -64,60 +66,18 @@ KERNEL = contextvars.Context()
 """Where machines' kernels, the network and faults run: in no lane."""
 
 
-def _run_in_lane(handle: Any, run: Callable[[Any], None]) -> None:
-    lane = handle.lane
-    if lane.state is LaneState.RUNS:
-        run(handle)
-    elif lane.state is LaneState.FROZEN:
-        lane.held.append(handle)
+class _Handle(asyncio.Handle):
+    """Knows its lane: what it calls runs there, or waits, or never runs."""
 
-
-class _LaneHandle(asyncio.Handle):
     __slots__ = ("lane",)
-    lane: Lane
-
-    def _run(self) -> None:
-        _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - the one hook that a handle has
+    lane: Lane | None
 
 
 class _Timer(asyncio.TimerHandle):
-    """Timers of the same time run in the order in which they were set: the heap alone would not."""
+    """As above, at a time."""
 
-    __slots__ = ("lane", "number")
+    __slots__ = ("lane",)
     lane: Lane | None
-    number: int
-
-    def __lt__(self, other: Any) -> bool:
-        if self._when == other._when:  # type: ignore[attr-defined]
-            return bool(self.number < other.number)
-        return bool(self._when < other._when)  # type: ignore[attr-defined]
-
-    def _run(self) -> None:
-        if self.lane is None:
-            super()._run()
-        else:
-            _run_in_lane(self, asyncio.Handle._run)  # noqa: SLF001 - as above
-
-
-class _Jump:
-    """The loop's selector: where a real one would sleep, time leaps."""
-
-    def __init__(self, loop: "VirtualLoop") -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        """Let `timeout` seconds pass.
-
-        Raises:
-            StalledError: it would be forever.
-        """
-        if timeout is None:
-            raise StalledError(
-                "nothing is left to happen, and something is still awaited",
-                hint="await with a deadline, or end what waits",
-            )
-        self._loop.elapse(timeout)
-        return []
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -125,9 +85,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self, start_s: float = 0.0) -> None:
         super().__init__()
+        self._ready: Any
+        self._scheduled: Any
+        self._stopping: bool
+        self._closed: bool
+        self._timer_cancelled_count: int
         self._now_s = start_s
         self._numbers = 0
-        self._selector = _Jump(self)
         self.problems: list[str] = []
         """What reached the loop's exception handler: always a bug."""
         self.set_exception_handler(self._on_problem)
@@ -139,9 +103,48 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self._now_s
 
-    def elapse(self, seconds: float) -> None:
-        """Let time pass; for the selector alone."""
-        self._now_s += max(0.0, seconds)
+    def _run_once(self) -> None:
+        """One turn, as asyncio's: what is ready now, or at the next timer's time.
+
+        Where a real loop would sleep, time leaps. Timers of the same time run in the order in
+        which they were set.
+
+        Raises:
+            StalledError: nothing would ever happen again.
+        """
+        ready, timers = self._ready, self._scheduled
+        if self._timer_cancelled_count > max(_CANCELLED_MIN, len(timers) // 2):
+            timers[:] = [entry for entry in timers if not entry[2].cancelled()]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        if not ready and not self._stopping:
+            self._leap()
+        while timers and timers[0][0] <= self._now_s:
+            timer = heapq.heappop(timers)[2]
+            timer._scheduled = False  # noqa: SLF001 - no longer in the heap
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:  # noqa: SLF001 - the method costs more
+                continue
+            lane = handle.lane
+            if lane is None or lane.state is LaneState.RUNS:
+                handle._run()  # noqa: SLF001 - what a loop does
+            elif lane.state is LaneState.FROZEN:
+                lane.held.append(handle)
+
+    def _leap(self) -> None:
+        """Go to the time of the first timer that still counts."""
+        timers = self._scheduled
+        while timers and timers[0][2].cancelled():
+            self._timer_cancelled_count -= 1
+            heapq.heappop(timers)[2]._scheduled = False  # noqa: SLF001 - no longer in the heap
+        if not timers:
+            raise StalledError(
+                "nothing is left to happen, and something is still awaited",
+                hint="await with a deadline, or end what waits",
+            )
+        self._now_s = max(self._now_s, timers[0][0])
 
     def run_until(self, at_s: float) -> None:
         """Run everything that happens up to a time, from outside the loop."""
@@ -151,16 +154,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # Lanes
 
+    def call_soon(
+        self,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """As asyncio has it; the handle belongs to the lane of its context."""
+        return self._call_soon(callback, args, context)
+
     def _call_soon(
         self, callback: Any, args: Sequence[Any], context: Context | None
     ) -> asyncio.Handle:
-        lane = LANE.get() if context is None else context.get(LANE)
-        if lane is None:
-            handle = asyncio.Handle(callback, args, self, context)
-        else:
-            handle = _LaneHandle(callback, args, self, context)
-            handle.lane = lane
-        self._ready: Any
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        handle = _Handle(callback, args, self, context)
+        handle.lane = LANE.get() if context is None else context.get(LANE)
         self._ready.append(handle)
         return handle
 
@@ -172,14 +181,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As asyncio has it; the timer belongs to the lane of its context."""
-        if self.is_closed():
+        if self._closed:
             raise RuntimeError("Event loop is closed")
-        lane = LANE.get() if context is None else context.get(LANE)
         timer = _Timer(when, callback, args, self, context)
-        timer.lane = lane
-        timer.number = self._numbers = self._numbers + 1
-        self._scheduled: Any
-        heapq.heappush(self._scheduled, timer)
+        timer.lane = LANE.get() if context is None else context.get(LANE)
+        self._numbers += 1
+        heapq.heappush(self._scheduled, (when, self._numbers, timer))
         timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 - in the heap now
         return timer
 

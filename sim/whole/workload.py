@@ -70,7 +70,7 @@ KINDS = {
         Kind("slow", 3, 2, 0.5, mean_s=1.5, is_idempotent=True),
         Kind("shaky", 2, 1, 1.0, fails=0.3),
         Kind("grind", 4, 1, 0.1, blocks_s=0.4),
-        Kind("even", 2, 1, 0.0),
+        Kind("even", 2, 1, 0.0, mean_s=0.4),
         Kind("hang", 2, 1, 0.0, mean_s=HANG_S),
     )
 }
@@ -91,6 +91,7 @@ class Workplace(Fleet):
                 "slots": SLOTS, "queue": QUEUE, "drain_s": DRAIN_S, "profile": profile,
             },
         )  # fmt: skip
+        self._began_at = self.now
         self.ledger = Ledger()
         self.failing: dict[int, float] = {}
         """The share of runs that fail, for nodes where that is not what the kind says."""
@@ -111,6 +112,10 @@ class Workplace(Fleet):
     def disturb(self, what: str, *, mild: bool = False) -> None:
         """As for any world; but a blocked main loop may kill nobody: gossip has its own thread."""
         super().disturb(what, mild=mild or what.startswith("block "))
+
+    def was_calm(self, for_s: float) -> bool:
+        """Whether nothing happened for so long, or ever, that may kill a live node."""
+        return self.safe_since <= self._began_at or self.now - self.safe_since > for_s
 
     def _watch(self, box: Box) -> None:
         assert box.node is not None

