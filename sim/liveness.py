@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from meshd.gossip.effects import Effect, MemberChanged, ProbeCompleted
-from meshd.model import MemberState
+from meshd.gossip.history import RAN_OUT, UNANSWERED
+from meshd.gossip.suspicion import suspicion_bounds_s
+from meshd.model import MemberState, NodeId
 from sim.bounds import calm_needed_s, detection_bound_s, latency_high_s
 from sim.checkers import NOBODY, Checker, Violation
 from sim.eventual import (
@@ -21,6 +23,7 @@ from sim.eventual import (
 from sim.spread import spreading
 from sim.world import Host, World
 
+EARLY_S = 1e-6
 OTHER_TIMERS_MAX = 640
 """Fixed timers, joins under way and pulls of one node."""
 
@@ -97,7 +100,7 @@ class LiveStayAlive(Checker):
         if subject is None or subject.swim is None or effect.member.epoch != subject.epoch:
             return
         if effect.member.state is MemberState.SUSPECT:
-            if effect.reason == "no answer to a probe":
+            if effect.reason == UNANSWERED:
                 self._doubted_at[subject.index] = world.now
         elif effect.member.state is MemberState.DEAD and subject.is_member:
             if world.now - world.safe_since > calm_needed_s(world):
@@ -117,6 +120,36 @@ class LiveStayAlive(Checker):
         others = max((at for kind, at in world.settled_at.items() if kind != "cut"), default=0.0)
         doubted_at = self._doubted_at.get(subject.index, 0.0)
         return max(others, doubted_at) < world.now - needed_s
+
+
+class DoubtsLast(Checker):
+    """L2, the reason for it: nobody's own doubt turns into a death before T_min has passed.
+
+    T_min of the smallest mesh: how many it knew when the doubt began, a newcomer alone can tell.
+    """
+
+    invariant = "L2"
+
+    def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
+        super().__init__(world, found)
+        self._shortest_s = suspicion_bounds_s(world.config, 1)[0]
+        self._since: dict[tuple[int, NodeId], float] = {}
+
+    def on_effect(self, host: Host, effect: Effect) -> None:
+        """Follow each doubt from its beginning to its end, on the host's own clock."""
+        if type(effect) is not MemberChanged:
+            return
+        now = self.world.now + host.offset_s
+        key = (host.index, effect.member.node)
+        if effect.member.state is MemberState.SUSPECT:
+            self._since[key] = now
+            return
+        began = self._since.pop(key, None)
+        if began is None or effect.member.state is not MemberState.DEAD:
+            return
+        if effect.reason == RAN_OUT and now - began < self._shortest_s - EARLY_S:
+            text = f"a doubt of {now - began:.2f} s became a death; T_min is {self._shortest_s} s"
+            self.fail(host.index, self.index_of(effect.member.node), text)
 
 
 class JoinsAreQuick(Checker):
@@ -224,6 +257,7 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield CrashesFound(world, found)
     yield ProbesTellTruth(world, found)
     yield LiveStayAlive(world, found)
+    yield DoubtsLast(world, found)
     yield JoinsAreQuick(world, found)
     yield NobodyLeftForDead(world, found)
     yield ViewsConverge(world, found)

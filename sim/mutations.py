@@ -15,6 +15,7 @@ import msgspec
 import meshd.gossip.beliefs as beliefs_module
 import meshd.gossip.codec as codec_module
 import meshd.gossip.outbox as outbox_module
+import meshd.gossip.suspicion as suspicion_module
 from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
@@ -219,6 +220,14 @@ def _merge_kills(original: Any) -> Any:
     return hear
 
 
+def _impatient(original: Any) -> Any:
+    def bounds_s(*args: Any) -> tuple[float, float]:
+        shortest_s, longest_s = original(*args)
+        return shortest_s / 2, longest_s / 2
+
+    return bounds_s
+
+
 def _forgets_epoch(original: Any) -> Any:
     def join(one: Member, other: Member) -> Member:
         if one.epoch != other.epoch and one.node == other.node:
@@ -273,6 +282,8 @@ MUTATIONS = (
              "_outrank", _nothing, "power_loss"),
     Mutation("merge_kills", "a death in another's table is taken for true", Beliefs, "hear",
              _merge_kills, "split"),
+    Mutation("impatient", "a doubt lasts half as long", suspicion_module, "suspicion_bounds_s",
+             _impatient, "crash"),
     Mutation("loads_stay", "load rumours are not passed on", LoadPlane, "pass_on", _nothing,
              "loads"),
     Mutation("no_gossip", "rumours ride on probes alone", Swim, "_on_gossip", _nothing,
