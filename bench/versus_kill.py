@@ -23,7 +23,7 @@ def kill_one(cluster: Cluster, number: int, seed: int) -> Result:
     dead = cluster.wait_said(others, victim.key, [DEAD], killed_at, DEAD_TIMEOUT_S)
     again = cluster.restart(victim, others[:2])
     back = cluster.wait_said(others, again.key, [ALIVE], dead[-1], BACK_TIMEOUT_S)
-    cluster.wait_all_alive(BACK_TIMEOUT_S)
+    cluster.wait_all_alive(timeout_s=BACK_TIMEOUT_S)
     return {
         "first_dead_s": round(dead[0] - killed_at, 3),
         "dead_everywhere_s": round(dead[-1] - killed_at, 3),

@@ -89,12 +89,14 @@ class Ears:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def listen(self, node: Node) -> None:
         """Begin with a new node; it ends with its output."""
         assert node.process.stdout is not None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
         self._selector.register(node.process.stdout, selectors.EVENT_READ, node)
 
     def _run(self) -> None:
@@ -118,7 +120,7 @@ class Cluster:
         make: Make,
         network: Network,
         *,
-        one_address: bool = False,
+        is_one_address: bool = False,
         is_watched: bool = False,
     ) -> None:
         # A control socket's path may have about 100 bytes: not under a long TMPDIR.
@@ -126,7 +128,7 @@ class Cluster:
         self.kind = make(self.place)
         self.network = network
         self.nodes: list[Node] = []
-        self._one_address = one_address
+        self._is_one_address = is_one_address
         self._is_watched = is_watched
 
     def __enter__(self) -> Self:
@@ -144,8 +146,8 @@ class Cluster:
     # Starting
 
     def _spec(self, number: int, seeds: Iterable[Node]) -> tuple[Spec, int]:
-        host = 1 if self._one_address else number
-        wished = self.kind.port + (10 * number if self._one_address else 0)
+        host = 1 if self._is_one_address else number
+        wished = self.kind.port + (10 * number if self._is_one_address else 0)
         return Spec(
             name=f"n{number}",
             address=self.network.address(host),
@@ -164,15 +166,21 @@ class Cluster:
         EARS.listen(node)
         return node
 
-    def start(self, count: int, seeds: int = 1) -> None:
-        """Start the seeds, then all others at once, which know only these."""
-        for number in range(1, seeds + 1):
-            self.nodes.append(self._spawn(*self._spec(number, self.nodes)))
-            self.wait_ready()
-        known = list(self.nodes)
-        for number in range(seeds + 1, count + 1):
-            self.nodes.append(self._spawn(*self._spec(number, known)))
+    def start(self, count: int, *, is_seeded: bool = True) -> None:
+        """Start the first, then all others at once, which know only that one.
+
+        Where they are not seeded, they get to know it once they run, by a command: no node then
+        has an address that it was told to try for good.
+        """
+        self.nodes.append(self._spawn(*self._spec(1, [])))
         self.wait_ready()
+        known = self.nodes[:1]
+        for number in range(2, count + 1):
+            self.nodes.append(self._spawn(*self._spec(number, known if is_seeded else [])))
+        self.wait_ready()
+        if not is_seeded:
+            for node in self.nodes[1:]:
+                self.join(node, known[0])
 
     def restart(self, node: Node, seeds: Iterable[Node]) -> Node:
         """Start a node that ended under its old name, address and port."""
@@ -219,8 +227,12 @@ class Cluster:
         """Wait until all serve."""
         self.wait(lambda: all(node.key for node in self.nodes), "all to be ready", READY_TIMEOUT_S)
 
-    def wait_all_alive(self, timeout_s: float = 240.0) -> float:
-        """Wait until all believe all alive; returns the monotonic second of the last news."""
+    def wait_all_alive(self, since: float = 0.0, timeout_s: float = 240.0) -> float:
+        """Wait until all believe all alive.
+
+        Returns:
+            How many seconds after `since` the last was last said to be; 0 where nobody was not.
+        """
         keys = {node.key for node in self.nodes}
         # Alive may turn into suspect again while others are waited for: that does not matter here.
         waiting = list(self.nodes)
@@ -230,9 +242,13 @@ class Cluster:
             return not waiting
 
         self.wait(done, "all to see all alive", timeout_s)
-        return max(
-            (at for n in self.nodes for at, key, _ in list(n.changes) if key in keys), default=0.0
+        said = (
+            at
+            for node in self.nodes
+            for at, key, what in list(node.changes)
+            if what == ALIVE and key in keys and at >= since
         )
+        return max(said, default=since) - since
 
     def wait_said(
         self, observers: list[Node], key: str, whats: Iterable[str], since: float, timeout_s: float
@@ -270,9 +286,21 @@ class Cluster:
             "rss_bytes": sum(memory) / count,
         }
 
+    # Orders
+
     def update(self, node: Node, value: int) -> None:
         """Have a node tell all others something new."""
-        assert node.process.stdin is not None
-        command = self.kind.update(node.spec, node.process.stdin.write, value)
+        self._do(node, self.kind.update(node.spec, _sender(node), value))
+
+    def join(self, node: Node, to: Node) -> None:
+        """Have a running node join another, once."""
+        self._do(node, self.kind.join(node.spec, _sender(node), to.spec.bind))
+
+    def _do(self, node: Node, command: list[str]) -> None:
         if command:
             subprocess.run([*node.spec.inside, *command], check=True, capture_output=True)
+
+
+def _sender(node: Node) -> Callable[[bytes], None]:
+    assert node.process.stdin is not None
+    return node.process.stdin.write

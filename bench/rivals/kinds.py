@@ -1,6 +1,5 @@
 """How to start each kind of node, and what its output means."""
 
-import functools
 import json
 import os
 import sys
@@ -74,6 +73,10 @@ class Kind(Protocol):
         """
         ...
 
+    def join(self, spec: Spec, send: Callable[[bytes], None], address: str) -> list[str]:
+        """Have a running node join another, once; returns as `update` does."""
+        ...
+
 
 class Meshd:
     """Ours, of this very checkout."""
@@ -112,10 +115,18 @@ class Meshd:
         """Offer something new."""
         del send
         self._offers(spec, value)
-        socket = self._place / "run" / "meshd" / self._mesh / f"{spec.name}.sock"
-        changed = ControlClient(str(socket)).call("reload")["changed"]
+        changed = self._client(spec).call("reload")["changed"]
         assert changed, "nothing changed"
         return []
+
+    def join(self, spec: Spec, send: Callable[[bytes], None], address: str) -> list[str]:
+        """Over the control socket."""
+        del send
+        self._client(spec).call("join", {"addresses": [address]})
+        return []
+
+    def _client(self, spec: Spec) -> ControlClient:
+        return ControlClient(str(self._place / "run" / "meshd" / self._mesh / f"{spec.name}.sock"))
 
     def _offers(self, spec: Spec, value: int) -> Path:
         path = self._place / f"{spec.name}.toml"
@@ -127,7 +138,7 @@ class Meshd:
 
 
 class Serf:
-    """Serf, and with it memberlist: both log what they believe."""
+    """Serf, and with it memberlist. It does not say when a suspicion has ended: none is heard."""
 
     name = "serf"
     port = 7_002
@@ -136,7 +147,6 @@ class Serf:
         (b"serf: EventMemberFailed: ", DEAD),
         (b"serf: EventMemberLeave: ", LEFT),
         (b"serf: EventMemberUpdate: ", UPDATED),
-        (b"memberlist: Suspect ", SUSPECT),
     )
 
     def __init__(self, program: Path, profile: str) -> None:
@@ -171,6 +181,27 @@ class Serf:
         rpc = f"127.0.0.1:{self._rpc_port(spec)}"
         return [self._program, "tags", "-rpc-addr", rpc, "-set", f"version={value}"]
 
+    def join(self, spec: Spec, send: Callable[[bytes], None], address: str) -> list[str]:
+        """`serf join`."""
+        del send
+        return [self._program, "join", "-rpc-addr", f"127.0.0.1:{self._rpc_port(spec)}", address]
+
+
+class Memberlist(Serf):
+    """Serf without its network coordinates: what then travels is memberlist's own."""
+
+    name = "memberlist"
+    port = 7_004
+
+    def __init__(self, program: Path, profile: str, place: Path) -> None:
+        super().__init__(program, profile)
+        self._config = place / "memberlist.json"
+        self._config.write_text('{"disable_coordinates": true}', encoding="utf-8")
+
+    def command(self, spec: Spec) -> list[str]:
+        """`serf agent` with a file of settings."""
+        return [*super().command(spec), "-config-file", str(self._config)]
+
 
 class Kinship:
     """kinship: a Python library on a Rust core, run by a small program of ours."""
@@ -197,30 +228,29 @@ class Kinship:
     def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
         """Change the metadata."""
         del spec
-        send(b"%d\n" % value)
+        send(b"update %d\n" % value)
+        return []
+
+    def join(self, spec: Spec, send: Callable[[bytes], None], address: str) -> list[str]:
+        """By its library's call."""
+        del spec
+        send(b"join %s\n" % address.encode())
         return []
 
 
 Make = Callable[[Path], Kind]
 """Makes a kind whose nodes keep their files in this directory."""
 NAMES = (Meshd.name, Serf.name, Kinship.name)
+ALL_NAMES = (*NAMES, Memberlist.name)
+PORTS = [kind.port for kind in (Meshd, Serf, Kinship, Memberlist)]
 
 
 def available(installed: Installed, profile: str) -> tuple[dict[str, Make], dict[str, str]]:
     """The kinds that can be run here, and why the others cannot."""
     found: dict[str, Make] = {Meshd.name: lambda place: Meshd(place, profile)}
-    if installed.serf:
-        found[Serf.name] = functools.partial(_serf, installed.serf, profile)
-    if installed.kinship_python:
-        found[Kinship.name] = functools.partial(_kinship, installed.kinship_python, profile)
-    return found, installed.missing
-
-
-def _serf(program: Path, profile: str, place: Path) -> Kind:
-    del place
-    return Serf(program, profile)
-
-
-def _kinship(python: Path, profile: str, place: Path) -> Kind:
-    del place
-    return Kinship(python, profile)
+    if serf := installed.serf:
+        found[Serf.name] = lambda _: Serf(serf, profile)
+        found[Memberlist.name] = lambda place: Memberlist(serf, profile, place)
+    if python := installed.kinship_python:
+        found[Kinship.name] = lambda _: Kinship(python, profile)
+    return found, {**installed.missing, Memberlist.name: installed.missing.get(Serf.name, "")}

@@ -1,4 +1,4 @@
-"""A node of kinship: prints what it believes, and changes its metadata for each line of input.
+"""A node of kinship: prints what it believes, and does what each line of input says.
 
 Run by the Python that has kinship installed; the standard library is all else that it needs.
 """
@@ -19,14 +19,18 @@ def say(what: str, subject: str) -> None:
     print(what, subject, flush=True)
 
 
-async def updates(cluster: Any) -> None:
-    """One for each line."""
+async def orders(cluster: Any) -> None:
+    """`update VALUE` changes the metadata, `join ADDRESS` joins another node."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while line := await reader.readline():
-        await cluster.update_meta(version=line.decode().strip())
+        order, value = line.decode().split()
+        if order == "update":
+            await cluster.update_meta(version=value)
+        else:
+            await cluster.join([value])
     await asyncio.Event().wait()
 
 
@@ -50,7 +54,7 @@ async def main(profile: str, name: str, bind: str, seeds: list[str]) -> None:
         for member in cluster.members():
             if member.name != name:
                 say("alive", member.name)
-        await asyncio.gather(events(stream), updates(cluster))
+        await asyncio.gather(events(stream), orders(cluster))
 
 
 asyncio.run(main(*sys.argv[1:4], seeds=sys.argv[4:]))

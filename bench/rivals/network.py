@@ -5,10 +5,10 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 from typing import Protocol, Self
 
 INTERFACE = "e0"
-TABLE = "bridge bench"
 
 
 class Network(Protocol):
@@ -81,6 +81,7 @@ class Lan:
         self._switch = f"{self._name}s"
         self._split: range = range(0)
         self._loss_percent = 0
+        self._lock = threading.Lock()  # clusters share a LAN, each with a thread of its own
 
     def __enter__(self) -> Self:
         try:
@@ -114,7 +115,7 @@ class Lan:
         for k in numbers:
             own = f"link set lo up\naddr add {self.address(k)}/16 dev {INTERFACE}\n"
             _run([*self.inside(k), "ip", "-batch", "-"], f"{own}link set {INTERFACE} up\n")
-        self._load_rules()
+        self._count()
 
     def inside(self, host: int) -> list[str]:
         """A host's namespace."""
@@ -130,45 +131,54 @@ class Lan:
 
     def split(self, far: range) -> None:
         """Cut the hosts in `far` off the others, in both directions."""
-        self._split = far
-        self._load_rules()
+        self._change(far, self._loss_percent)
 
     def heal(self) -> None:
         """Undo the split."""
-        self.split(range(0))
+        self._change(range(0), self._loss_percent)
 
     def lose(self, percent: int) -> None:
         """Drop so many of 100 datagrams, by chance; streams stay whole."""
-        self._loss_percent = percent
-        self._load_rules()
+        self._change(self._split, percent)
 
-    def _load_rules(self) -> None:
-        """One transaction: no packet sees half of the rules. Counters begin anew."""
-        counting = [
-            line
-            for port in self._ports
-            for line in (
-                f"udp sport {port} counter name udp_{port}",
-                f"tcp sport {port} counter name tcp_{port}",
-                f"tcp dport {port} counter name tcp_{port}",
-            )
-        ]
-        lossy = f"meta l4proto udp numgen random mod 100 < {self._loss_percent} drop"
-        cut = [lossy] if self._loss_percent else []
-        far = ", ".join(f'"p{k}"' for k in self._split)
-        if far:
-            cut.append(f"iifname {{ {far} }} oifname != {{ {far} }} ether type ip drop")
-            cut.append(f"iifname != {{ {far} }} oifname {{ {far} }} ether type ip drop")
+    def _change(self, far: range, loss_percent: int) -> None:
+        """Load the rules that drop, in one transaction: no packet sees half of them."""
+        with self._lock:
+            if (far, loss_percent) == (self._split, self._loss_percent):
+                return
+            self._split, self._loss_percent = far, loss_percent
+            rules = []
+            if loss_percent:
+                rules.append(f"meta l4proto udp numgen random mod 100 < {loss_percent} drop")
+            if far:
+                cut = ", ".join(f'"p{k}"' for k in far)
+                rules.append(f"iifname {{ {cut} }} oifname != {{ {cut} }} ether type ip drop")
+                rules.append(f"iifname != {{ {cut} }} oifname {{ {cut} }} ether type ip drop")
+            # After all that counts: what is dropped was sent.
+            self._load("cut", 10, [], rules)
+
+    def _count(self) -> None:
         counters = [f"counter {kind}_{port} {{ }}" for port in self._ports for kind in _PROTOCOLS]
-        chain = ["chain forward {", "type filter hook forward priority 0;", *counting, *cut, "}"]
-        lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{"]
-        _run(self._nft("-f", "-"), "\n".join([*lines, *counters, *chain, "}", ""]))
+        rules = [
+            f"{kind} {end} {port} counter name {kind}_{port}"
+            for port in self._ports
+            for kind, end in (("udp", "sport"), ("tcp", "sport"), ("tcp", "dport"))
+        ]
+        self._load("count", 0, counters, rules)
+
+    def _load(self, table: str, priority: int, objects: list[str], rules: list[str]) -> None:
+        lines = [
+            f"table bridge {table}", f"delete table bridge {table}", f"table bridge {table} {{",
+            *objects, "chain forward {", f"type filter hook forward priority {priority};",
+            *rules, "}", "}", "",
+        ]  # fmt: skip
+        _run(self._nft("-f", "-"), "\n".join(lines))
 
     def _nft(self, *arguments: str) -> list[str]:
         return ["nsenter", f"--net=/run/netns/{self._switch}", "nft", *arguments]
 
     def sent(self, port: int) -> dict[str, int]:
-        """What the programs of a port sent since the last split, heal or change of loss."""
+        """What the programs of a port sent so far."""
         listed = json.loads(_run(self._nft("-j", "list", "counters"), ""))["nftables"]
         found = {c["name"]: c for c in (entry.get("counter") for entry in listed) if c}
         return {

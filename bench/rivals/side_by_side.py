@@ -14,10 +14,9 @@ from mesh_processes import arguments, progress, summary
 
 from rivals.cluster import Cluster
 from rivals.install import default_directory, find
-from rivals.kinds import NAMES, Make, Meshd, available
+from rivals.kinds import ALL_NAMES, NAMES, PORTS, Make, Meshd, available
 from rivals.network import Lan, Loopback, Network, why_no_lan
 
-PORTS = [7_001, 7_002, 7_003]
 TOGETHER_MAX = 50
 """From more nodes on, kinds run one after the other: two cores bear no three such clusters."""
 
@@ -29,7 +28,7 @@ Act = Callable[[Cluster, int], Result]
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """With the options that all these benches have."""
     made = argparse.ArgumentParser(description=doc)
-    made.add_argument("--kinds", nargs="+", choices=NAMES, default=list(NAMES))
+    made.add_argument("--kinds", nargs="+", choices=ALL_NAMES, default=list(NAMES))
     made.add_argument("--profile", choices=["lan", "local"], default="lan", help="Of all kinds.")
     made.add_argument("--rivals-dir", type=Path, default=default_directory())
     made.add_argument("--seed", type=int, default=1)
@@ -49,7 +48,7 @@ def kinds(options: argparse.Namespace) -> dict[str, Make]:
     for name in options.kinds:
         if name not in found:
             progress(f"without {name}: {missing[name]}")
-    return {name: make for name, make in found.items() if name in options.kinds}
+    return {name: found[name] for name in options.kinds if name in found}
 
 
 @contextlib.contextmanager
@@ -72,12 +71,12 @@ def need_lan(made: Network) -> Lan:
 
 @contextlib.contextmanager
 def running(
-    make: Make, place: Network, size: int, *, seeds: int = 1, is_watched: bool = False
+    make: Make, place: Network, size: int, *, is_seeded: bool = True, is_watched: bool = False
 ) -> Iterator[Cluster]:
     """A cluster in which all see all."""
     began = time.monotonic()
     with Cluster(make, place, is_watched=is_watched) as cluster:
-        cluster.start(size, seeds)
+        cluster.start(size, is_seeded=is_seeded)
         cluster.wait_all_alive()
         taken_s = time.monotonic() - began
         progress(f"{cluster.kind.name}: all {size} see all, after {taken_s:.1f} s")
@@ -167,6 +166,15 @@ def collected(
                 }
             )
     return rows, figures
+
+
+def flat_rows(found: dict[str, Result], **first: Any) -> list[Result]:
+    """A table of one result for each kind."""
+    whats = list(dict.fromkeys(what for result in found.values() for what in result))
+    return [
+        {**first, "kind": name, **{what: result.get(what, "-") for what in whats}}
+        for name, result in found.items()
+    ]
 
 
 def ratios(figures: dict[str, dict[str, Any]], what: str) -> dict[str, float]:

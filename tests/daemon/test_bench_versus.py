@@ -1,0 +1,93 @@
+"""The benches that set meshd beside its rivals run, each alone here, and end with their figures."""
+
+import json
+import os
+import subprocess
+import sys
+
+import namespaces
+import pytest
+import repository
+
+BENCH = repository.ROOT / "bench"
+
+
+def _figures(name, directory):
+    program = [sys.executable, str(BENCH / f"versus_{name}.py")]
+    done = subprocess.run(
+        [*program, "--quick", "--kinds", "meshd", "--rivals-dir", str(directory)],
+        env={**os.environ, "PYTHONPATH": str(repository.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["bench"] == f"versus_{name}"
+    assert {"machine", "parameters"} <= result.keys()
+    return result["figures"]
+
+
+@pytest.mark.slow
+def test_a_killed_node_is_found_dead_and_comes_back(tmp_path):
+    figures = _figures("kill", tmp_path)["meshd"]
+    assert (figures["failed"], figures["false_deaths"]) == (0, 0)
+    assert figures["dead_everywhere_s"]["min"] >= figures["first_dead_s"]["min"] > 0
+
+
+@pytest.mark.slow
+def test_a_crowd_behind_one_address_joins(tmp_path):
+    figures = _figures("join", tmp_path)["n5"]["meshd"]
+    assert figures["failed"] == 0
+    assert figures["all_see_all_s"]["count"] == 1
+
+
+@pytest.mark.slow
+def test_an_update_reaches_all(tmp_path):
+    figures = _figures("update", tmp_path)["n3"]["meshd"]
+    assert figures["failed"] == 0
+    assert figures["everywhere_s"]["min"] > 0
+
+
+@pytest.mark.slow
+def test_a_node_is_stopped_and_one_is_starved_for_a_moment(tmp_path):
+    figures = _figures("pause", tmp_path)
+    assert figures["stopped_0.5s"]["meshd"]["failed"] == 0
+    assert figures["stopped_0.5s"]["meshd"]["declared_dead_by"] == 0
+    assert figures["starved"]["meshd"]["healthy_declared_dead"] == 0
+
+
+@pytest.fixture
+def _lan():
+    namespaces.need_namespaces()
+    namespaces.need("nft", "nsenter")
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+@pytest.mark.usefixtures("_lan")
+def test_what_an_idle_node_sends_is_counted_by_the_switch(tmp_path):
+    figures = _figures("idle", tmp_path)["n3"]["meshd"]
+    # Whatever it says, a datagram has more than its 28 bytes of headers.
+    assert figures["udp_ip_bytes_per_s"] > 28 * figures["udp_packets_per_s"] > 0
+    assert figures["rss_mb"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+@pytest.mark.usefixtures("_lan")
+def test_a_split_parts_the_halves_and_heals(tmp_path):
+    figures = _figures("split", tmp_path)["n3_3s_seed_shared"]["meshd"]
+    assert figures["dead_across"] > 0
+    assert figures["all_see_all_s"] > 0
+    assert figures["own_side_deaths"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+@pytest.mark.usefixtures("_lan")
+def test_a_soak_with_loss_counts_deaths_and_bytes(tmp_path):
+    figures = _figures("loss", tmp_path)["meshd"]
+    assert figures["declared_dead"] == 0
+    assert figures["udp_ip_bytes_per_s"] > 0
