@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from sim.network import Shape
 from sim.plan import Plan
 from sim.runner import run
 from sim.scenarios import SCENARIOS
+from sim.whole.faults import Want
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -71,6 +72,10 @@ ROWS = (
         cpu_s=6.0,
     ),
     Row(name="split_200", text="200 nodes, split and healed", nodes=200),
+    Row(
+        name="whole_100", text="100 whole daemons, a call a second each", nodes=100, cpu_s=20.0,
+        large=True,
+    ),
     Row(
         name="quiet_10000", text="10,000 nodes, quiet", nodes=10_000, kb_per_node=50.0, large=True,
     ),
@@ -190,6 +195,9 @@ def _plan(row: Row, seed: int) -> Plan:
             At(SPLIT_AT_S + SPLIT_FOR_S, Heal("split")),
         )
         return _own_plan(row, seed, SPLIT_AT_S + SPLIT_FOR_S + row.seconds, faults)
+    if kind == "whole":
+        calls = (At(0.0, Want("work_again")),)
+        return replace(_own_plan(row, seed, row.seconds, calls), whole=True, calls_per_s=1.0)
     if kind == "load":
         return _own_plan(row, seed, row.seconds, (At(0.0, LoadChanges(row.seconds)),))
     name = {"quiet": "steady"}.get(kind, kind)

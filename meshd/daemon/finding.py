@@ -50,8 +50,8 @@ class Finding:
         if self._cache is None:
             return
         view, wall_ms = self._node.view(), self._node.clock.wall_ms()
-        for peer in view.in_state(MemberState.ALIVE):
-            if peer.node != view.me:
+        for peer in view.by_node.values():  # each second, of all: not worth an order
+            if peer.state is MemberState.ALIVE and peer.node != view.me:
                 self._cache.remember(peer.node, peer.address, peer.name, wall_ms)
 
     def _make(self, cache: PeerCache) -> list[PeerSource]:

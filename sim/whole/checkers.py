@@ -171,6 +171,8 @@ class NothingIsLost(Checker):
     def _look_at_tries(self, box: Box, trying: Counter[tuple[int, int]]) -> None:
         assert box.node is not None
         for node, record in box.node.dispatcher.outstanding._records.items():  # noqa: SLF001 - a checker looks inside
+            if not record.mine and not trying:
+                continue
             to = self.place.index_of.get(node.hex(), NOBODY)
             if record.mine != trying[box.index, to]:
                 text = f"counts {record.mine} calls there, {trying[box.index, to]} are under way"
@@ -352,15 +354,17 @@ class FailingNodesRest(Checker):
         assert node is not None
         outstanding = node.dispatcher.outstanding
         passed = {each.to for each in tried.work.tries if each is not tried}
+        view, now = node.view(), Instant(place.now)
         barred = candidates = 0
-        for peer in node.view().by_node.values():
+        for peer in view.by_node.values():
             if peer.state is not MemberState.ALIVE or not peer.offers(tried.work.capability):
                 continue
             barred += peer.node in outstanding._ejected  # noqa: SLF001 - as above
             hop, load = peer.node.hex(), outstanding.newest(peer)[0]
             has_room = load is None or not (load.full or load.draining)
+            is_heard = peer.node == view.me or (peer.reachable and not view.stale(peer, now))
             was_asked = hop in tried.hops or place.index_of.get(hop) in passed
-            candidates += has_room and not was_asked
+            candidates += has_room and is_heard and not was_asked
         return barred > candidates // 3
 
 

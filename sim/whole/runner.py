@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sim.checkers import NOBODY, Violation
@@ -22,6 +23,8 @@ BOOT_S = 8.0
 """So long before the start of the run the daemons begin to look for each other."""
 SEEDS = (0, 1, 2)
 POLL_S = 0.25
+POLL_LARGE_S, LARGE = 1.0, 30
+"""With more nodes than this, all of them are looked at less often."""
 SETTLED_WITHIN_S = 90.0
 """L3 and L4: from the last fault on; finding the last crash takes most of it."""
 IDLE_WITHIN_S = 60.0
@@ -86,6 +89,7 @@ class WholeJudge:
         self._checkers: list[Checker] = safety(self.world, self._found)
         self._clients = Clients(self.world, plan.calls_per_s)
         self._tasks_idle = 0
+        self._poll_s = POLL_S if plan.nodes <= LARGE else POLL_LARGE_S
 
     @property
     def planned_end_at(self) -> float:
@@ -138,7 +142,7 @@ class WholeJudge:
 
     def _run_until(self, end: float) -> None:
         while self.world.now < end and not self.world.is_halted:
-            self._advance(min(end, self.world.now + POLL_S))
+            self._advance(min(end, self.world.now + self._poll_s))
 
     def _advance(self, until: float) -> None:
         world = self.world
@@ -158,7 +162,7 @@ class WholeJudge:
         self._clients.is_over = True
         agreed_at: float | None = None
         while not world.is_halted:
-            self._advance(world.now + POLL_S)
+            self._advance(world.now + self._poll_s)
             problem = views_differ(world)
             quiet_since = max(world.calm_since, world.changed_at)
             if problem is not None:
@@ -184,7 +188,7 @@ class WholeJudge:
                 work = world.ledger.want(capability, is_idempotent=kind.is_idempotent)
                 world.hang(box, work, HANG_DEADLINE_S)
             self._advance(world.now + POLL_S)
-        world.network.partition("end", tuple(frozenset({box.index}) for box in world.boxes))
+        world.network.shape = replace(world.network.shape, loss=1.0)
         world.disturb("end")
         world.is_closing = True
         asked_at = world.now
