@@ -218,8 +218,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if isinstance(coroutine, Coroutine) and not task.done():
                 try:
                     context.run(coroutine.close)
-                except Exception:  # noqa: BLE001, S112 - a dead process's last words
-                    continue
+                except Exception as error:  # noqa: BLE001 - a dead process may not fail the living
+                    lane.last_words.append(repr(error))
         lane.graveyard.clear()
 
     def _make_task(

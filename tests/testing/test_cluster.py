@@ -10,19 +10,24 @@ from meshd.model import MemberState
 from meshd.testing import Cluster, Exponential, Shape, simulated
 
 
+async def passes(seconds):
+    """Virtual time passes: nobody waits."""
+    await asyncio.sleep(seconds)  # plays work: a handler's, or the network's, in virtual time
+
+
 def offer_greeting(mesh: Mesh, index: int) -> None:
     """Every node greets, and says which one it is."""
 
     @mesh.agent("greeter", idempotent=True)
     async def greet(name: str) -> str:
-        await asyncio.sleep(0.01)
+        await passes(0.01)
         return f"hello {name} from {index}"
 
     if index == 2:
 
         @mesh.agent("slow")
         async def dawdle(seconds: float) -> str:
-            await asyncio.sleep(seconds)
+            await passes(seconds)
             return "done"
 
     if index == 0:
