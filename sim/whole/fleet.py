@@ -5,6 +5,7 @@ loop. Killing a process runs nothing of it any more; its machine's kernel closes
 """
 
 import asyncio
+import gc
 import math
 import os
 import random
@@ -175,6 +176,9 @@ class Fleet(Calm):
         """Called just before a process is killed."""
         self.on_leave: list[Callable[[Box], None]] = []
         """Called when a daemon is asked to stop."""
+        # Collected garbage may close a connection: when that happens must follow from the seed.
+        self._has_collected = gc.isenabled()
+        gc.disable()
 
     def _box(self, index: int) -> Box:
         machine = self.wires.add(index, address_of(index).host)
@@ -439,6 +443,8 @@ class Fleet(Calm):
                 self.loop.bury(lane)
         self.loop.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._has_collected:
+            gc.enable()
 
     def digest(self) -> str:
         """Hash of all that was delivered so far."""

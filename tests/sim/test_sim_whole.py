@@ -1,5 +1,6 @@
 """Whole daemons in virtual time: calls keep their invariants, and planted faults are caught."""
 
+import gc
 import json
 import os
 import subprocess
@@ -95,3 +96,15 @@ def test_the_same_plan_of_whole_daemons_gives_the_same_digest_and_another_seed_a
     once, again, other = (run(plan("delegate_churn", seed, 8.0)).digest for seed in (4, 4, 5))
     assert once == again
     assert once != other
+
+
+def test_when_garbage_is_collected_changes_nothing_and_is_as_before_in_the_end():
+    before = gc.get_threshold()
+    once = run(plan("delegate_lossy", 4, 8.0)).digest
+    gc.set_threshold(50, 2, 2)
+    try:
+        again = run(plan("delegate_lossy", 4, 8.0)).digest
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
+    assert once == again
