@@ -52,6 +52,8 @@ class Lane:
             weakref.WeakKeyDictionary()
         )
         self.graveyard: list[tuple[asyncio.Task[Any], Context]] = []
+        self.last_words: list[str] = []
+        """What its coroutines raised when they were closed after its end."""
 
     def context(self) -> Context:
         """A context in which everything belongs to this lane."""
