@@ -105,16 +105,25 @@ class Lan:
         _run(["nsenter", f"--net=/run/netns/{switch}", "ip", "-batch", "-"], BRIDGE)
         _ip(
             *(
-                f"link add {INTERFACE} gso_max_segs 1 netns {self._host(k)} type veth "
-                f"peer name p{k} netns {switch}"
+                f"link add {INTERFACE} address {_mac(k)} gso_max_segs 1 netns {self._host(k)} "
+                f"type veth peer name p{k} netns {switch}"
                 for k in numbers
             )
         )
         on_switch = "\n".join(f"link set p{k} master br0 up" for k in numbers)
         _run(["nsenter", f"--net=/run/netns/{switch}", "ip", "-batch", "-"], on_switch)
         for k in numbers:
+            # The kernel keeps about 1,000 addresses that ARP learnt, for all namespaces together:
+            # from 32 hosts on, some would not reach each other. Permanent ones do not count.
+            others = [
+                f"neigh add {self.address(other)} lladdr {_mac(other)} nud permanent "
+                f"dev {INTERFACE}"
+                for other in numbers
+                if other != k
+            ]
             own = f"link set lo up\naddr add {self.address(k)}/16 dev {INTERFACE}\n"
-            _run([*self.inside(k), "ip", "-batch", "-"], f"{own}link set {INTERFACE} up\n")
+            up = f"link set {INTERFACE} up\n"
+            _run([*self.inside(k), "ip", "-batch", "-"], "\n".join([own + up, *others, ""]))
         self._count()
 
     def inside(self, host: int) -> list[str]:
@@ -206,6 +215,10 @@ def why_no_lan() -> str:
     tried = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
     return "" if tried.returncode == 0 else "this machine allows no network namespaces"
+
+
+def _mac(host: int) -> str:
+    return f"02:00:00:00:{host // 256:02x}:{host % 256:02x}"
 
 
 def _ip(*commands: str) -> None:
