@@ -99,7 +99,10 @@ def summary(cell: Cell, arm: Arm, runs: Sequence[Found]) -> dict[str, Any]:
 
 
 def fold(name: str, before: int, after: int, wanted: float, *, enough: bool) -> Check:
-    """A check that false deaths became at least so many times as rare."""
+    """A check that false deaths became at least so many times as rare.
+
+    Where none is left, it takes as many before as would meet the target with one left.
+    """
     low, high = ratio_interval(before, after)
     shown = f"{before / after:.0f}" if after else "no"
     text = f"{before} to {after}: {shown}-fold" if after else f"{before} to none"
@@ -107,8 +110,8 @@ def fold(name: str, before: int, after: int, wanted: float, *, enough: bool) -> 
         name,
         f"at least {wanted:.0f}-fold",
         f"{text} (95 %: {low:.0f} to {high:.0f})",
-        met=before >= wanted * after and before > 0 and high >= wanted,
-        enough=enough and before > 0,
+        met=before >= wanted * max(1, after),
+        enough=enough and after > 0,
     )
 
 

@@ -96,7 +96,10 @@ def test_a_target_is_missed_by_many_runs_and_undecided_by_few():
 def test_false_deaths_must_be_seen_before_they_can_be_cut():
     assert lifeguard_experiment.fold("x", 160, 4, 40.0, enough=True).verdict is Verdict.MET
     assert lifeguard_experiment.fold("x", 159, 4, 40.0, enough=True).verdict is Verdict.MISSED
-    assert lifeguard_experiment.fold("x", 0, 0, 40.0, enough=True).verdict is Verdict.UNDECIDED
+    assert lifeguard_experiment.fold("x", 40, 0, 40.0, enough=True).verdict is Verdict.MET
+    for before in (0, 39):
+        few = lifeguard_experiment.fold("x", before, 0, 40.0, enough=True)
+        assert few.verdict is Verdict.UNDECIDED
 
 
 # Arms
