@@ -3,12 +3,19 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import venv
 from dataclasses import dataclass
 from pathlib import Path
 
 KINSHIP = "kinship==0.4.0"
 SERF = "serf"
+MEMBERLIST = ["golang-github-hashicorp-memberlist-dev", "golang-go"]
+DEPENDENCIES = [
+    "apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
+    "--no-breaks", "--no-replaces", "--no-enhances",
+]  # fmt: skip
+PROGRAM = Path(__file__).resolve().parent / "memberlist_node.go"
 HOW = "python bench/install_rivals.py"
 
 
@@ -18,6 +25,7 @@ class Installed:
 
     serf: Path | None
     kinship_python: Path | None
+    memberlist: Path | None
     missing: dict[str, str]
 
 
@@ -34,13 +42,15 @@ def find(directory: Path) -> Installed:
     serf = own if own.exists() else Path(usual) if usual else None
     python = directory / "kinship" / "bin" / "python"
     kinship = python if python.exists() and (directory / "kinship" / "done").exists() else None
-    found = {"serf": serf, "kinship": kinship}
+    own = directory / "memberlist-node"
+    memberlist = own if own.exists() else None
+    found = {"serf": serf, "kinship": kinship, "memberlist": memberlist}
     missing = {
         name: f"not installed in {directory}: run {HOW}"
         for name, path in found.items()
         if path is None
     }
-    return Installed(serf, kinship, missing)
+    return Installed(serf, kinship, memberlist, missing)
 
 
 def install(directory: Path) -> dict[str, str]:
@@ -55,6 +65,7 @@ def install(directory: Path) -> dict[str, str]:
     for name, path, put in (
         ("serf", there.serf, _install_serf),
         ("kinship", there.kinship_python, _install_kinship),
+        ("memberlist", there.memberlist, _install_memberlist),
     ):
         if path is None:
             try:
@@ -67,15 +78,34 @@ def install(directory: Path) -> dict[str, str]:
 
 
 def _install_serf(directory: Path) -> None:
-    """Debian's package, unpacked and not installed: nothing outside the directory changes."""
-    for tool in ("apt-get", "dpkg"):
+    _unpack([SERF], directory / "serf")
+
+
+def _install_memberlist(directory: Path) -> None:
+    """Debian's source of it, and of a Go to build our small program with; both go again."""
+    names = set(_run([*DEPENDENCIES, *MEMBERLIST], directory).split())
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        root = Path(place)
+        _unpack(sorted(name for name in names if name.startswith("golang-")), root)
+        (go,) = root.glob("usr/lib/go-*/bin/go")
+        environment = {
+            "PATH": os.environ["PATH"], "GOROOT": str(go.parents[1]), "GO111MODULE": "off",
+            "GOPATH": str(root / "usr" / "share" / "gocode"), "GOCACHE": str(root / "cache"),
+            "CGO_ENABLED": "0", "HOME": place,
+        }  # fmt: skip
+        built = str(directory / "memberlist-node")
+        _run([str(go), "build", "-o", built, str(PROGRAM)], root, environment)
+
+
+def _unpack(packages: list[str], root: Path) -> None:
+    """Debian's packages, unpacked and not installed: nothing outside the directory changes."""
+    for tool in ("apt-get", "apt-cache", "dpkg"):
         if shutil.which(tool) is None:
-            raise OSError(f"needs {tool}; or install Serf so that `serf` is found")
-    packages = directory / "packages"
-    packages.mkdir(exist_ok=True)
-    _run(["apt-get", "download", SERF], packages)
-    (package,) = packages.glob(f"{SERF}_*.deb")
-    _run(["dpkg", "-x", str(package), str(directory / "serf")], directory)
+            raise OSError(f"needs {tool}, that is Debian or its like")
+    with tempfile.TemporaryDirectory(dir=root.parent) as place:
+        _run(["apt-get", "download", *packages], Path(place))
+        for package in Path(place).glob("*.deb"):
+            _run(["dpkg", "-x", str(package), str(root)], Path(place))
 
 
 def _install_kinship(directory: Path) -> None:
@@ -85,8 +115,10 @@ def _install_kinship(directory: Path) -> None:
     (home / "done").touch()
 
 
-def _run(command: list[str], place: Path) -> None:
-    subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, timeout=300)
+def _run(command: list[str], place: Path, environment: dict[str, str] | None = None) -> str:
+    return subprocess.run(
+        command, cwd=place, env=environment, check=True, capture_output=True, text=True, timeout=600
+    ).stdout
 
 
 def _reason(error: Exception) -> str:

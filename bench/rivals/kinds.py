@@ -187,40 +187,23 @@ class Serf:
         return [self._program, "join", "-rpc-addr", f"127.0.0.1:{self._rpc_port(spec)}", address]
 
 
-class Memberlist(Serf):
-    """Serf without its network coordinates: what then travels is memberlist's own."""
+class Told:
+    """A small program of ours around a library: says two words a line, and obeys its input."""
 
-    name = "memberlist"
-    port = 7_004
+    name: str
+    port: int
 
-    def __init__(self, program: Path, profile: str, place: Path) -> None:
-        super().__init__(program, profile)
-        self._config = place / "memberlist.json"
-        self._config.write_text('{"disable_coordinates": true}', encoding="utf-8")
-
-    def command(self, spec: Spec) -> list[str]:
-        """`serf agent` with a file of settings."""
-        return [*super().command(spec), "-config-file", str(self._config)]
-
-
-class Kinship:
-    """kinship: a Python library on a Rust core, run by a small program of ours."""
-
-    name = "kinship"
-    port = 7_003
-
-    def __init__(self, python: Path, profile: str) -> None:
-        self._python = str(python)
+    def __init__(self, program: list[str], profile: str) -> None:
+        self._program = program
         self._profile = profile
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
     def command(self, spec: Spec) -> list[str]:
-        """Our program, in the rivals' own environment."""
-        program = str(HERE / "kinship_node.py")
-        return [self._python, program, self._profile, spec.name, spec.bind, *spec.seeds]
+        """The same for all of these programs."""
+        return [*self._program, self._profile, spec.name, spec.bind, *spec.seeds]
 
     def parse(self, line: bytes) -> Heard | None:
-        """Two words a line."""
+        """A state and a name; the library's own log is something else."""
         what, _, subject = line.decode(errors="replace").partition(" ")
         is_ours = what in STATES or what in {READY, UPDATED}
         return Heard(what, subject.strip()) if is_ours else None
@@ -232,10 +215,30 @@ class Kinship:
         return []
 
     def join(self, spec: Spec, send: Callable[[bytes], None], address: str) -> list[str]:
-        """By its library's call."""
+        """By the library's call."""
         del spec
         send(b"join %s\n" % address.encode())
         return []
+
+
+class Kinship(Told):
+    """kinship: a Python library on a Rust core. Unsealed, as all others here are."""
+
+    name = "kinship"
+    port = 7_003
+
+    def __init__(self, python: Path, profile: str) -> None:
+        super().__init__([str(python), str(HERE / "kinship_node.py")], profile)
+
+
+class Memberlist(Told):
+    """memberlist by itself, without what Serf adds: it says no suspicions either."""
+
+    name = "memberlist"
+    port = 7_004
+
+    def __init__(self, program: Path, profile: str) -> None:
+        super().__init__([str(program)], profile)
 
 
 Make = Callable[[Path], Kind]
@@ -250,7 +253,8 @@ def available(installed: Installed, profile: str) -> tuple[dict[str, Make], dict
     found: dict[str, Make] = {Meshd.name: lambda place: Meshd(place, profile)}
     if serf := installed.serf:
         found[Serf.name] = lambda _: Serf(serf, profile)
-        found[Memberlist.name] = lambda place: Memberlist(serf, profile, place)
     if python := installed.kinship_python:
         found[Kinship.name] = lambda _: Kinship(python, profile)
-    return found, {**installed.missing, Memberlist.name: installed.missing.get(Serf.name, "")}
+    if program := installed.memberlist:
+        found[Memberlist.name] = lambda _: Memberlist(program, profile)
+    return found, installed.missing

@@ -39,11 +39,13 @@ def test_serf_says_in_its_log_what_it_believes(kinds, line, expected):
         (b"ready n7", ("ready", "n7")),
         (b"dead n3", ("dead", "n3")),
         (b"EventsLost(4)", None),
+        (b"2026/11/21 10:18:29 [DEBUG] memberlist: Stream connection from=10.77.0.3", None),
         (b"kinship  WARN _kinship::config: running without encryption", None),
     ],
 )
-def test_our_program_for_kinship_says_two_words_a_line(kinds, line, expected):
+def test_our_small_programs_say_two_words_a_line(kinds, line, expected):
     assert kinds.Kinship(Path("python"), "lan").parse(line) == expected
+    assert kinds.Memberlist(Path("node"), "lan").parse(line) == expected
 
 
 def test_meshd_is_heard_by_its_events(kinds, tmp_path):
@@ -60,5 +62,5 @@ def test_a_missing_rival_is_named_with_what_to_do(kinds, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     found, missing = kinds.available(find(tmp_path), "lan")
     assert list(found) == ["meshd"]
-    assert "python bench/install_rivals.py" in missing["serf"]
-    assert "python bench/install_rivals.py" in missing["kinship"]
+    assert missing.keys() == {"serf", "kinship", "memberlist"}
+    assert all("python bench/install_rivals.py" in reason for reason in missing.values())
