@@ -7,6 +7,7 @@ length of a doubt), Serf's convergence simulator (for the spreading of a rumour)
 import math
 
 from meshd.gossip.broadcast import transmit_limit
+from meshd.gossip.codec import LOAD_ENTRY_BYTES
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.suspicion import suspicion_bounds_s
 from sim.network import Constant, Shape, Uniform
@@ -73,6 +74,15 @@ def spread_bound_s(world: World) -> float:
     shape = world.network.shape
     hops_s = hops * latency_high_s(shape)
     return SPREAD_FACTOR * serf_spread_s(world.config, members, shape.loss, failed) + hops_s
+
+
+def load_period_s(config: GossipConfig, members: int) -> float:
+    """Shortest time between two load rumours of one node: the byte budget stretches it.
+
+    If the loads of all change at once, each node passes on an entry for each of them, some times.
+    """
+    spent = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
+    return max(config.load_interval_s, spent / config.load_bytes_per_s)
 
 
 def everybody_bound_s(world: World) -> float:

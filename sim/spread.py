@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from meshd.gossip.codec import is_newer_load
 from meshd.gossip.members import precedence
-from meshd.model import Member, MemberState, NodeId
-from sim.bounds import everybody_bound_s, spread_bound_s
+from meshd.model import Load, Member, MemberState, NodeId
+from sim.bounds import everybody_bound_s, load_period_s, spread_bound_s
 from sim.checkers import NOBODY, Checker, Violation
 from sim.network import LOSS_CALM
 from sim.world import Host, World
@@ -15,6 +15,7 @@ OPEN_NEWS_MAX = 64
 """News followed at a time; what comes meanwhile is not looked at."""
 SETTLED_S = 5.0
 """Who started later than this before the news may itself not be known to all."""
+EARLY_S = 1e-6
 Rank = tuple[tuple[int, int, int], int]
 
 
@@ -123,26 +124,62 @@ class NewsSpreads(Checker):
 
 
 class LoadsSpread(Checker):
-    """L7, of loads: they are lossy on purpose, but most nodes hold the last one in time."""
+    """L7, of loads: they are lossy on purpose, but most nodes hold what was told, in time.
+
+    Not every sample is told: only one that could move work, and no more than the budget has room
+    for. Whether it was told when it had to be, and not too often, is looked at as well.
+    """
 
     invariant = "L7"
     SAMPLES_MIN = 200
     SHARE_MIN = 0.8
+    PLAIN_STEP = 0.5
+    """Of the slots: twice what the protocol takes for a change that matters."""
 
     def __init__(self, world: World, found: Callable[[Violation], None]) -> None:
         super().__init__(world, found)
         self.asked = 0
         self.held = 0
+        self._told: dict[tuple[int, int], tuple[Load, float]] = {}
+        """For each host and run, what it told last, and when."""
 
     def on_load(self, host: Host) -> None:
-        """Ask the others when it should have come."""
+        """See whether it had to be told; if it was, ask the others when it should have come."""
         world = self.world
         own = host.swim.load_of(host.id) if host.swim is not None else None
-        if own is None or world.network.shape.loss > LOSS_CALM or not host.is_member:
+        told = host.swim.load_told if host.swim is not None else None
+        if own is None or told is None:
+            self.fail(host.index, host.index, "it took a sample of its load and never told one")
+            return
+        is_told = told[0].sequence == own[0].sequence
+        self._judge(host, own[0], is_told=is_told)
+        if not is_told or world.network.shape.loss > LOSS_CALM or not host.is_member:
             return
         run, since, sequence = host.runs, world.now, own[0].sequence
         after_s = spread_bound_s(world) + world.config.load_interval_s
         world.call_at(since + after_s, lambda: self._look(host, run, since, sequence))
+
+    def _judge(self, host: Host, own: Load, *, is_told: bool) -> None:
+        """Compare with what it told before, and with the budget."""
+        now = self.world.now
+        last = self._told.get((host.index, host.runs))
+        if is_told:
+            self._told[host.index, host.runs] = own, now
+        if last is None or host.swim is None:
+            return
+        before, at = last
+        rest_s = at + load_period_s(self.world.config, host.swim.members.live) - now
+        if is_told and rest_s > EARLY_S:
+            self.fail(host.index, host.index, f"told its load {rest_s:.2f} s too early")
+        elif not is_told and rest_s < -EARLY_S and self._matters(before, own):
+            self.fail(host.index, host.index, f"its load changed; told {now - at:.1f} s ago")
+
+    def _matters(self, before: Load, own: Load) -> bool:
+        """Whether work would plainly go elsewhere."""
+        if (before.ready, before.full, before.draining) != (own.ready, own.full, own.draining):
+            return True
+        more = (own.in_flight + own.queue) - (before.in_flight + before.queue)
+        return abs(more) >= self.PLAIN_STEP * max(1, own.slots)
 
     def _look(self, host: Host, run: int, since: float, sequence: int) -> None:
         world = self.world

@@ -68,6 +68,13 @@ class LoadPlane:
         """Whether load rumours wait to be sent."""
         return bool(self._queue.tier_of)
 
+    @property
+    def told(self) -> tuple[Load, Instant] | None:
+        """The own load that last became a rumour, and when; None before the first one."""
+        if self._announced is None or self._announced_at is None:
+            return None
+        return self._announced, self._announced_at
+
     def sampled(self, load: Load, members: int, now: Instant) -> bool:
         """Take a fresh own sample; true if it became a rumour."""
         self._sequence = (self._sequence + 1) % LOAD_SEQUENCES

@@ -411,6 +411,11 @@ class Swim:
         """A node's newest load record and when it came."""
         return self._loads.get(node)
 
+    @property
+    def load_told(self) -> tuple[Load, Instant] | None:
+        """The own load that last became a rumour, and when."""
+        return self._loads.told
+
     def heard_at(self, node: NodeId) -> Instant | None:
         """When a packet last came from a member itself."""
         return self._beliefs.heard_at.get(node)

@@ -51,9 +51,12 @@ def test_an_unchanged_load_is_rumoured_once_and_never_again():
 
 def test_a_change_that_comes_too_soon_is_told_with_a_later_sample():
     loads = plane()
+    assert loads.told is None
     loads.sampled(Load(), 10, Instant(0.0))
     assert not loads.sampled(Load(full=True), 10, Instant(0.5))
+    assert loads.told == (Load(sequence=1), 0.0)
     assert loads.sampled(Load(full=True), 10, Instant(1.1))
+    assert loads.told == (Load(full=True, sequence=3), 1.1)
 
 
 def test_the_period_grows_with_the_mesh_once_the_budget_is_spent():
