@@ -64,7 +64,8 @@ class Prober:
 
     def _next_target(self) -> Member | None:
         table = self._beliefs.table
-        for _ in range(table.row_count):
+        # What is left of one cycle may lack the only one to ask; a whole one follows within this.
+        for _ in range(2 * table.row_count):
             member = table.at(self._ring.next_row(table.row_count))
             if member is not None and self._may_ask(member):
                 return member

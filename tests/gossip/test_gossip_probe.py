@@ -70,6 +70,20 @@ def test_a_failed_round_with_all_nacks_costs_no_health():
     assert prober.swim.health == 0
 
 
+@pytest.mark.parametrize("gone", [0, 6])
+def test_two_members_ask_each_other_in_every_period_whoever_else_is_gone(gone):
+    fabric = meshed(2 + gone)
+    for node in fabric.nodes[2:]:
+        fabric.crash(node)
+    one = fabric.nodes[0]
+    assert fabric.run(120, until=lambda: one.swim.members.live == 2)
+    assert fabric.run(120, until=lambda: one.swim.health == 0)
+    one.effects.clear()
+    fabric.run(20)
+    answered = [e for e in one.effects if isinstance(e, ProbeCompleted) and e.succeeded]
+    assert len(answered) == pytest.approx(20 / fabric.config.probe_interval_s, abs=1)
+
+
 def test_missing_nacks_cost_health_and_answered_probes_restore_it():
     fabric = meshed(6)
     prober = fabric.nodes[0]
