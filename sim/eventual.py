@@ -23,7 +23,7 @@ class Eventual(Checker, ABC):
     """Base of what must hold once all is quiet: `problem` says what does not hold yet."""
 
     waits_for_views = False
-    """Whether it is asked only once all views have converged."""
+    """Whether it is asked only once all views have converged, and has its bound from then."""
 
     @abstractmethod
     def bound_s(self) -> float:

@@ -60,6 +60,7 @@ class Judge:
         self._eventual = [each for each in self._checkers if isinstance(each, Eventual)]
         self._open: list[Eventual] = []
         self._quiet_since = -1.0
+        self._differed_at = -1.0
 
     @property
     def planned_end_at(self) -> float:
@@ -122,6 +123,7 @@ class Judge:
         still: list[Eventual] = []
         for each in self._open:
             if each.waits_for_views and views_differ:
+                self._differed_at = self.world.now
                 each.quiet_again()
                 still.append(each)
             elif self._is_open(each):
@@ -135,7 +137,9 @@ class Judge:
             if isinstance(each, ViewsConverge) and self._quiet_since > START_S:
                 self.metrics.converged_after_s.append(quiet_s)
             return False
-        if quiet_s > each.bound_s():
+        # What waits for the views has its time from when they agree: they may take long.
+        since = max(self._quiet_since, self._differed_at if each.waits_for_views else 0.0)
+        if self.world.now - since > each.bound_s():
             observer, subject, text = problem
             each.fail(observer, subject, f"{text}, {quiet_s:.1f} s into quiet")
         return True
