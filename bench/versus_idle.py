@@ -60,6 +60,7 @@ def main() -> None:
                 size=size,
                 count=1,
                 block=1,
+                is_in_turn=options.in_turn,
             )
         found = {name: each[0] for name, each in results.items()}
         rows += flat_rows(found, N=size)

@@ -51,6 +51,7 @@ def main() -> None:
             size=options.size,
             count=options.kills,
             block=options.block,
+            is_in_turn=options.in_turn,
         )
     rows, figures = collected(results, ["false_deaths"])
     everywhere = {name: each.get("dead_everywhere_s", {}) for name, each in figures.items()}

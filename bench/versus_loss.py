@@ -59,7 +59,9 @@ def main() -> None:
             del number
             return soak(cluster, lan, options.percent, 60 * options.minutes)
 
-        results = rounds(makes, place, act, size=options.size, count=1, block=1)
+        results = rounds(
+            makes, place, act, size=options.size, count=1, block=1, is_in_turn=options.in_turn
+        )
     figures: dict[str, Any] = {name: each[0] for name, each in results.items()}
     keys = ("size", "percent", "minutes", "profile")
     report(

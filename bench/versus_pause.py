@@ -12,6 +12,7 @@ from mesh_processes import report
 from rivals.cluster import Cluster, Node
 from rivals.kinds import DEAD, SUSPECT
 from rivals.side_by_side import (
+    BLANK,
     Result,
     collected,
     kinds,
@@ -24,7 +25,6 @@ from rivals.side_by_side import (
 RECOVERY_TIMEOUT_S = 120.0
 STOPPED_S = (0.5, 2.5)
 RUNNING_S = 0.2
-BLANK = dict.fromkeys(("test", "kind", "what", "count", "min", "p50", "p99", "max"), "-")
 
 
 def stop_one(cluster: Cluster, number: int, seed: int, seconds: float, after_s: float) -> Result:
@@ -42,9 +42,10 @@ def stop_one(cluster: Cluster, number: int, seed: int, seconds: float, after_s: 
     woken = time.monotonic()
     time.sleep(after_s)
     back_s = cluster.wait_all_alive(woken, RECOVERY_TIMEOUT_S)
+    suspected = {"suspected_by": _say(others, victim, SUSPECT, began)}
     return {
         "back_s": round(back_s, 3),
-        "suspected_by": _say(others, victim, SUSPECT, began),
+        **(suspected if cluster.kind.tells_suspicions else {}),
         "declared_dead_by": _say(others, victim, DEAD, began),
         "others_declared_dead": cluster.deaths(
             began, of=[node.key for node in others], by=cluster.nodes
@@ -107,7 +108,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     rows: list[Result] = []
     counts = ["suspected_by", "declared_dead_by", "others_declared_dead"]
-    how = {"size": options.size, "block": options.times}
+    how = {"size": options.size, "block": options.times, "is_in_turn": options.in_turn}
     with network(options.size, is_lan_needed=False) as place:
         for seconds in options.stops:
 
@@ -126,7 +127,7 @@ def main() -> None:
             figures["starved"] = {name: each[0] for name, each in results.items()}
             for name, (result,) in results.items():
                 rows += [
-                    {**BLANK, "test": "starved", "kind": name} | {"what": what, "count": value}
+                    {"test": "starved", **BLANK, "kind": name} | {"what": what, "count": value}
                     for what, value in result.items()
                 ]
     keys = ("size", "stops", "times", "starved", "starve_seconds", "profile", "seed")

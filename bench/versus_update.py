@@ -53,6 +53,7 @@ def main() -> None:
                 size=size,
                 count=options.updates,
                 block=options.block,
+                is_in_turn=options.in_turn,
                 is_watched=True,
             )
         some, found = collected(results, [])

@@ -51,6 +51,7 @@ class Kind(Protocol):
     name: str
     port: int
     """The one that it has wherever ports are free."""
+    tells_suspicions: bool
 
     def command(self, spec: Spec) -> list[str]:
         """The command line of a node."""
@@ -83,6 +84,7 @@ class Meshd:
 
     name = "meshd"
     port = 7_001
+    tells_suspicions = True
 
     def __init__(self, place: Path, profile: str) -> None:
         self._place = place
@@ -142,6 +144,7 @@ class Serf:
 
     name = "serf"
     port = 7_002
+    tells_suspicions = False
     _said = (
         (b"serf: EventMemberJoin: ", ALIVE),
         (b"serf: EventMemberFailed: ", DEAD),
@@ -192,6 +195,7 @@ class Told:
 
     name: str
     port: int
+    tells_suspicions: bool
 
     def __init__(self, program: list[str], profile: str) -> None:
         self._program = program
@@ -226,6 +230,7 @@ class Kinship(Told):
 
     name = "kinship"
     port = 7_003
+    tells_suspicions = True
 
     def __init__(self, python: Path, profile: str) -> None:
         super().__init__([str(python), str(HERE / "kinship_node.py")], profile)
@@ -236,6 +241,7 @@ class Memberlist(Told):
 
     name = "memberlist"
     port = 7_004
+    tells_suspicions = False
 
     def __init__(self, program: Path, profile: str) -> None:
         super().__init__([str(program)], profile)

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from rivals.network import Lan, Loopback, Network, why_no_lan
 TOGETHER_MAX = 50
 """From more nodes on, kinds run one after the other: two cores bear no three such clusters."""
 
+BLANK = dict.fromkeys(("kind", "what", "count", "min", "p50", "p99", "max"), "-")
+"""A row of `collected`, before anything is in it."""
+
 Result = dict[str, Any]
 Act = Callable[[Cluster, int], Result]
 """What is done with a cluster in one round."""
@@ -32,6 +35,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--profile", choices=["lan", "local"], default="lan", help="Of all kinds.")
     made.add_argument("--rivals-dir", type=Path, default=default_directory())
     made.add_argument("--seed", type=int, default=1)
+    made.add_argument(
+        "--in-turn", action="store_true", help=f"As always with more than {TOGETHER_MAX} nodes."
+    )
     return made
 
 
@@ -91,6 +97,7 @@ def rounds(
     size: int,
     count: int,
     block: int,
+    is_in_turn: bool,
     **how: Any,
 ) -> dict[str, list[Result]]:
     """`act` in `count` rounds with a cluster of each kind.
@@ -99,7 +106,7 @@ def rounds(
     ones run in turn, for `block` rounds each, again and again.
     """
     results: dict[str, list[Result]] = {name: [] for name in makes}
-    if size <= TOGETHER_MAX:
+    if size <= TOGETHER_MAX and not is_in_turn:
         with contextlib.ExitStack() as stack:
             clusters = {
                 name: stack.enter_context(running(make, place, size, **how))
@@ -142,29 +149,19 @@ def shown(result: Result) -> str:
 
 
 def collected(
-    results: dict[str, list[Result]], counts: Iterable[str]
+    results: dict[str, list[Result]], counts: Collection[str]
 ) -> tuple[list[Result], dict[str, Any]]:
     """A table and the figures of rounds: sums of `counts`, the spread of everything else."""
     rows, figures = [], {}
     for name, each in results.items():
         whole = [result for result in each if "failed" not in result]
-        spread = {
-            what: summary([r[what] for r in whole])
-            for what in (whole[0] if whole else ())
-            if what not in set(counts)
-        }
-        sums = {what: sum(r[what] for r in whole) for what in counts}
-        figures[name] = {**spread, **sums, "failed": len(each) - len(whole)}
-        rows += [{"kind": name, "what": what, **numbers} for what, numbers in spread.items()]
-        for what in (*counts, "failed"):
-            rows.append(
-                {
-                    **dict.fromkeys(rows[-1], "-"),
-                    "kind": name,
-                    "what": what,
-                    "count": figures[name][what],
-                }
-            )
+        told = whole[0] if whole else {}
+        spread = {what: summary([r[what] for r in whole]) for what in told if what not in counts}
+        sums = {what: sum(r[what] for r in whole) for what in told if what in counts}
+        sums["failed"] = len(each) - len(whole)
+        figures[name] = {**spread, **sums}
+        rows += [{**BLANK, "kind": name, "what": w, **numbers} for w, numbers in spread.items()]
+        rows += [{**BLANK, "kind": name, "what": w, "count": value} for w, value in sums.items()]
     return rows, figures
 
 
