@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshd.clock import Instant
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import Hint, PeerSource, SourceStatus
 from meshd.discovery.cache import CACHE_FILE, CacheSource, PeerCache
@@ -10,6 +11,9 @@ from meshd.discovery.mdns import MdnsSettings, MdnsSource
 from meshd.discovery.static import PeersFileSource, StaticSource
 from meshd.model import Address, MemberState, NodeId
 from meshd.security.identity import mesh_id
+
+REMEMBER_INTERVAL_S = 10.0
+"""How often those who are remembered are looked at again: for their names, and as seen."""
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
@@ -28,6 +32,8 @@ class Finding:
         self._seeds = [parse_seed(text) for text in node.config.node.join]
         self._sources: list[PeerSource] = []
         self._cache: PeerCache | None = None
+        self._remembered = ""
+        self._remember_at = Instant(0.0)
 
     async def start(self) -> None:
         """Begin to look; the node's sockets are bound."""
@@ -46,10 +52,14 @@ class Finding:
         return [source.status() for source in self._sources]
 
     def remember(self) -> None:
-        """Keep on disk who is alive now."""
+        """Keep on disk who is alive now; costs next to nothing while nobody comes or goes."""
         if self._cache is None:
             return
-        view, wall_ms = self._node.view(), self._node.clock.wall_ms()
+        view, now = self._node.view(), self._node.clock.now()
+        if view.view_hash == self._remembered and now < self._remember_at:
+            return
+        self._remembered, self._remember_at = view.view_hash, Instant(now + REMEMBER_INTERVAL_S)
+        wall_ms = self._node.clock.wall_ms()
         for peer in view.by_node.values():  # each second, of all: not worth an order
             if peer.state is MemberState.ALIVE and peer.node != view.me:
                 self._cache.remember(peer.node, peer.address, peer.name, wall_ms)

@@ -20,6 +20,7 @@ from meshd.gossip.effects import (
     PingAnswered,
     ProbeCompleted,
     SendDatagram,
+    StateChanged,
 )
 from meshd.gossip.inputs import (
     AddressChanged,
@@ -43,7 +44,8 @@ from meshd.view import ClusterView
 
 DRAIN_DATAGRAMS_MAX = 1_024
 LEAVE_HEARERS = 3
-_PUBLISH_INTERVAL_S = 0.02  # changes that come closer together are published as one
+_PUBLISH_INTERVAL_S = 0.02  # changes of members that come closer together are published as one
+_REFRESH_INTERVAL_S = 0.1  # loads and signs of life come with every packet: fewer views carry them
 _LEAVE_POLL_S = 0.02
 _ASK_TIMEOUT_S = 5.0
 _ROUNDING_S = 1e-6
@@ -93,6 +95,7 @@ class GossipService:
         self._rows = ViewBuilder(config)
         self._runner: ProtocolRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = Instant(0.0)
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
@@ -272,12 +275,14 @@ class GossipService:
         self._arm()
 
     def _on_timer(self) -> None:
+        self._timer = None
         # Mail first: whoever was stopped must hear the others before it judges them.
         due = self._swim.next_deadline()
         self._drain()
         now = self._clock.now()
-        self.lag_s = 0.0 if due is None else max(0.0, now - due)
-        self._run(DeadlineReached(), now)
+        if due is not None and due <= now:
+            self.lag_s = now - due
+            self._run(DeadlineReached(), now)
         self._arm()
 
     def _drain(self) -> None:
@@ -294,6 +299,7 @@ class GossipService:
         self._arm()
 
     def _run(self, event: Input, now: Instant) -> None:
+        is_news = False
         for effect in self._swim.step(event, now):
             if isinstance(effect, SendDatagram):
                 self._counters["packets_sent"] += 1
@@ -301,10 +307,18 @@ class GossipService:
                 if not self._endpoint.send(effect.data, effect.to):
                     self._counters["sends_failed"] += 1
             else:
+                is_news |= isinstance(effect, MemberChanged | StateChanged)
                 self._on_effect(effect, now)
-        if self._publishing is None:
-            loop = asyncio.get_running_loop()
-            self._publishing = loop.call_later(_PUBLISH_INTERVAL_S, self._publish)
+        self._publish_within(_PUBLISH_INTERVAL_S if is_news else _REFRESH_INTERVAL_S)
+
+    def _publish_within(self, delay_s: Seconds) -> None:
+        """Publish so late at most; a view that is due earlier carries it, too."""
+        loop = asyncio.get_running_loop()
+        if self._publishing is not None:
+            if self._publishing.when() <= loop.time() + delay_s:
+                return
+            self._publishing.cancel()
+        self._publishing = loop.call_later(delay_s, self._publish)
 
     def _on_effect(self, effect: Effect, now: Instant) -> None:
         if isinstance(effect, DatagramRejected):
@@ -330,11 +344,16 @@ class GossipService:
             forward(view)
 
     def _arm(self) -> None:
-        """Set the one timer to the machine's next deadline."""
+        """See to it that the one timer fires by the machine's next deadline.
+
+        Where that has moved on, as after most packets, the timer stays: waking once in vain costs
+        less than setting it anew each time.
+        """
+        at = self._swim.next_deadline()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        at = self._swim.next_deadline()
-        if at is not None:
-            delay_s = max(0.0, at - self._clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+        self._timer_at = at
+        delay_s = max(0.0, at - self._clock.now())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
