@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from meshd.gossip.broadcast import transmit_limit
+from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Member, MemberState, NodeId
 from sim.bounds import calm_needed_s, detection_bound_s, spread_bound_s
 from sim.checkers import NOBODY, Checker, Violation
@@ -204,10 +205,14 @@ class QueuesEmpty(Eventual):
         self._busy: list[Host] = []
 
     def bound_s(self) -> float:
-        """Each rumour is sent `limit` times, at most fanout a round; then a margin."""
-        config = self.world.config
-        limit = transmit_limit(config.transmit_mult, len(self.world.hosts))
-        return detection_bound_s(self.world, 1) + limit * config.gossip_interval_s * 4 + 10
+        """Each rumour is sent `limit` times, at most fanout a round; then a margin.
+
+        A doubt of which nobody else heard runs for its longest time, which grows with the mesh.
+        """
+        config, size = self.world.config, len(self.world.hosts)
+        limit = transmit_limit(config.transmit_mult, size)
+        found_s = max(detection_bound_s(self.world, 1), suspicion_bounds_s(config, size)[1])
+        return found_s + limit * config.gossip_interval_s * 4 + 10
 
     def quiet_again(self) -> None:
         """Everybody has to be seen idle anew; but a lone survivor has nobody to tell."""

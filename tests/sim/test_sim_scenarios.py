@@ -46,6 +46,18 @@ def test_what_once_broke_an_invariant_does_not_any_more(name, nodes, duration_s,
     assert told(SCENARIOS[name].make(nodes, seed, duration_s, 0.0)) == ""
 
 
+KEPT_LARGE = [
+    ("split", 500, 10.0, 0),  # news of the heal waited behind five hundred doubts and denials
+    ("split", 500, 5.0, 0),  # one doubt, of which chance told nobody else, ran its full length
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "nodes", "duration_s", "seed"), KEPT_LARGE)
+def test_what_once_broke_an_invariant_in_a_large_mesh_does_not(name, nodes, duration_s, seed):
+    assert told(SCENARIOS[name].make(nodes, seed, duration_s, 0.0)) == ""
+
+
 @pytest.mark.slow
 def test_a_sweep_of_drawn_plans_keeps_every_invariant():
     for seed in SWEPT:
