@@ -43,6 +43,8 @@ STREAK_MAX = 3
 RECENT_RESULTS = 10
 EJECT_S: Seconds = 30.0
 EJECTIONS_MAX = 10
+SAME_CALL_S = 1e-6
+"""A call is known by when it began, give or take what adding and taking away its length costs."""
 EJECTIONS_FORGOTTEN_S: Seconds = 300.0
 RATE_HALF_LIFE_S: Seconds = 5.0
 SLOTS_MAX = 4096
@@ -89,7 +91,7 @@ class _Record:
 
     __slots__ = (
         "ejected_until", "ejections", "epoch", "events", "failure_at", "failure_s", "mine",
-        "mine_at_report", "report_at", "results", "samples", "service_s", "streak", "trial",
+        "mine_at_report", "report_at", "results", "samples", "service_s", "streak", "trials",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -111,7 +113,7 @@ class _Record:
         self.failure_s = 0.0
         self.ejections = 0
         self.ejected_until: Instant | None = None
-        self.trial = False
+        self.trials: list[Instant] = []
 
     def penalty_s(self, now: Instant) -> Seconds:
         """The expected cost of failing there, which fades while nothing more fails."""
@@ -160,7 +162,7 @@ class Outstanding:
         record.mine += 1
         record.events.append(_Event(now, 1, now))
         if record.ejected_until is not None and now >= record.ejected_until:
-            record.trial = True
+            record.trials.append(now)
         if len(self._records) > self._peers_max:
             self._forget_oldest()
 
@@ -182,7 +184,7 @@ class Outstanding:
         elif outcome is Outcome.FAILED:
             self._failed(node, record, deadline_s, now)
         else:
-            record.trial = False
+            self._tried_in_vain(record, Instant(now - took_s))
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
@@ -254,7 +256,7 @@ class Outstanding:
         record = self._ejected.get(peer.node)
         if record is None or record.ejected_until is None:
             return False
-        return record.trial or now < record.ejected_until
+        return bool(record.trials) or now < record.ejected_until
 
     def _succeeded(self, node: NodeId, record: _Record, took_s: Seconds) -> None:
         record.samples = min(record.samples + 1, SERVICE_SAMPLES)
@@ -262,8 +264,8 @@ class Outstanding:
         record.failure_s *= 1.0 - FAILURE_WEIGHT
         record.streak = 0
         record.results.append(True)
-        if record.trial:
-            record.trial = False
+        if record.trials:
+            record.trials.clear()
             record.ejected_until = None
             self._ejected.pop(node, None)
 
@@ -277,7 +279,7 @@ class Outstanding:
         record.streak += 1
         record.results.append(False)
         worst = len(record.results) == RECENT_RESULTS and sum(record.results) * 2 < RECENT_RESULTS
-        if record.trial or record.streak >= STREAK_MAX or worst:
+        if record.trials or record.streak >= STREAK_MAX or worst:
             self._eject(node, record, now)
 
     def _eject(self, node: NodeId, record: _Record, now: Instant) -> None:
@@ -288,10 +290,17 @@ class Outstanding:
             record.ejections = 0
         record.ejections = min(record.ejections + 1, EJECTIONS_MAX)
         record.ejected_until = Instant(now + EJECT_S * record.ejections)
-        record.trial = False
+        record.trials.clear()
         record.streak = 0
         record.results.clear()
         self._ejected[node] = record
+
+    def _tried_in_vain(self, record: _Record, began: Instant) -> None:
+        """A call told nothing: if it was a trial, another may follow, unless one is still open."""
+        for trial in record.trials:
+            if abs(trial - began) < SAME_CALL_S:
+                record.trials.remove(trial)
+                return
 
     def _forget_oldest(self) -> None:
         for node, record in self._records.items():

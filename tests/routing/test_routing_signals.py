@@ -142,13 +142,26 @@ def test_three_failures_in_a_row_eject_and_one_good_call_readmits():
     assert signals.admit(three, later) == (three, [])
 
 
+def test_while_a_trial_is_open_another_call_that_is_refused_makes_room_for_none():
+    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
+    for _ in range(3):
+        fail(signals)
+    later = NOW + EJECT_S
+    signals.begin(TWO, later)
+    signals.begin(TWO, later + 1)  # where too many rest, some are asked all the same
+    signals.end(TWO.node, Outcome.NEUTRAL, later + 1.1, took_s=0.1, deadline_s=1.0)
+    assert signals.admit(three, later + 2)[1] == [TWO]
+    signals.end(TWO.node, Outcome.NEUTRAL, later + 3.3, took_s=3.3, deadline_s=1.0)
+    assert signals.admit(three, later + 4)[1] == []
+
+
 def test_a_failed_trial_ejects_for_longer_and_a_refused_one_decides_nothing():
     signals, three = Outstanding(), [peer(1), TWO, peer(3)]
     for _ in range(3):
         fail(signals)
     later = NOW + EJECT_S
     signals.begin(TWO, later)
-    signals.end(TWO.node, Outcome.NEUTRAL, later, took_s=0.1, deadline_s=1.0)
+    signals.end(TWO.node, Outcome.NEUTRAL, later, took_s=0.0, deadline_s=1.0)
     assert signals.admit(three, later)[1] == []
     fail(signals, now=later)
     assert signals.admit(three, later + 2 * EJECT_S - 1)[1] == [TWO]
