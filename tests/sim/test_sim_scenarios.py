@@ -16,6 +16,9 @@ NAMED = range(30, 32)
 """Seeds of each named scenario that are run each time."""
 KEPT = [
     ("steady", 2, 60.0, 0),  # a lone other member was not asked in every period
+    ("two_meshes", 2, 30.0, 0),  # who is alone in its mesh has nobody to send packets to
+    ("two_meshes", 3, 30.0, 0),
+    ("clones", 2, 3.0, 17),  # both had doubles: nobody was left who knew an address
     ("churn", 8, 10.0, 270),  # the last rumours had their time from before all deaths were known
 ]
 """Plans that once broke an invariant: scenario, nodes, duration and seed."""
