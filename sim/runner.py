@@ -81,11 +81,11 @@ class Judge:
             self._schedule(each)
         if self._observe is not None:
             self._observe(self)
-        self._run_until(START_S + plan.duration_s)
+        self._run_until(self.planned_end_at)
         world.end_faults()
         while not world.is_halted:
             self._advance(world.now + self._poll_s)
-            if world.now >= self._last_fault_at and not self._open:
+            if not self._open:
                 return
 
     @property
