@@ -364,9 +364,12 @@ class Listener(asyncio.AbstractServer):
         return self._sock.machine.listeners.get(self._sock.own.port) is self
 
     def close(self) -> None:
-        """Let nobody in any more. Idempotent."""
+        """Let nobody in any more, nor those whom nobody has accepted yet. Idempotent."""
         if self.is_serving():
             del self._sock.machine.listeners[self._sock.own.port]
+        for stream in list(self._sock.machine.streams):
+            if stream.listener is self and stream.transport is None:
+                stream.reset()
 
     async def wait_closed(self) -> None:
         """It is."""
@@ -483,6 +486,9 @@ class _Dial:
 
     def _establish(self, listener: Listener) -> None:
         if self._done.done():
+            return
+        if not listener.is_serving():  # it closed, or its process died, while the answer travelled
+            self._fail(errno.ECONNRESET)
             return
         assert self._target is not None
         near = Stream(self._wires, self._sock.machine, self._sock.own, self._to)

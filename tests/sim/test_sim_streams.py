@@ -258,6 +258,26 @@ def test_an_attempt_that_is_given_up_leaves_no_socket(two):
     two.run(talks())
 
 
+@pytest.mark.parametrize("after_s", [1.5 * DELAY_S, 2.5 * DELAY_S])
+def test_whom_a_closed_listener_had_not_accepted_yet_is_reset_and_leaves_no_socket(two, after_s):
+    """The answer is on its way; or the connection is made, and nobody has taken it up."""
+
+    async def connects_and_hears_the_end():
+        protocol = await two.connect()
+        raise await protocol.lost
+
+    async def talks():
+        server = await two.serve()
+        two.loop.call_later(after_s, server.close)
+        with pytest.raises(ConnectionResetError):
+            await connects_and_hears_the_end()
+        await passes(1)
+        assert two.accepted == []
+        assert two.two.open_sockets == two.one.open_sockets == 0
+
+    two.run(talks())
+
+
 def test_datagrams_arrive_late_at_a_starved_process(two):
     got = []
 
