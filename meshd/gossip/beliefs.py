@@ -326,6 +326,8 @@ class Beliefs:
             self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
             self._spread(member, accuser if member.state is MemberState.SUSPECT else None, now)
+        if self.table.live == 1 and member.state is MemberState.DEAD:
+            self._keep_deaths_quiet()
         if before is None or (before.state, before.epoch, before.address) != (
             member.state,
             member.epoch,
@@ -364,6 +366,18 @@ class Beliefs:
     def _spread(self, member: Member, accuser: NodeId | None, now: Instant) -> None:
         self.rumours.add(member.node, encode_update(member, accuser))
         self._timers.set_earlier("gossip", now)
+
+    def _keep_deaths_quiet(self) -> None:
+        """Nobody is left to tell, so it is rather this node that was cut off.
+
+        What waits now would be believed when the others come back, and kill the living among them;
+        whom this node holds dead they hear in a sync, as a mere doubt.
+        """
+        for node in self.gone:
+            member = self.table.get(node)
+            assert member is not None
+            if member.state is MemberState.DEAD:
+                self.rumours.discard(node)
 
     # For others
 

@@ -224,6 +224,24 @@ def test_a_split_that_lasted_heals_within_two_seconds(count, bound_s):
     assert len(deaths(fabric)) == before
 
 
+@pytest.mark.parametrize("count", [4, 6])
+def test_who_was_cut_off_alone_kills_nobody_when_the_others_come_back(count):
+    fabric = meshed(count)
+    alone, gone = fabric.nodes[0], fabric.nodes[-1]
+    fabric.step(gone, LeaveRequested())
+    fabric.run(1.0)
+    fabric.crash(gone)
+    fabric.split({alone})
+    cut_off = fabric.run(200.0, until=lambda: alone.swim.members.live == 1)
+    assert cut_off
+    fabric.run(10.0)
+    assert alone.swim.pending()["rumours"] == 0
+    before = len(deaths(fabric))
+    fabric.heal()
+    assert fabric.run(30.0, until=fabric.converged)
+    assert deaths(fabric)[before:] == []
+
+
 def test_a_restart_replaces_the_old_run_in_place():
     fabric = meshed(5)
     fabric.step(fabric.nodes[2], StateSet({"old": b"1"}))
