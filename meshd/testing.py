@@ -15,6 +15,7 @@ failure comes again. Handlers wait with `asyncio.sleep`; `time.sleep` would take
 """
 
 import asyncio
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -23,7 +24,7 @@ from typing import Any, Self, TypeVar
 
 from meshd.capability.definition import CapabilityDefinition
 from meshd.daemon.link import EmbeddedLink
-from meshd.errors import UsageError
+from meshd.errors import PeerError, UsageError
 from meshd.mesh import Mesh
 from meshd.model import Address, MemberState
 from meshd.view import ClusterView
@@ -42,7 +43,7 @@ TRACE_LINES = 12
 
 Answer = TypeVar("Answer")
 Program = Callable[[Mesh, int], object]
-Test = Callable[["Cluster"], Coroutine[Any, Any, None]]
+Test = Callable[..., Coroutine[Any, Any, None]]
 
 
 class ClusterNode:
@@ -57,6 +58,7 @@ class ClusterNode:
         self.index = box.index
         self.name = box.name
         self.mesh = Mesh(box.name)
+        self._paused_until = 0.0
 
     @property
     def address(self) -> Address:
@@ -133,12 +135,22 @@ class ClusterNode:
         await self.start()
 
     async def start(self) -> None:
-        """Start its process, and wait until it serves. Nothing happens if it runs."""
+        """Start its process, and wait until it serves. Nothing happens if it runs.
+
+        Raises:
+            UsageError: the daemon refuses to start.
+            PeerError: it was killed while it started.
+        """
         box = self._box
         if not box.is_up:
             self._fleet.start(box, tuple(range(min(SEEDS_PER_NODE, len(self._fleet.boxes)))))
-        if box.ready is not None:
-            await asyncio.shield(box.ready)
+        ready, ended = box.ready, box.ended
+        assert ready is not None
+        assert ended is not None
+        await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise PeerError(f"{self.name} was killed while it started")
+        ready.result()
 
     async def leave(self) -> None:
         """Stop it as `meshd stop` does: finish what runs, say goodbye, end."""
@@ -150,8 +162,16 @@ class ClusterNode:
     def pause(self, for_s: float) -> None:
         """Stop the whole process for so long (SIGSTOP, a laptop that sleeps)."""
         fleet, box = self._fleet, self._box
+        run, until = box.runs, fleet.now + for_s
+        self._paused_until = max(until, self._paused_until if box.asleep else 0.0)
         fleet.sleep(box)
-        fleet.call_at(fleet.now + for_s, lambda: fleet.wake(box), f"{box.index} goes on")
+
+        def wake() -> None:
+            # Another run, or a longer pause, is not this one's to end.
+            if box.runs == run and fleet.now >= self._paused_until:
+                fleet.wake(box)
+
+        fleet.call_at(until, wake, f"{box.index} goes on")
 
     def block(self, for_s: float) -> None:
         """Let a handler hold its main loop for so long; gossip goes on in its own thread."""
@@ -187,10 +207,15 @@ class Cluster:
                 profile is `local` unless said.
 
         Raises:
-            UsageError: `nodes` is out of range.
+            UsageError: an argument is wrong, or it is made by code of an event loop.
         """
+        _check_no_loop_runs()
         self.seed = seed
         self._program = program
+        if not isinstance(agents, Iterable):
+            raise UsageError("agents are several", hint="agents=[...]")
+        if network is not None and not isinstance(network, Shape):
+            raise UsageError(f"{network!r} is no network", hint="network=Shape(loss=0.1)")
         self._agents = tuple(agents)
         self._fleet = Fleet(
             nodes, seed, offers=self._offers, shape=network,
@@ -235,7 +260,11 @@ class Cluster:
         Raises:
             TimeoutError: it took longer.
             AssertionError: an exception reached the event loop, which nobody handled.
+            UsageError: the cluster is closed.
         """
+        if self._fleet.loop.is_closed():
+            work.close()
+            raise UsageError("the cluster is closed", hint="make another")
         try:
             answer = self._fleet.loop.run_until_complete(self._bounded(work, limit_s))
         except BaseException as error:
@@ -251,8 +280,14 @@ class Cluster:
         except BaseException:
             work.close()
             raise
-        async with asyncio.timeout(limit_s):
-            return await work
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimeoutError(f"not done within {limit_s:g} virtual s") from error
+            raise
 
     async def _start(self) -> None:
         down = [node for node in self.nodes if self._fleet.boxes[node.index].runs == 0]
@@ -339,9 +374,21 @@ class Cluster:
     # The network
 
     def partition(self, *groups: Iterable[int], name: str = "partition") -> None:
-        """Let nothing pass between different groups of nodes, by index, until `heal`."""
+        """Let nothing pass between different groups of nodes, by index, until `heal`.
+
+        Who is in no group still reaches everybody.
+
+        Raises:
+            UsageError: there are fewer than two groups, or a node is in two of them.
+        """
         sets = tuple(frozenset(group) for group in groups)
         self._check(*sets)
+        if len(sets) < 2 or len(frozenset().union(*sets)) < sum(map(len, sets)):
+            told = ", ".join(str(sorted(group)) for group in sets)
+            raise UsageError(
+                f"a partition needs two groups or more without a node in common, not {told}",
+                hint="as in partition([0, 1], [2])",
+            )
         self._fleet.network.partition(name, sets)
 
     def cut(self, sources: Iterable[int], targets: Iterable[int], *, name: str = "cut") -> None:
@@ -365,6 +412,8 @@ class Cluster:
     def lossy(self, index: int, loss: float | None) -> None:
         """All links of one node lose this share (0 .. 1) of their packets; None ends that."""
         self._check({index})
+        if loss is not None and not 0 <= loss <= 1:
+            raise UsageError(f"a share is 0 to 1, not {loss}", hint="0.3 is 30 %")
         self._fleet.network.override_node(index, loss)
 
     def _check(self, *groups: Iterable[int]) -> None:
@@ -375,8 +424,10 @@ class Cluster:
 
 def simulated(
     nodes: int = 3, *, seeds: int | Iterable[int] = 1, limit_s: float = LIMIT_S, **options: Any
-) -> Callable[[Test], Callable[[], None]]:
-    """Make a plain test of an async one that takes a `Cluster`; it runs once for each seed.
+) -> Callable[[Test], Callable[..., None]]:
+    """Make a plain test of an async one that takes a `cluster`; it runs once for each seed.
+
+    Whatever else the test takes, pytest's fixtures and parameters, is passed on.
 
     Args:
         nodes: how many machines.
@@ -386,21 +437,41 @@ def simulated(
         options: further arguments of `Cluster`.
 
     Raises:
-        UsageError: what is decorated is no async function.
+        UsageError: what is decorated is no async function that takes a `cluster`, or there is no
+            seed.
     """
+    if callable(nodes):
+        raise UsageError("the decorator is called", hint="@simulated()")
+    chosen = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    if not chosen:
+        raise UsageError("without a seed nothing would run", hint="seeds=1 or more, or [7]")
 
-    def decorate(test: Test) -> Callable[[], None]:
+    def decorate(test: Test) -> Callable[..., None]:
+        name, signature = getattr(test, "__name__", repr(test)), inspect.signature(test)
         if not inspect.iscoroutinefunction(test):
-            raise UsageError(f"{getattr(test, '__name__', test)!r} is not an async function")
+            raise UsageError(f"{name!r} is not an async function")
+        if "cluster" not in signature.parameters:
+            raise UsageError(f"{name!r} takes no `cluster`", hint=f"async def {name}(cluster)")
 
-        def run() -> None:
-            for seed in range(seeds) if isinstance(seeds, int) else seeds:
+        def run(*given: Any, **named: Any) -> None:
+            for seed in chosen:
                 with Cluster(nodes, seed=seed, **options) as cluster:
-                    cluster.run(test(cluster), limit_s=limit_s)
+                    cluster.run(test(*given, cluster=cluster, **named), limit_s=limit_s)
 
         functools.update_wrapper(run, test)
         # pytest would look through it, and take `cluster` for a fixture.
         del run.__wrapped__  # type: ignore[attr-defined]
+        others = [each for key, each in signature.parameters.items() if key != "cluster"]
+        run.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _check_no_loop_runs() -> None:
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise UsageError(
+            "an event loop runs here already, and a cluster has its own",
+            hint="make it in a plain function; @simulated() does",
+        )

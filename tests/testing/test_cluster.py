@@ -194,3 +194,110 @@ async def test_a_node_that_is_down_says_so(cluster):
         _ = cluster[1].view
     with pytest.raises(PeerError, match="no daemon runs on node1"):
         await cluster[1].call("x")
+
+
+@pytest.fixture
+def greeting():
+    return "hello"
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+@simulated(2, program=offer_greeting)
+async def test_fixtures_and_parameters_are_passed_on(greeting, cluster, name):
+    answer = await cluster[1].call("greet", {"name": name}, to="node1")
+    assert answer == f"{greeting} {name} from 1"
+
+
+class TestInAClass:
+    """Methods are tests, too."""
+
+    @simulated(1)
+    async def test_it_has_its_cluster(self, cluster):
+        assert isinstance(self, TestInAClass)
+        assert len(cluster) == 1
+
+
+@simulated(3)
+async def test_a_pause_ends_neither_a_longer_one_nor_that_of_the_next_run(cluster):
+    cluster[2].pause(20.0)
+    await cluster.sleep(1)
+    cluster[2].pause(60.0)
+    cluster[1].pause(20.0)
+    await cluster[1].restart()
+    cluster[1].pause(60.0)
+    await cluster.sleep(40)
+    assert {cluster[0].sees(cluster[1]), cluster[0].sees(cluster[2])} == {MemberState.DEAD}
+    await cluster.settled(within_s=60)
+    assert cluster.now > 60
+
+
+@simulated(2, program=offer_greeting)
+async def test_a_main_loop_is_blocked_as_long_as_the_longest_block(cluster):
+    cluster[1].block(5.0)
+    cluster[1].block(20.0)
+    began = cluster.now
+    await cluster[0].call("greet", {"name": "x"}, to="node1", deadline_s=60)
+    assert 20 <= cluster.now - began < 25
+
+
+@simulated(2)
+async def test_who_waits_for_a_start_hears_that_it_was_killed(cluster):
+    cluster[1].crash()
+    starting = asyncio.ensure_future(cluster[1].start())
+    while not cluster[1].is_up:
+        await asyncio.sleep(0)
+    cluster[1].crash()
+    with pytest.raises(PeerError, match="node1 was killed while it started"):
+        await starting
+    await cluster[1].start()
+    await cluster.settled()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (lambda cluster: cluster.partition([0]), "two groups or more"),
+        (lambda cluster: cluster.partition([0, 1], [1]), r"in common, not \[0, 1\], \[1\]"),
+        (lambda cluster: cluster.lossy(0, 30), "a share is 0 to 1, not 30"),
+    ],
+)
+@simulated(2)
+async def test_faults_that_would_do_nothing_are_refused(cluster, fault, told):
+    with pytest.raises(UsageError, match=told):
+        fault(cluster)
+
+
+def test_a_decorator_that_would_run_nothing_is_refused():
+    async def test(cluster):
+        raise AssertionError
+
+    async def lonely():
+        raise AssertionError
+
+    with pytest.raises(UsageError, match="without a seed nothing would run"):
+        simulated(2, seeds=0)
+    with pytest.raises(UsageError, match="the decorator is called"):
+        simulated(test)
+    with pytest.raises(UsageError, match="'lonely' takes no `cluster`"):
+        simulated(2)(lonely)
+
+
+def test_a_cluster_says_where_it_cannot_be_used():
+    async def inside():
+        Cluster(1)
+
+    with pytest.raises(UsageError, match="an event loop runs here already"):
+        asyncio.run(inside())
+    with pytest.raises(UsageError, match="agents are several"):
+        Cluster(1, agents=offer_greeting)
+    with pytest.raises(UsageError, match="'lan' is no network"):
+        Cluster(1, network="lan")
+    with Cluster(1) as cluster:
+        cluster.run(cluster.sleep(1))
+    with pytest.raises(UsageError, match="the cluster is closed"):
+        cluster.run(cluster.sleep(1))
+
+
+def test_a_test_that_takes_too_long_is_told_its_limit():
+    with Cluster(1) as cluster, pytest.raises(TimeoutError, match="not done within 5 virtual s"):
+        cluster.run(cluster.sleep(100), limit_s=5)
