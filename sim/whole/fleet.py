@@ -39,7 +39,6 @@ from sim.world import PORT, START_S, address_of
 Answer = TypeVar("Answer")
 Offers = Callable[[int], Iterable[CapabilityDefinition]]
 MACHINES_MAX = 1_000
-LEAVE_MAX_S = 30.0
 
 
 class Box:
@@ -57,7 +56,7 @@ class Box:
         self.leaving = False
         self.started_at = self.thawed_at = -math.inf
         """When its process began, and when it last went on after it was held."""
-        self.paused_at = -math.inf
+        self.paused_at = self.blocked_until = -math.inf
         self.offset_s = 0.0
         """Level 1's leap of the monotonic clock; here all machines keep the loop's time."""
         self.ready: asyncio.Future[None] | None = None
@@ -324,18 +323,19 @@ class Fleet(Calm):
         """User code holds the main loop; gossip has its own thread and goes on."""
         if box.node is None:
             return
-        lane = box.main
+        lane, until = box.main, self.now + for_s
+        box.blocked_until = max(until, box.blocked_until if box.blocked else 0.0)
         box.blocked = True
         self.loop.freeze(lane)
 
         def release() -> None:
-            if box.main is lane:
+            if box.main is lane and self.now >= box.blocked_until:
                 box.blocked = False
                 box.thawed_at = self.now
                 if not box.asleep:
                     self.loop.thaw(lane)
 
-        self.call_at(self.now + for_s, release, f"{box.index}'s handler returns")
+        self.call_at(until, release, f"{box.index}'s handler returns")
 
     def recover(self, box: Box) -> None:
         """A starved or slow process is well again."""
