@@ -425,7 +425,7 @@ class StreamSocket(socket.socket):
         Raises:
             OSError: refused, or nobody answered.
         """
-        self._stream = await _Dial(self, Address(*address[:2])).run()
+        self._stream = await Dial(self, Address(*address[:2])).run()
 
     async def attach(self, factory: Callable[[], Any]) -> tuple[StreamTransport, Any]:
         """Make the transport of a connected socket."""
@@ -440,7 +440,7 @@ class StreamSocket(socket.socket):
         return Listener(self, factory)
 
 
-class _Dial:
+class Dial:
     """One attempt to connect, repeated while the network drops its packets."""
 
     def __init__(self, sock: StreamSocket, to: Address) -> None:
@@ -452,6 +452,12 @@ class _Dial:
         self._tries = 0
 
     async def run(self) -> Stream:
+        """Shake hands.
+
+        Raises:
+            OSError: refused, or nobody answered.
+        """
+        self._sock.machine.dials[self] = None
         try:
             self._knock()
             return await self._done
@@ -460,7 +466,12 @@ class _Dial:
                 self._done.result().shut()
             raise
         finally:
-            self._done.cancel()
+            self.drop()
+
+    def drop(self) -> None:
+        """Nobody asks for it any more: it is given up, or its process was killed. Idempotent."""
+        self._sock.machine.dials.pop(self, None)
+        self._done.cancel()
 
     def _knock(self) -> None:
         if self._done.done():

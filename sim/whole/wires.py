@@ -12,7 +12,7 @@ from sim.trace import DATAGRAM, Trace
 from sim.whole.loop import KERNEL, VirtualLoop
 
 if TYPE_CHECKING:
-    from sim.whole.streams import Listener, Stream
+    from sim.whole.streams import Dial, Listener, Stream
 
 IP_UDP_BYTES = 28
 RECEIVE_BUFFER_DATAGRAMS = 1_024
@@ -29,6 +29,8 @@ class Machine:
         self.datagrams: dict[int, Datagrams] = {}
         self.listeners: dict[int, Listener] = {}
         self.streams: dict[Stream, None] = {}
+        self.dials: dict[Dial, None] = {}
+        """Connections that its process has asked for."""
         self.bytes_sent = 0
         self.packets_sent = 0
         self.late_s: tuple[float, float] | None = None
@@ -49,6 +51,8 @@ class Machine:
             endpoint.close()
         for listener in list(self.listeners.values()):
             listener.close()
+        for dial in list(self.dials):
+            dial.drop()
         for stream in list(self.streams):
             stream.die()
 

@@ -9,7 +9,7 @@ from meshd.model import Address, MeshId
 from sim.network import Constant, Network, Shape
 from sim.trace import Trace
 from sim.whole import streams
-from sim.whole.loop import VirtualLoop
+from sim.whole.loop import Lane, VirtualLoop
 from sim.whole.streams import StreamSocket
 from sim.whole.wires import Datagrams, Wires
 
@@ -276,6 +276,30 @@ def test_whom_a_closed_listener_had_not_accepted_yet_is_reset_and_leaves_no_sock
         assert two.two.open_sockets == two.one.open_sockets == 0
 
     two.run(talks())
+
+
+@pytest.mark.parametrize("killed_after_s", [0.5 * DELAY_S, 1.5 * DELAY_S, 1.5])
+def test_a_killed_process_connects_to_nobody_any_more(two, killed_after_s):
+    """Not by what is on its way, nor when a cut heals into which it was dialling."""
+    lane = Lane("killed")
+
+    async def talks():
+        await two.serve()
+        if killed_after_s > 1:
+            two.network.partition("cut", (frozenset({0}), frozenset({1})))
+        dialling = asyncio.create_task(two.connect(), context=lane.context())
+        await passes(killed_after_s)
+        two.loop.end(lane)
+        two.one.kill()
+        two.network.heal()
+        await passes(200)
+        assert not dialling.done()
+        assert two.accepted == []
+        assert two.one.open_sockets == 0
+        assert two.two.open_sockets == 1, "its listener"
+
+    two.run(talks())
+    two.loop.bury(lane)
 
 
 def test_datagrams_arrive_late_at_a_starved_process(two):
