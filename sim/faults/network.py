@@ -1,9 +1,7 @@
 """What can happen to the network between processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-from sim.network import Shape
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -102,8 +100,7 @@ class LossyLink:
         """Begin; end later."""
         what = f"lossy {self.source}>{self.target}"
         world.disturb(what)
-        latency = world.network.shape.latency
-        shape = Shape(latency=latency, loss=self.loss)
+        shape = replace(world.network.shape, loss=self.loss)
         world.network.override_link(self.source, self.target, shape)
 
         def end() -> None:

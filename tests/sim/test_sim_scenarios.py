@@ -3,12 +3,14 @@
 import pytest
 
 from meshd.gossip.effects import ConflictSeen
-from sim.faults import Asks, At, Block, Clone, Loads, Pause, PowerLoss, Upgrade
+from sim.faults import Asks, At, Block, Clone, Loads, LossyLink, Pause, PowerLoss, Upgrade
+from sim.network import Shape
 from sim.plan import Plan
 from sim.power import SIZES
 from sim.report import describe
 from sim.runner import Judge, run, shrink
 from sim.scenarios import SCENARIOS, whole
+from sim.world import World
 
 SWEPT = range(1_000, 1_040)
 """Seeds of the swarm that are run each time."""
@@ -20,6 +22,8 @@ KEPT = [
     ("two_meshes", 3, 30.0, 0),
     ("clones", 2, 3.0, 17),  # both had doubles: nobody was left who knew an address
     ("swarm", 4, 3.0, 12),  # a cut that began after the end was never healed: the run had no end
+    ("split", 3, 120.0, 0),  # who was cut off alone told of deaths when the others came back
+    ("isolate_one", 5, 180.0, 0),
     ("churn", 8, 10.0, 270),  # the last rumours had their time from before all deaths were known
 ]
 """Plans that once broke an invariant: scenario, nodes, duration and seed."""
@@ -155,6 +159,13 @@ def test_a_node_without_memory_and_with_its_clock_set_back_outranks_its_last_run
     judge.run()
     assert judge.violations == []
     assert judge.world.hosts[2].epoch == before + 1
+
+
+def test_a_lossy_link_is_as_narrow_as_all_others():
+    world = World(3, 1, shape=Shape(mtu_bytes=100))
+    LossyLink(0, 1, 0.0, 5.0).apply(world)
+    assert world.network.route(0, 1, 100, world.now) != ()
+    assert world.network.route(0, 1, 101, world.now) == ()
 
 
 @pytest.mark.parametrize("fault", [Block(3, 3.5), Pause(3, 3.5)])
