@@ -39,9 +39,12 @@ def plot(directory: Path) -> list[Path]:
         raise UsageError(f"{directory / SERIES_FILE} is of another version", hint=_RECORD)
     result = _read(directory / RESULT_FILE)
     series["violations"] = result.get("violations", [])
+    loss = result.get("loss", 0.0)
+    if not isinstance(loss, int | float) or not isinstance(series["violations"], list):
+        raise UsageError(f"{directory / RESULT_FILE} is damaged", hint=_RECORD)
     series["title"] = (
         f"{result.get('scenario')} · {result.get('nodes')} nodes · seed {result.get('seed')}"
-        f" · {result.get('loss', 0.0):.0%} loss"
+        f" · {loss:.0%} loss"
     )
     figure = _figure_class()
     written: list[Path] = []

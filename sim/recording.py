@@ -350,7 +350,7 @@ def read_recorded(path: Path) -> Recorded:
             Checkpoint(int(each["events"]), float(each["at_s"]), str(each["digest"]))
             for each in lines[1:-1]
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise _unreadable(path, "one of its checkpoints is damaged") from None
     plan = loads(head["plan"], where=f"the plan in {path}")
     return Recorded(plan, str(head.get("meshd")), points, str(lines[-1]["end"]))

@@ -29,6 +29,7 @@ WHOLE_FAULTS = "sim.whole.faults"
 CORE_ONLY = frozenset(("asks", "clone", "loads", "outsider", "power_loss"))
 """Faults of level 1 that whole daemons have no counterpart of."""
 NODES_MAX = 20_000
+SEED_MAX = 2**63 - 1
 TIME_MAX_S = 86_400.0
 FILE_BYTES_MAX = 16 * 1024 * 1024
 FAULTS_MAX = 100_000
@@ -265,6 +266,8 @@ def check(plan: Plan, where: str = "the plan") -> None:
     """
     if not 2 <= plan.nodes <= NODES_MAX:
         _refuse(where, f"{plan.nodes} nodes", hint=f"nodes is 2 to {NODES_MAX:,}")
+    if not 0 <= plan.seed <= SEED_MAX:
+        _refuse(where, f"seed is {plan.seed}", hint=f"seed is 0 to {SEED_MAX}")
     if not 0 < plan.duration_s <= TIME_MAX_S:
         span = f"above 0 and at most {number(TIME_MAX_S)} s"
         _refuse(where, f"a duration of {number(plan.duration_s)} s", hint=f"it is {span}")
@@ -273,6 +276,8 @@ def check(plan: Plan, where: str = "the plan") -> None:
         _refuse(where, f"{plan.converged} nodes start as one mesh", hint=hint)
     if not 1 <= plan.meshes <= plan.nodes:
         _refuse(where, f"{plan.meshes} meshes", hint=f"meshes is 1 to nodes, which is {plan.nodes}")
+    if plan.calls_per_s and not plan.whole:
+        _refuse(where, "only whole daemons have calls", hint="add: whole = true")
     try:
         profile(plan.profile)
     except UsageError as error:

@@ -60,6 +60,9 @@ def test_wrong_usage_is_told_with_a_way_out(sim, words, what, fix):
         ('nodes = "ten"', "nodes is 'ten', not a whole number", "write nodes as"),
         ("nodes = true", "nodes is True, not a whole number", "write nodes as"),
         ("nodes = 4\nnoodles = 3", "unknown field 'noodles'", "did you mean 'nodes'"),
+        ("nodes = 4\nseed = -1", "seed is -1", "0 to 9223372036854775807"),
+        ("nodes = 4\nseed = 9223372036854775808", "seed is 92233720", "0 to 92233720"),
+        ("nodes = 4\ncalls_per_s = 2.0", "only whole daemons have calls", "whole = true"),
         ("nodes = 4\nloss = 1.5", "loss is 1.5", "0 to 1"),
         ("nodes = 4\nduration_s = nan", "duration of nan", "above 0"),
         ("nodes = 4\nconverged = 5", "5 nodes start", "0 to nodes, which is 4"),
@@ -158,6 +161,8 @@ def test_options_must_fit_the_scenario_file(sim, tmp_path):
         (lambda data: _lines(data, slice(0, -1)), "it has no end"),
         (lambda data: _lines(data, slice(1, None)), "no recorded trace of this version"),
         (lambda data: gzip.compress(b"[1]\n"), "a line is not an object"),
+        (lambda data: _with_checkpoint(data, b'{"events":1e999}'), "checkpoints is damaged"),
+        (lambda data: _with_checkpoint(data, b'{"events":"x"}'), "checkpoints is damaged"),
         (lambda data: _replaced(data, b"nodes = 6", b"nodes = 1"), "1 nodes"),
     ],
 )
@@ -174,6 +179,11 @@ def test_a_damaged_recorded_trace_is_told(sim, tmp_path, no_matplotlib, damage, 
 
 def _lines(data, kept):
     return gzip.compress(b"".join(gzip.decompress(data).splitlines(keepends=True)[kept]))
+
+
+def _with_checkpoint(data, line):
+    head, *rest = gzip.decompress(data).splitlines()
+    return gzip.compress(b"\n".join([head, line, *rest]))
 
 
 def _replaced(data, old, new):
@@ -225,3 +235,13 @@ def test_a_damaged_run_is_not_drawn(sim, tmp_path, text):
     assert done.exit == 2
     assert "one/series.json" in done.err
     assert "meshd sim run SCENARIO --out DIR" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ['{"loss":"much"}', '{"violations":3}'])
+def test_a_damaged_result_is_not_drawn(sim, tmp_path, text):
+    pytest.importorskip("matplotlib")
+    sim("run", "crash", "--nodes", "6", "--duration", "10s", "--out", "one")
+    (tmp_path / "one" / "result.json").write_text(text)
+    done = sim("plot", "one")
+    assert (done.exit, "one/result.json is damaged" in done.err) == (2, True)
