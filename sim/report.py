@@ -55,7 +55,7 @@ def as_json(
         "seed": plan.seed,
         "nodes": plan.nodes,
         "duration_s": plan.duration_s,
-        "loss": plan.loss,
+        "loss": plan.shape.loss,
         "digest": result.digest,
         "violations": [_violation(each) for each in result.violations],
         "metrics": result.metrics,
@@ -99,7 +99,7 @@ def _head(result: Result) -> str:
     ran = metrics.get("virtual_s", plan.duration_s)
     return (
         f"{plan.scenario}: {plan.nodes} nodes, {ran:g} s, seed {plan.seed}, "
-        f"{plan.loss:.1%} loss{events}"
+        f"{plan.shape.loss:.1%} loss{events}"
     )
 
 

@@ -71,6 +71,12 @@ def test_a_summary_says_how_it_went(sim):
     assert "every invariant held" in done.out
 
 
+def test_the_loss_that_is_told_is_the_one_that_the_scenario_drew(sim):
+    words = ("run", "swarm", "--seed", "1", "--duration", "10s")
+    assert "3.0% loss" in sim(*words).out.splitlines()[0]
+    assert sim(*words, "--json").last["loss"] == 0.03
+
+
 def test_colour_comes_when_asked_for_and_only_then(sim):
     assert "\x1b[32mevery invariant held" in sim("run", "crash", *SMALL, "--color", "always").out
     assert "\x1b" not in sim("run", "crash", *SMALL).out
