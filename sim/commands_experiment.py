@@ -47,6 +47,8 @@ def experiment_command(
     from sim.experiments import Options
 
     if name is None:
+        if quick or seeds is not None or jobs != 1:
+            raise click.BadParameter("name the experiment to run", param_hint="'NAME'")
         _list(as_json=as_json)
         return OK
     experiment = _named(name)

@@ -32,6 +32,7 @@ PLAN = 'nodes = 4\nduration_s = 10.0\n[[fault]]\nat_s = 1.0\nkind = "crash"\nnod
         (["sweep", "--seeds", "0"], "--seeds", "--help"),
         (["sweep", "--jobs", "0"], "--jobs", "--help"),
         (["sweep", "--seed", str(2**63 - 1)], "the last seed would be above", "--help"),
+        (["experiment", "--quick"], "name the experiment to run", "--help"),
         (["plot", "nothing-here"], "cannot read nothing-here", "--out DIR"),
         (["bench", "no_such_row"], "no row 'no_such_row'; there are", "--help"),
         (["run", "gone.toml"], "cannot read gone.toml: No such file", "meshd sim list"),
