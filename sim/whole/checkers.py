@@ -81,7 +81,8 @@ class EndsOnce(Checker):
     """R2: each call ends once, in time; nothing runs more often than was declared.
 
     Work that is not idempotent runs at most once, whatever happens; what ended in a definite
-    error never ran; a result is that of a run which ended well, on the node that is named.
+    error never ran; a result is that of a run which ended well, on the node that is named. In
+    calm nobody is refused while there is someone to ask.
     """
 
     invariant = "R2"
@@ -120,6 +121,24 @@ class EndsOnce(Checker):
             self.fail(call.by, ran.at, text)
         if call.end is End.DONE:
             self._look_at_result(call)
+        if call.end is End.FAILED and _surely_not(call) and self._is_refused_for_nothing(call):
+            self.fail(call.by, NOBODY, f"{_name(call)} is refused for nothing: {call.error}")
+
+    def _is_refused_for_nothing(self, call: Call) -> bool:
+        """Whether in calm nobody was asked, although the caller's own view has whom to ask."""
+        place, box = self.place, self.place.boxes[call.by]
+        is_there = box.node is not None and box.is_member and not box.is_held
+        if call.work.parent is not None or not is_there or not place.was_calm(CALM_S):
+            return False
+        if any(tried.by == call.by and tried.began >= call.began for tried in call.work.tries):
+            return False
+        assert box.node is not None
+        view, now = box.node.view(), Instant(place.now)
+        return any(
+            peer.state is MemberState.ALIVE and peer.offers(call.work.capability) is not None
+            and (peer.node == view.me or (peer.reachable and not view.stale(peer, now)))
+            for peer in view.by_node.values()
+        )  # fmt: skip
 
     def _look_at_result(self, call: Call) -> None:
         answer = call.result["peer_result"]

@@ -5,11 +5,13 @@ long as its context lasts.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import meshd.routing.dispatcher as dispatcher_module
 import meshd.routing.filters as filters_module
+from meshd.errors import NoCandidateError
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
 from meshd.routing.signals import Outstanding
@@ -109,6 +111,17 @@ def _all_try_at_once(_original: Any) -> Any:
     return is_barred
 
 
+def _refuses_every_other(original: Any) -> Any:
+    asked = itertools.count()
+
+    async def delegate(self: Dispatcher, request: Any) -> Any:
+        if next(asked) % 2:
+            raise NoCandidateError("nobody wants to")
+        return await original(self, request)
+
+    return delegate
+
+
 def _keeps_slots(original: Any) -> Any:
     def finish(self: Admission, ticket: str, service_s: float, outcome: Outcome) -> Any:
         if outcome is Outcome.TIMED_OUT:
@@ -175,6 +188,8 @@ MUTATIONS = tuple(
          Dispatcher, "on_view_change", _loses_replies, "delegate_even"),
         ("tries_without_end", "has no budget for tries",
          dispatcher_module, "ATTEMPTS_MAX", lambda _original: ENDLESS, "delegate_failing"),
+        ("refuses", "says of every other call that nobody could take it",
+         Dispatcher, "delegate", _refuses_every_other, "delegate_steady"),
         ("never_ejects", "goes on asking who fails",
          Outstanding, "_eject", _nothing, "delegate_failing"),
         ("no_half_open", "sends everything to who may be well again",
