@@ -103,7 +103,8 @@ class Beliefs:
             if current is None or node == me or not states(update, current):
                 self.hear(update, source, now)
                 continue
-            if rumours.is_crowded:
+            # An older state version makes the own, newer rumour no better known.
+            if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
             if update.source:
                 self._hear_opinion(update, current, now)

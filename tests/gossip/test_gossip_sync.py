@@ -464,3 +464,19 @@ def test_leaving_ends_answers_to_syncs():
     fabric.step(fabric.nodes[0], LeaveRequested())
     effects = give(fabric, fabric.nodes[0], node_id(1), sync_body(b""), fabric.nodes[1].address)
     assert sent(effects, Records) == []
+
+
+def test_an_older_version_heard_in_a_crowd_makes_the_newer_one_no_better_known():
+    fabric = meshed(50)
+    node = fabric.nodes[0]
+    versions = [record(node_id(n), address=fabric.nodes[n].address, state_version=5)
+                for n in range(2, 50)]  # fmt: skip
+    told(fabric, node, *versions[:24])
+    told(fabric, node, *versions[24:])
+    rumours = node.swim._rumours
+    assert rumours.is_crowded
+    before = rumours.sent(node_id(9))
+    told(fabric, node, record(node_id(9), address=fabric.nodes[9].address, state_version=4))
+    assert rumours.sent(node_id(9)) == before
+    told(fabric, node, versions[7])
+    assert rumours.sent(node_id(9)) == before + 1
