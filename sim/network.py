@@ -148,6 +148,10 @@ class Network:
             self._free_at[source] = start + size / bytes_per_s
         return start - now
 
+    def backlog_s(self, now: float) -> float:
+        """How long the busiest sender's link takes for what waits in it."""
+        return max(self._free_at.values(), default=now) - now
+
     # What faults change
 
     def is_cut(self, source: int, target: int) -> bool:

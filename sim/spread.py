@@ -116,8 +116,11 @@ class NewsSpreads(Checker):
             self.fail(NOBODY, NOBODY, text)
 
     def _is_crowded(self) -> bool:
-        """Whether more rumours wait somewhere than leave at once."""
-        return any(host.swim.pending()["rumours"] > CROWD for host in self.world.up() if host.swim)
+        """Whether more rumours wait somewhere than leave at once, or a link is a round behind."""
+        world = self.world
+        if world.network.backlog_s(world.now) > world.config.gossip_interval_s:
+            return True
+        return any(host.swim.pending()["rumours"] > CROWD for host in world.up() if host.swim)
 
     def _end(self, news: News) -> None:
         """Everybody must have it by now, if it is something that views agree on."""

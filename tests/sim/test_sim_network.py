@@ -107,3 +107,10 @@ def test_a_reset_network_is_whole_and_calm():
     net.reset()
     assert net.is_whole
     assert net.shape.loss <= 0.03
+
+
+def test_a_narrow_link_is_behind_by_what_waits_in_it():
+    net = network(bytes_per_s=1_000.0)
+    assert net.backlog_s(5.0) == 0.0
+    arrivals(net, 3)
+    assert net.backlog_s(5.0) == pytest.approx(0.3)
