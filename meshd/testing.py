@@ -29,6 +29,7 @@ from meshd.mesh import Mesh
 from meshd.model import Address, MemberState
 from meshd.view import ClusterView
 from sim.network import Constant, Exponential, Shape, Uniform
+from sim.trace import ACTION, STREAM
 from sim.whole.fleet import Box, Fleet
 
 __all__ = [
@@ -158,6 +159,7 @@ class ClusterNode:
         self._fleet.leave(box)
         if box.ended is not None:
             await asyncio.shield(box.ended)
+            self._fleet.exit(box)
 
     def pause(self, for_s: float) -> None:
         """Stop the whole process for so long (SIGSTOP, a laptop that sleeps)."""
@@ -296,7 +298,8 @@ class Cluster:
             await self.settled()
 
     def _where(self) -> str:
-        lines = self._fleet.trace.tail()[-TRACE_LINES:]
+        # What was done and called says more than the pings in between.
+        lines = self._fleet.trace.tail(kinds=(ACTION, STREAM))[-TRACE_LINES:]
         told = "".join(f"\n  {line}" for line in lines)
         return f"seed {self.seed}, {self.now:.3f} virtual s after the start; the last events:{told}"
 
@@ -390,12 +393,14 @@ class Cluster:
                 hint="as in partition([0, 1], [2])",
             )
         self._fleet.network.partition(name, sets)
+        self._note(f"{name}: " + " | ".join(str(sorted(group)) for group in sets))
 
     def cut(self, sources: Iterable[int], targets: Iterable[int], *, name: str = "cut") -> None:
         """Let nothing pass from `sources` to `targets`, one way, until `heal`."""
         one, other = frozenset(sources), frozenset(targets)
         self._check(one, other)
         self._fleet.network.cut(name, one, other)
+        self._note(f"{name}: nothing from {sorted(one)} to {sorted(other)}")
 
     def isolate(self, index: int, *, name: str = "isolate") -> None:
         """Cut one node off from all others until `heal`."""
@@ -404,6 +409,7 @@ class Cluster:
     def heal(self, name: str | None = None) -> None:
         """End the cuts of this name, or all. Idempotent."""
         self._fleet.network.heal(name)
+        self._note("all cuts heal" if name is None else f"{name} heals")
 
     def shape(self, network: Shape) -> None:
         """From now on all links are like this."""
@@ -415,6 +421,10 @@ class Cluster:
         if loss is not None and not 0 <= loss <= 1:
             raise UsageError(f"a share is 0 to 1, not {loss}", hint="0.3 is 30 %")
         self._fleet.network.override_node(index, loss)
+        self._note(f"node {index} loses {loss or 0:.0%}")
+
+    def _note(self, text: str) -> None:
+        self._fleet.trace.add(self._fleet.now, ACTION, -1, text.encode(), None)
 
     def _check(self, *groups: Iterable[int]) -> None:
         odd = sorted({i for group in groups for i in group if not 0 <= i < len(self)})

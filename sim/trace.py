@@ -71,13 +71,14 @@ class Trace:
             so_far.update(_HEAD.pack(at_s, kind, node) + data)
         return so_far.hexdigest()
 
-    def tail(self, *nodes: int) -> tuple[str, ...]:
-        """The last lines that concern one of `nodes` (all lines if none is given)."""
+    def tail(self, *nodes: int, kinds: tuple[int, ...] = ()) -> tuple[str, ...]:
+        """The last lines that concern one of `nodes`, of these `kinds`; of any if none is given."""
         wanted = {*nodes, -1}
         lines = [
             Line(*raw)
             for raw in (*self._before, *self._batch)
-            if not nodes or raw[2] in wanted or raw[1] == ACTION
+            if (not nodes or raw[2] in wanted or raw[1] == ACTION)
+            and (not kinds or raw[1] in kinds)
         ]
         return tuple(self._text(line) for line in lines[-SHOWN_MAX:])
 

@@ -307,7 +307,7 @@ class GossipService:
                 if not self._endpoint.send(effect.data, effect.to):
                     self._counters["sends_failed"] += 1
             else:
-                is_news |= isinstance(effect, MemberChanged | StateChanged)
+                is_news |= _is_news(effect)
                 self._on_effect(effect, now)
         self._publish_within(_PUBLISH_INTERVAL_S if is_news else _REFRESH_INTERVAL_S)
 
@@ -357,3 +357,10 @@ class GossipService:
         self._timer_at = at
         delay_s = max(0.0, at - self._clock.now())
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+
+def _is_news(effect: Effect) -> bool:
+    """Whether routing waits for it: who is there, what it offers, that it cannot be reached."""
+    if isinstance(effect, ProbeCompleted):
+        return not effect.succeeded
+    return isinstance(effect, MemberChanged | StateChanged)

@@ -21,7 +21,7 @@ OUTRANK_PAUSE_MAX_S = 64.0
 """How long a node whose id was in use twice may wait until it outranks its double for good."""
 CLOCK_BACK_MAX_S = 82_800.0
 """By design a node a day behind that lost its memory is locked out: others' epochs look forged."""
-_JOIN, _SYNC, _RECORDS = (kind.__struct_config__.tag for kind in (Join, Sync, Records))
+_JOIN, _SYNC, _RECORDS = (int(kind.__struct_config__.tag or 0) for kind in (Join, Sync, Records))
 _ALL_BUCKETS = (b"\xff" * 8, True)
 
 

@@ -302,6 +302,13 @@ class Fleet(Calm):
 
         self._keep(self.spawn(box, stop()))
 
+    def exit(self, box: Box) -> None:
+        """The process of a daemon that has stopped ends, with whatever else it still runs."""
+        if box.node is None:
+            for lane in (box.main, box.protocol):
+                self.loop.end(lane)
+            box.machine.kill()
+
     def rejoin(self, box: Box) -> None:
         """A stop cannot be taken back: the process starts again once it has ended."""
 

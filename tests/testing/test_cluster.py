@@ -145,13 +145,14 @@ def test_equal_seeds_give_equal_runs():
 def test_a_failure_says_which_seed_and_what_happened_last():
     @simulated(2, seeds=[3, 4])
     async def fails(cluster):
+        cluster.partition([0], [1], name="rack")
         assert cluster.seed == 3
 
     with pytest.raises(AssertionError) as told:
         fails()
     note = "\n".join(told.value.__notes__)
     assert "seed 4" in note
-    assert "receives StateDelta from 10.0.0." in note
+    assert "rack: [0] | [1]" in note
 
 
 def test_what_nobody_handles_fails_the_run():
@@ -301,3 +302,29 @@ def test_a_cluster_says_where_it_cannot_be_used():
 def test_a_test_that_takes_too_long_is_told_its_limit():
     with Cluster(1) as cluster, pytest.raises(TimeoutError, match="not done within 5 virtual s"):
         cluster.run(cluster.sleep(100), limit_s=5)
+
+
+def test_what_a_program_started_ends_when_its_node_has_left():
+    ticks = []
+
+    def program(mesh, index):
+        async def tick():
+            while True:
+                ticks.append(index)
+                await passes(1.0)
+
+        program.tasks.append(asyncio.ensure_future(tick()))
+
+    program.tasks = []
+
+    async def leaves(cluster):
+        await cluster[1].leave()
+        seen = ticks.count(1)
+        await cluster.sleep(30)
+        assert ticks.count(1) == seen
+        await cluster[1].start()
+        await cluster.sleep(30)
+        assert seen + 29 <= ticks.count(1) <= seen + 32, "one that ticks, not two"
+
+    with Cluster(2, program=program) as cluster:
+        cluster.run(leaves(cluster))
