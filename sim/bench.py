@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshd.model import Load
+from sim.build import name as build_name
 from sim.faults import At, Heal, Partition
 from sim.network import Shape
 from sim.plan import Plan
@@ -107,6 +108,7 @@ class Measured:
         events: how many the traces counted.
         virtual_s: simulated seconds.
         failed: whether an invariant was broken.
+        build: "pure" or "compiled".
     """
 
     row: Row
@@ -117,6 +119,7 @@ class Measured:
     events: int
     virtual_s: float
     failed: bool
+    build: str
 
     @property
     def within(self) -> bool:
@@ -142,6 +145,7 @@ class Measured:
         return {
             "name": self.row.name,
             "what": self.row.text,
+            "build": self.build,
             "runs": self.runs,
             "cpu_s": round(self.cpu_s, 2),
             "runs_per_s": round(self.runs_per_s, 2),
@@ -160,7 +164,7 @@ class Measured:
         state = "FAILED" if self.failed else "ok" if self.within else "MISSED"
         return (
             f"{self.row.text:<36} {speed:>13} {self.cpu_s / self.events * 1e6:6.1f} us/event "
-            f"{self.rss_mb:7.0f} MB {self.kb_per_node:7.1f} KB/node  {state}"
+            f"{self.rss_mb:7.0f} MB {self.kb_per_node:7.1f} KB/node  {self.build:<8} {state}"
         )
 
 
@@ -234,6 +238,7 @@ def measure(row: Row) -> Measured:
         events=sum(result.metrics["events"] for result in results),
         virtual_s=sum(result.metrics["virtual_s"] for result in results),
         failed=any(result.failed for result in results),
+        build=build_name(),
     )
 
 

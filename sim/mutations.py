@@ -29,6 +29,7 @@ from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.swim import Swim
 from meshd.gossip.sync import Exchange
 from meshd.model import Address, Member, MemberState, NodeId
+from sim.build import require_pure
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Mutation:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Put the fault in; take it out in the end."""
+        """Put the fault in; take it out in the end. Raises UsageError in a compiled build."""
+        require_pure(self.owner)
         original = getattr(self.owner, self.attribute)
         setattr(self.owner, self.attribute, self.make(original))
         try:

@@ -40,10 +40,11 @@ class Timers:
 
     def next_deadline(self) -> Instant | None:
         """The earliest pending time."""
+        # Counts differ: what is equal is the same. Compiled, a tuple has no identity to ask for.
         heap, live = self._heap, self._live
         while heap:
             entry = heap[0]
-            if live.get(entry[2]) is entry:
+            if live.get(entry[2]) == entry:
                 return Instant(entry[0])
             heapq.heappop(heap)
         return None
@@ -53,7 +54,7 @@ class Timers:
         heap, live = self._heap, self._live
         while heap and heap[0][0] <= now:
             entry = heapq.heappop(heap)
-            if live.get(entry[2]) is entry:
+            if live.get(entry[2]) == entry:
                 del live[entry[2]]
                 return entry[2]
         return None

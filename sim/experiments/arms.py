@@ -19,6 +19,7 @@ from meshd.gossip.messages import Ack, Gossip, Message, Ping
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
 from meshd.model import Member, NodeId
+from sim.build import require_pure
 
 Make = Callable[[Any], Any]
 
@@ -45,7 +46,12 @@ class Arm:
 
         Args:
             changes: fields that differ from the lan profile in all arms.
+
+        Raises:
+            UsageError: it replaces what is compiled in this build.
         """
+        for owner, _, _ in self.patches:
+            require_pure(owner)
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in self.patches]
         for (owner, name, make), (_, _, original) in zip(self.patches, originals, strict=True):
             setattr(owner, name, make(original))

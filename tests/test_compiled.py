@@ -1,0 +1,113 @@
+"""The compiled wheel: the same protocol, to the last packet, and what it cannot do says so."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import repository
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def _missing() -> str:
+    """What the build needs and this machine lacks."""
+    if sysconfig.get_platform().startswith("win"):
+        return "a compiled build on Windows was never tried"
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not shutil.which(compiler):
+        return f"no C compiler: {compiler}"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "no headers of Python"
+    needed = [name for name in ("hatchling", "mypyc", "setuptools") if find_spec(name) is None]
+    return f"not installed: {', '.join(needed)}" if needed else ""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    """A directory with the compiled build, made without network."""
+    if reason := _missing():
+        pytest.skip(reason)
+    place = tmp_path_factory.mktemp("compiled")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"),
+            *(str(repository.ROOT), "--no-deps", "--no-build-isolation", "--no-index"),
+            *("-w", str(place)),
+        ],
+        env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_CUSTOM": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = place.glob("*.whl")
+    assert "none-any" not in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place / "installed")
+    return place / "installed"
+
+
+@pytest.fixture
+def run(compiled, tmp_path):
+    """Run Python with the compiled build before the checkout."""
+    # Its files are not those whose coverage is asked for.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(compiled)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_pinned_runs_and_the_machines_tests_come_out_the_same(run):
+    """From outside the checkout and without it on the path, so that they run what was compiled."""
+    tests = repository.ROOT / "tests"
+    names = ("broadcast", "codec", "loads", "members", "probe", "state", "suspicion", "timers")
+    done = run(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not net"),
+        *("-c", str(repository.ROOT / "pyproject.toml"), "--rootdir", str(repository.ROOT)),
+        *(str(tests / "gossip" / f"test_gossip_{name}.py") for name in names),
+        str(tests / "sim" / "test_sim_determinism.py"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_whole_daemons_run_the_same(run):
+    words = ("-m", "sim", "run", "delegate_split", "--duration", "10s", "--json")
+    pure = subprocess.run(
+        [sys.executable, *words], cwd=repository.ROOT, capture_output=True, text=True, check=True
+    )
+    digests = [json.loads(done.stdout)["digest"] for done in (pure, run(*words))]
+    assert digests[0] == digests[1]
+
+
+def test_the_bench_says_which_build_it_measured(run):
+    done = run("-m", "meshd", "sim", "bench", "split_200", "--json")
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert [row["build"] for row in document["rows"]] == ["compiled"]
+    assert "compiled" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("mutations", "twice", "--runs", "1"), ("experiment", "lifeguard", "--quick")]
+)
+def test_what_replaces_protocol_code_is_wrong_usage_there(run, words):
+    done = run("-m", "meshd", "sim", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "is compiled here: nothing in it can be replaced" in done.stderr
+    assert "use the pure build" in done.stderr
+    assert "Traceback" not in done.stderr
