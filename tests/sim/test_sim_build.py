@@ -1,4 +1,4 @@
-"""Which build runs, and what must not be replaced in it; tests/test_compiled.py has the real one."""
+"""Which build runs, and what must not be replaced in it."""
 
 import msgspec._core
 import pytest
