@@ -6,7 +6,7 @@ from typing import Any
 
 from meshd.gossip.effects import DatagramRejected, Effect, Joined, MemberChanged
 from meshd.model import MemberState
-from sim.checkers import Checker
+from sim.invariants.checkers import Checker
 from sim.world import START_S, Host, World
 
 

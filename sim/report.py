@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from meshd.model import MemberState
-from sim.checkers import NOBODY, Violation
 from sim.faults import At
+from sim.invariants.checkers import NOBODY, Violation
 from sim.network import Shape
 from sim.plan import Plan
 from sim.runner import Result

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshd.gossip.config import profile
-from sim.checkers import NOBODY, Violation, safety
-from sim.eventual import Eventual, ViewsConverge
 from sim.faults import At
-from sim.liveness import liveness
+from sim.invariants.checkers import NOBODY, Violation, safety
+from sim.invariants.eventual import Eventual, ViewsConverge
+from sim.invariants.liveness import liveness
+from sim.invariants.replies import wire
 from sim.metrics import Metrics
 from sim.network import LOSS_CALM
 from sim.plan import Plan
-from sim.replies import wire
 from sim.world import START_S, World
 
 POLL_SMALL_S = 0.25

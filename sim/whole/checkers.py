@@ -12,7 +12,7 @@ from meshd.clock import Instant
 from meshd.errors import Code
 from meshd.gossip.effects import Effect, MemberChanged
 from meshd.model import MemberState
-from sim.checkers import NOBODY, Violation
+from sim.invariants.checkers import NOBODY, Violation
 from sim.whole.fleet import Box
 from sim.whole.ledger import Call, End, Execution, Listener, Try
 from sim.whole.workload import DRAIN_S, EXPECTED, Workplace

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from meshd.model import MemberState
-from sim.checkers import NOBODY
+from sim.invariants.checkers import NOBODY
 from sim.whole.fleet import Box
 from sim.whole.loop import Lane
 from sim.whole.workload import Workplace

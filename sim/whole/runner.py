@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sim.checkers import NOBODY, Violation
 from sim.faults import At
+from sim.invariants.checkers import NOBODY, Violation
 from sim.metrics import percentile
 from sim.network import LOSS_CALM
 from sim.plan import Plan

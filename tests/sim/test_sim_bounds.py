@@ -3,7 +3,7 @@
 import pytest
 
 from meshd.gossip.config import profile
-from sim.bounds import (
+from sim.invariants.bounds import (
     detection_bound_s,
     everybody_bound_s,
     latency_high_s,

@@ -5,8 +5,8 @@ import pytest
 
 from meshd.gossip.config import profile
 from meshd.gossip.loads import LoadPlane
-from sim.bounds import load_period_s
 from sim.faults import At, Loads
+from sim.invariants.bounds import load_period_s
 from sim.plan import Plan
 from sim.runner import run
 

@@ -7,8 +7,8 @@ from meshd.gossip.broadcast import CROWD
 from meshd.gossip.codec import is_newer_load
 from meshd.gossip.members import precedence
 from meshd.model import Load, Member, MemberState, NodeId
-from sim.bounds import everybody_bound_s, load_period_s, spread_bound_s
-from sim.checkers import NOBODY, Checker, Violation
+from sim.invariants.bounds import everybody_bound_s, load_period_s, spread_bound_s
+from sim.invariants.checkers import NOBODY, Checker, Violation
 from sim.network import LOSS_CALM
 from sim.world import Host, World
 

@@ -2,7 +2,7 @@
 
 import click
 
-from sim.commands_options import FAILED, OK, SEED_MAX, emit, emit_json, examples, json_option, note
+from sim.commands.options import FAILED, OK, SEED_MAX, emit, emit_json, examples, json_option, note
 
 RUNS, SEEDS_MAX = 5, 20
 BASE = 7_000_000

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from sim.commands_experiment import experiment_command
-from sim.commands_options import (
+from sim.commands.experiment import experiment_command
+from sim.commands.options import (
     FAILED,
     OK,
     emit,
@@ -15,9 +15,9 @@ from sim.commands_options import (
     json_option,
     note,
 )
-from sim.commands_power import mutations_command
-from sim.commands_run import replay_command, run_command
-from sim.commands_sweep import sweep_command
+from sim.commands.power import mutations_command
+from sim.commands.run import replay_command, run_command
+from sim.commands.sweep import sweep_command
 
 
 @click.command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.commands_options import (
+from sim.commands.options import (
     FAILED,
     INTERRUPTED,
     OK,
@@ -27,7 +27,7 @@ from sim.commands_options import (
     plan_options,
     scenario_argument,
 )
-from sim.commands_run import Finished, finish, tell
+from sim.commands.run import Finished, finish, tell
 
 if TYPE_CHECKING:
     from sim.plan import Plan

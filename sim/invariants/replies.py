@@ -7,7 +7,7 @@ from meshd.gossip.codec import decode
 from meshd.gossip.effects import DatagramRejected, Effect, SendDatagram
 from meshd.gossip.messages import BUCKETS, Join, Records, Sync, Welcome
 from meshd.model import Address
-from sim.checkers import NOBODY, Checker, Violation
+from sim.invariants.checkers import NOBODY, Checker, Violation
 from sim.versions import kind_of
 from sim.world import Host, World
 

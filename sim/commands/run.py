@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshd.errors import UsageError
-from sim.commands_options import (
+from sim.commands.options import (
     FAILED,
     OK,
     Chosen,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from meshd.gossip.broadcast import transmit_limit
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Member, MemberState, NodeId
-from sim.bounds import calm_needed_s, detection_bound_s, spread_bound_s
-from sim.checkers import NOBODY, Checker, Violation
+from sim.invariants.bounds import calm_needed_s, detection_bound_s, spread_bound_s
+from sim.invariants.checkers import NOBODY, Checker, Violation
 from sim.world import LONG_AGO_S, Host, World
 
 TIMERS_IDLE_MAX = 6

@@ -11,9 +11,9 @@ from meshd.gossip.effects import Effect, MemberChanged, ProbeCompleted
 from meshd.gossip.history import RAN_OUT, UNANSWERED
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import MemberState, NodeId
-from sim.bounds import calm_needed_s, detection_bound_s, latency_high_s
-from sim.checkers import NOBODY, Checker, Violation
-from sim.eventual import (
+from sim.invariants.bounds import calm_needed_s, detection_bound_s, latency_high_s
+from sim.invariants.checkers import NOBODY, Checker, Violation
+from sim.invariants.eventual import (
     CutsHeal,
     NobodyLeftForDead,
     QueuesEmpty,
@@ -21,7 +21,7 @@ from sim.eventual import (
     ViewsConverge,
     pending,
 )
-from sim.spread import spreading
+from sim.invariants.spread import spreading
 from sim.world import Host, World
 
 EARLY_S = 1e-6

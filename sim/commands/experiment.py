@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshd.errors import UsageError
-from sim.commands_options import FAILED, OK, Progress, emit, emit_json, examples, json_option
+from sim.commands.options import FAILED, OK, Progress, emit, emit_json, examples, json_option
 
 if TYPE_CHECKING:
     from sim.experiments import Experiment

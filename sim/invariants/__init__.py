@@ -1,0 +1,1 @@
+"""What must hold in every run, each invariant by its letter and number."""
