@@ -64,7 +64,7 @@ def commands() -> Mapping[str, click.Command]:
             f"the package {PACKAGE!r} that Python finds first is not meshd's: {found}",
             hint="run it from another directory, or without that place in PYTHONPATH",
         )
-    known = importlib.import_module(f"{PACKAGE}.commands").COMMANDS
+    known = importlib.import_module(f"{PACKAGE}.commands.table").COMMANDS
     assert isinstance(known, dict)
     return known
 

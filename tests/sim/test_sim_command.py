@@ -25,12 +25,22 @@ def started(command, place, **options):
     return subprocess.Popen(
         command,
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(repository.ROOT)},
+        env={**os.environ, "PYTHONPATH": str(repository.ROOT), "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
+
+
+def ended(running):
+    """What it wrote; one that does not end tells where it hangs."""
+    try:
+        return running.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGABRT)
+        out, err = running.communicate()
+        raise AssertionError(f"it did not end:\n{out}\n{err}") from None
 
 
 def test_list_names_every_scenario(sim):
@@ -172,7 +182,7 @@ def test_an_interrupted_sweep_tells_what_is_known_so_far(tmp_path, jobs):
         assert running.stderr.readline().startswith("steady sweep ")  # the first word of progress
     finally:
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does it: all processes hear of it
-        out, err = running.communicate(timeout=20)
+        out, err = ended(running)
     last = json.loads(out.splitlines()[-1])
     assert running.returncode == 130
     assert last["interrupted"]
