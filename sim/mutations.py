@@ -16,6 +16,7 @@ import meshd.gossip.beliefs as beliefs_module
 import meshd.gossip.codec as codec_module
 import meshd.gossip.outbox as outbox_module
 import meshd.gossip.suspicion as suspicion_module
+import meshd.gossip.swim as swim_module
 from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
@@ -28,8 +29,11 @@ from meshd.gossip.state import StateStore
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.swim import Swim
 from meshd.gossip.sync import Exchange
-from meshd.model import Address, Member, MemberState, NodeId
+from meshd.model import Address, Member, MemberState, MeshId, NodeId
 from sim.build import require_pure
+
+_MESH_AT, _MESH_END = 4, 12
+"""Where the mesh's id stands in a datagram's header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,24 @@ def _forgets_epoch(original: Any) -> Any:
     return join
 
 
+def _any_mesh(original: Any) -> Any:
+    def decode_any(data: bytes, mesh: MeshId) -> Any:
+        return original(data, MeshId(data[_MESH_AT:_MESH_END]) if len(data) > _MESH_END else mesh)
+
+    return decode_any
+
+
+def _garbled(original: Any) -> Any:
+    sent = 0
+
+    def put(outbox: Any, to: NodeId, address: Address, body: bytes) -> None:
+        nonlocal sent
+        sent += 1
+        original(outbox, to, address, body[:-1] if sent % 50 == 0 else body)
+
+    return put
+
+
 MUTATIONS = (
     Mutation("no_refute", "a node does not deny its own death", Beliefs, "_hear_of_self", _nothing,
              "starved"),
@@ -290,5 +312,9 @@ MUTATIONS = (
              "loads"),
     Mutation("no_gossip", "rumours ride on probes alone", Swim, "_on_gossip", _nothing,
              "goodbyes"),
+    Mutation("any_mesh", "datagrams of other meshes are let in", swim_module, "decode", _any_mesh,
+             "two_meshes"),
+    Mutation("garbled", "every fiftieth datagram lacks its last byte", outbox_module.Outbox, "_put",
+             _garbled, "crash"),
 )  # fmt: skip
 """All of them, with the scenario in which each should be caught within a few seeds."""

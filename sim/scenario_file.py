@@ -32,6 +32,7 @@ NODES_MAX = 20_000
 SEED_MAX = 2**63 - 1
 TIME_MAX_S = 86_400.0
 FILE_BYTES_MAX = 16 * 1024 * 1024
+NAME_CHARS_MAX = 128
 FAULTS_MAX = 100_000
 DEFAULT_DURATION_S = 60.0
 NODE_FIELDS = frozenset(
@@ -264,6 +265,9 @@ def check(plan: Plan, where: str = "the plan") -> None:
     Raises:
         UsageError: a number is out of its range, or a fault names a node that is not there.
     """
+    if not plan.scenario.isprintable() or len(plan.scenario) > NAME_CHARS_MAX:
+        hint = f"a name has at most {NAME_CHARS_MAX} characters, all of them printable"
+        _refuse(where, f"the scenario is called {plan.scenario[:NAME_CHARS_MAX]!r}", hint=hint)
     if not 2 <= plan.nodes <= NODES_MAX:
         _refuse(where, f"{plan.nodes} nodes", hint=f"nodes is 2 to {NODES_MAX:,}")
     if not 0 <= plan.seed <= SEED_MAX:

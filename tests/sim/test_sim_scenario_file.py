@@ -61,7 +61,7 @@ def test_odd_values_survive(text, value, at_s, by_s, group, latency):
         At(60.0, Heal(text)),
     )
     plan = Plan(
-        scenario=text,
+        scenario="".join(filter(str.isprintable, text))[:128],
         nodes=10,
         seed=0,
         duration_s=60.0,
@@ -186,3 +186,9 @@ def test_the_scenario_files_of_the_page_are_what_they_seem():
     plans = [loads(block.text) for block in page.blocks() if block.language == "toml"]
     assert [len(plan.faults) for plan in plans] == [3]
     assert plans[0].duration_s == 120.0
+
+
+@pytest.mark.parametrize("name", [r"\u001b[31mred", r"two\nlines", "x" * 129])
+def test_a_name_that_a_terminal_would_obey_is_refused(name):
+    with pytest.raises(UsageError, match="the scenario is called"):
+        loads(f'nodes = 3\nscenario = "{name}"\n')
