@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,7 +177,8 @@ class Fleet(Calm):
         self.on_leave: list[Callable[[Box], None]] = []
         """Called when a daemon is asked to stop."""
         # Collected garbage may close a connection: when that happens must follow from the seed.
-        self._has_collected = gc.isenabled()
+        # Also where nobody closes it: then at the latest when Python ends.
+        self._clean_up = weakref.finalize(self, _clean_up, self._directory, gc.isenabled())
         gc.disable()
 
     def _box(self, index: int) -> Box:
@@ -449,13 +451,18 @@ class Fleet(Calm):
             if lane.graveyard:
                 self.loop.bury(lane)
         self.loop.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        if self._has_collected:
-            gc.enable()
+        self._clean_up()
 
     def digest(self) -> str:
         """Hash of all that was delivered so far."""
         return self.trace.digest()
+
+
+def _clean_up(directory: Path, collects: bool) -> None:
+    """Remove what the fleet wrote, and let garbage be collected again if it was before."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if collects:
+        gc.enable()
 
 
 async def _sweep_up(nodes: Iterable[Node]) -> None:

@@ -1,6 +1,7 @@
 """The cluster that users test their own agents on."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -328,3 +329,15 @@ def test_what_a_program_started_ends_when_its_node_has_left():
 
     with Cluster(2, program=program) as cluster:
         cluster.run(leaves(cluster))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its loop complains
+def test_a_cluster_that_nobody_closes_leaves_no_files_and_no_rule_behind():
+    def forget():
+        cluster = Cluster(1)
+        return cluster._fleet._directory
+
+    directory = forget()
+    gc.collect()
+    assert not directory.exists()
+    assert gc.isenabled()
