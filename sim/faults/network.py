@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sim.faults.base import disturb_for
+
 if TYPE_CHECKING:
     from sim.world import World
 
@@ -55,15 +57,14 @@ class Clog:
 
     def apply(self, world: "World") -> None:
         """Hold its packets; let them go later."""
-        what = f"clog {self.node}"
-        world.disturb(what)
         world.network.clog(self.node, world.now + self.for_s)
-
-        def end() -> None:
-            world.network.unclog(self.node)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} is unclogged")
+        disturb_for(
+            world,
+            f"clog {self.node}",
+            self.for_s,
+            lambda: world.network.unclog(self.node),
+            f"{self.node} is unclogged",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +77,14 @@ class LossyNode:
 
     def apply(self, world: "World") -> None:
         """Begin; end later."""
-        what = f"lossy {self.node}"
-        world.disturb(what)
         world.network.override_node(self.node, self.loss)
-
-        def end() -> None:
-            world.network.override_node(self.node, None)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} loses no more")
+        disturb_for(
+            world,
+            f"lossy {self.node}",
+            self.for_s,
+            lambda: world.network.override_node(self.node, None),
+            f"{self.node} loses no more",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,12 @@ class LossyLink:
 
     def apply(self, world: "World") -> None:
         """Begin; end later."""
-        what = f"lossy {self.source}>{self.target}"
-        world.disturb(what)
         shape = replace(world.network.shape, loss=self.loss)
         world.network.override_link(self.source, self.target, shape)
-
-        def end() -> None:
-            world.network.override_link(self.source, self.target, None)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.source}>{self.target} loses no more")
+        disturb_for(
+            world,
+            f"lossy {self.source}>{self.target}",
+            self.for_s,
+            lambda: world.network.override_link(self.source, self.target, None),
+            f"{self.source}>{self.target} loses no more",
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from meshd.gossip.inputs import PingRequested, StateSet
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Load
+from sim.faults.base import disturb_for
 
 if TYPE_CHECKING:
     from sim.world import Host, World
@@ -142,15 +143,14 @@ class Starve:
     def apply(self, world: "World") -> None:
         """Begin; end later."""
         host = world.hosts[self.node]
-        what = f"starve {self.node}"
-        world.disturb(what)
         host.late_s = (self.low_s, self.high_s)
-
-        def end() -> None:
-            world.recover(host)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} is fed")
+        disturb_for(
+            world,
+            f"starve {self.node}",
+            self.for_s,
+            lambda: world.recover(host),
+            f"{self.node} is fed",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +164,14 @@ class SlowNode:
     def apply(self, world: "World") -> None:
         """Begin; end later."""
         host = world.hosts[self.node]
-        what = f"slow {self.node}"
-        world.disturb(what)
         host.cost_s = self.cost_s
-
-        def end() -> None:
-            world.recover(host)
-            world.settle(what)
-
-        world.call_at(world.now + self.for_s, end, f"{self.node} is fast again")
+        disturb_for(
+            world,
+            f"slow {self.node}",
+            self.for_s,
+            lambda: world.recover(host),
+            f"{self.node} is fast again",
+        )
 
 
 @dataclass(frozen=True, slots=True)
