@@ -278,6 +278,8 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+             "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),
     Mutation("jumping", "an incarnation rises by two", Beliefs, "_raise_self", _jumping, "starved"),

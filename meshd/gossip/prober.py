@@ -1,6 +1,7 @@
 """Failure detection: probe rounds, help by others, and help for others (SWIM section 3)."""
 
 import random
+from collections.abc import Sequence
 
 from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
@@ -21,6 +22,7 @@ SLOW_MAX = 16
 """Rounds with slow targets that go on beside the usual one; further ones get no extra time."""
 MISSED_MAX = 16
 """Failed rounds that are remembered, so that a late answer takes the verdict back."""
+_FIELD_BYTES = 16  # of a ping, but for what rides along
 _SEQUENCES = 2**16
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
@@ -109,26 +111,33 @@ class Prober:
     def _may_ask(self, member: Member) -> bool:
         return is_live(member.state) and member.node != self._beliefs.me.node
 
-    def ask(self, target: Member, about: NodeId | None = None) -> int:
-        """Ping a member for another reason than the own round; returns the sequence.
-
-        With `about`, what is believed of that node rides along: who knows better says so.
-        """
+    def ask(self, target: Member) -> int:
+        """Ping a member for another reason than the own round; returns the sequence."""
         sequence = self._next_sequence()
-        self._ping(target, sequence, about)
+        self._ping(target, sequence)
         return sequence
+
+    def ask_about(self, target: Member, suspects: Sequence[NodeId]) -> None:
+        """Ping a member with what is believed of some others: if it knows better, it says so."""
+        fields, free = (self._next_sequence(),), self._outbox.room - _FIELD_BYTES
+        accusations = []
+        for accusation in self._beliefs.accusations(suspects):
+            free -= len(accusation)
+            if free >= 0:
+                accusations.append(accusation)
+        self._outbox.send_with(target.node, target.address, Ping, fields, accusations)
 
     def ask_again(self, target: Member, sequence: int) -> None:
         """The same once more: any of the two answers will do."""
         self._ping(target, sequence)
 
-    def _ping(self, target: Member, sequence: int, about: NodeId | None = None) -> None:
+    def _ping(self, target: Member, sequence: int) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
-            first=self._beliefs.accusation(target.node if about is None else about),
+            first=self._beliefs.accusation(target.node),
         )
 
     def on_timeout(self, now: Instant) -> None:
@@ -239,15 +248,14 @@ class Prober:
 
     def on_ping(self, ping: Ping, member: Member, view_hash: int) -> None:
         """Answer. Whoever is doubted, or still believes in us, hears of it in the same datagram."""
-        me = self._beliefs.me.node
-        self._outbox.send_full(
-            member.node,
-            member.address,
-            Ack,
-            (ping.sequence, view_hash),
-            first=self._beliefs.correction()
-            or self._beliefs.accusation(me if self._beliefs.leaving else member.node),
-        )
+        me, fields = self._beliefs.me.node, (ping.sequence, view_hash)
+        corrections = self._beliefs.corrections()
+        if corrections:
+            self._outbox.send_with(member.node, member.address, Ack, fields, corrections)
+            return
+        accused = me if self._beliefs.leaving else member.node
+        first = self._beliefs.accusation(accused)
+        self._outbox.send_full(member.node, member.address, Ack, fields, first=first)
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
         """Ping a member on behalf of another, within the window that the requester has left.

@@ -118,8 +118,9 @@ class Swim:
             health=self._health, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
-            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
-        )
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
+            health=self._health, rng=rng,
+        )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             rng=rng, now=now,

@@ -74,8 +74,7 @@ def _no_nack(_original: Any) -> Any:
 
 
 def _ping_without_accusation(_original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int, about: NodeId | None = None) -> None:
-        del about
+    def ping(self: Prober, target: Member, sequence: int) -> None:
         self._outbox.send_full(target.node, target.address, Ping, (sequence,))
 
     return ping
@@ -101,6 +100,14 @@ def _nothing(_original: Any) -> Any:
 _LIFEGUARD_CHANGES = {"suspicion_mult": 4.0, "verifiers": 0}
 
 
+def _none(_original: Any) -> Any:
+    def none(self: Beliefs) -> list[bytes]:
+        del self
+        return []
+
+    return none
+
+
 def _without_last_call(_original: Any) -> Any:
     def on_suspicion_due(self: Verifier, node: NodeId, now: Instant) -> None:
         suspicion = self._beliefs.suspicions[node]
@@ -115,7 +122,7 @@ def _without_last_call(_original: Any) -> Any:
 _LIFEGUARD_PATCHES = (
     (Beliefs, "mail_waited", _nothing),
     (Beliefs, "answered_late", _nothing),
-    (Beliefs, "correction", _nothing),
+    (Beliefs, "corrections", _none),
     (Verifier, "on_suspicion_due", _without_last_call),
 )
 _NO_PROBE_CHANGES = {**_LIFEGUARD_CHANGES, "health_max": 0}
