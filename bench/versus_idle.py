@@ -9,13 +9,14 @@ from typing import Any
 
 from rivals.cluster import Cluster
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import ALL_NAMES, Kinship, Memberlist, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
-    Result,
     begin,
     figure,
     flat_rows,
+    medians,
     need_lan,
     network,
     parser,
@@ -53,6 +54,7 @@ def goals(size: int, found: dict[str, Result]) -> list[Goal]:
     theirs = {name: figure(found, name, BYTES) for name in (Memberlist.name, Kinship.name)}
     half = f"N={size}: IP bytes/s, {KINSHIP_SHARE} x kinship"
     return [
+        at_most(f"N={size}: runs that failed", figure(found, Meshd.name, "failed"), 0),
         at_most(f"N={size}: IP bytes/s, memberlist", ours[BYTES], theirs[Memberlist.name]),
         at_most(half, ours[BYTES], theirs[Kinship.name], KINSHIP_SHARE),
         at_most(f"N={size}: CPU ms/s", ours["cpu_ms_per_s"], CPU_MAX_MS_PER_S),
@@ -82,10 +84,9 @@ def main() -> None:
 
             case = {"N": size, "settle_s": options.settle, "window_s": options.window}
             results = rounds(bench, place, act, case, size=size, count=options.runs)
-        for number in range(options.runs):
-            found = {name: each[number] for name, each in results.items()}
-            rows += flat_rows(found, N=size)
-            judged += goals(size, found)
+        found = medians(results)
+        rows += flat_rows(found, N=size)
+        judged += goals(size, found)
         whats = (BYTES, "cpu_ms_per_s", "rss_mb")
         figures[f"n{size}"] = {**found, "ratios": {what: ratios(found, what) for what in whats}}
     bench.finish(rows, figures, judged, "sizes", "settle", "window", "runs")

@@ -9,12 +9,12 @@ from typing import Any
 from mesh_processes import progress
 from rivals.cluster import Cluster, EndedError
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import SOCKETS, Make, Meshd
 from rivals.network import Network
 from rivals.side_by_side import (
     FAILED,
     Bench,
-    Result,
     begin,
     collected,
     figure,

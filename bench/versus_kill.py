@@ -12,10 +12,10 @@ from typing import Any
 
 from rivals.cluster import Cluster
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import ALIVE, DEAD, Meshd
 from rivals.side_by_side import (
     Bench,
-    Result,
     begin,
     collected,
     figure,

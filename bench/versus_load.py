@@ -10,13 +10,14 @@ from typing import Any
 
 from rivals.cluster import Cluster
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import LOADS, Kinship, Memberlist, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
-    Result,
     begin,
     figure,
     flat_rows,
+    medians,
     need_lan,
     network,
     parser,
@@ -69,10 +70,11 @@ def ages(cluster: Cluster, began: float, ended: float) -> Result:
 
 def goals(size: int, found: dict[str, Result]) -> list[Goal]:
     ours = {what: figure(found, Meshd.name, what)
-            for what in ("age_p99_s", "unknown_at_worst", BYTES, "deaths")}  # fmt: skip
+            for what in ("age_p99_s", "unknown_at_worst", BYTES, "deaths", "failed")}  # fmt: skip
     theirs = figure(found, Kinship.name, BYTES)
     share = f"N={size}: IP bytes/s, {KINSHIP_SHARE} x kinship"
     return [
+        at_most(f"N={size}: runs that failed", ours["failed"], 0),
         at_most(f"N={size}: p99 age, s", ours["age_p99_s"], AGE_P99_MAX_S),
         at_most(f"N={size}: loads unknown in any sample", ours["unknown_at_worst"], 0),
         at_most(share, ours[BYTES], theirs, KINSHIP_SHARE),
@@ -102,13 +104,10 @@ def main() -> None:
                 return look_on(cluster, lan, options.settle, options.window)
 
             case = {"N": size, "window_s": options.window}
-            results = rounds(
-                bench, place, act, case, size=size, count=options.runs, extra=LOADS
-            )
-        for number in range(options.runs):
-            found = {name: each[number] for name, each in results.items()}
-            rows += flat_rows(found, N=size)
-            judged += goals(size, found)
+            results = rounds(bench, place, act, case, size=size, count=options.runs, extra=LOADS)
+        found = medians(results)
+        rows += flat_rows(found, N=size)
+        judged += goals(size, found)
         figures[f"n{size}"] = {**found, "ratios": {BYTES: ratios(found, BYTES)}}
     bench.finish(rows, figures, judged, "sizes", "settle", "window", "runs")
 

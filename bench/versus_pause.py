@@ -15,15 +15,17 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rivals.cluster import Cluster, Node
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import BLOCK_WAYS, BLOCKS, DEAD, SUSPECT, Meshd
 from rivals.side_by_side import (
     Act,
     Bench,
-    Result,
     begin,
     collected,
     figure,
@@ -72,7 +74,7 @@ def chosen(bench: Bench, cluster: Cluster, number: int) -> Watch:
     return Watch(cluster, chance)
 
 
-def stop(bench: Bench, cluster: Cluster, number: int, seconds: float) -> Result:
+def stop(bench: Bench, seconds: float, cluster: Cluster, number: int) -> Result:
     """Stop a node and wake it again. When is it in every view again?"""
     watch = chosen(bench, cluster, number)
     watch.victim.signal(signal.SIGSTOP)
@@ -86,7 +88,7 @@ def stop(bench: Bench, cluster: Cluster, number: int, seconds: float) -> Result:
     return {"back_s": round(back_s, 3), **watch.result()}
 
 
-def block(bench: Bench, cluster: Cluster, number: int, how: str, seconds: float) -> Result:
+def block(bench: Bench, how: str, seconds: float, cluster: Cluster, number: int) -> Result:
     """Have user code keep the event loop of a node busy."""
     watch = chosen(bench, cluster, number)
     cluster.block(watch.victim, how, seconds)
@@ -116,11 +118,11 @@ def crowded(node: Node) -> Iterator[None]:
 
 def pin(process: int, processors: set[int]) -> None:
     """All threads of a process."""
-    for thread in os.listdir(f"/proc/{process}/task"):
-        os.sched_setaffinity(int(thread), processors)
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), processors)
 
 
-def starve(bench: Bench, cluster: Cluster, number: int, seconds: float) -> Result:
+def starve(bench: Bench, seconds: float, cluster: Cluster, number: int) -> Result:
     """Leave a node a third of a processor; one kind's at a time, or it would be a ninth."""
     with CROWDING:
         watch = chosen(bench, cluster, number)
@@ -136,17 +138,14 @@ def cases(bench: Bench) -> Iterator[tuple[str, int, dict[str, Any], Act]]:
     options = bench.options
     for seconds in options.stops:
         name = f"stopped_{seconds:g}s"
-        yield name, options.runs, {}, lambda c, n, s=seconds: stop(bench, c, n, s)
+        yield name, options.runs, {}, partial(stop, bench, seconds)
     for how in options.blocks:
         name = f"blocked_{options.block_seconds:g}s_by_{how}"
-
-        def act(cluster: Cluster, number: int, how: str = how) -> Result:
-            return block(bench, cluster, number, how, options.block_seconds)
-
+        act = partial(block, bench, how, options.block_seconds)
         yield name, options.long_runs, {"extra": BLOCKS}, act
     if options.busy_seconds:
         name = f"busy_{options.busy_seconds:g}s"
-        yield name, options.long_runs, {}, lambda c, n: starve(bench, c, n, options.busy_seconds)
+        yield name, options.long_runs, {}, partial(starve, bench, options.busy_seconds)
 
 
 def able(bench: Bench, name: str) -> Bench:

@@ -10,11 +10,11 @@ from typing import Any
 from mesh_processes import progress
 from rivals.cluster import Cluster
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import SUSPECT, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
     Bench,
-    Result,
     begin,
     figure,
     flat_rows,

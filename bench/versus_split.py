@@ -13,17 +13,16 @@ from typing import Any
 
 from mesh_processes import progress
 from rivals.cluster import Cluster, Node
-from rivals.goals import Goal, at_most
+from rivals.goals import Figure, Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import DEAD, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
     FAILED,
     Bench,
-    Result,
     Results,
     at_once,
     begin,
-    figure,
     flat_rows,
     kept_rounds,
     need_lan,
@@ -174,9 +173,9 @@ def split_all(bench: Bench, seconds: float, run: int) -> list[Result]:
 def goals(case: Result, results: Results) -> list[Goal]:
     text = f"N={case['N']}, {case['split_s']:g} s, seed {case['seed']}"
     ours = results.get(Meshd.name, [])
-    times = [each.get("all_see_all_s", each.get(FAILED)) for each in ours]
+    times: list[Any] = [each.get("all_see_all_s", each.get(FAILED)) for each in ours]
     words = [time_s for time_s in times if isinstance(time_s, str)]
-    slowest = words[0] if words else max(times, default=None)
+    slowest: Figure = words[0] if words else max(times, default=None)
     dead = [each.get("own_side_deaths", 0) for each in ours]
     return [
         at_most(f"{text}: slowest to heal, s", slowest, HEALED_MAX_S),

@@ -12,9 +12,9 @@ from typing import Any
 from mesh_processes import progress
 from rivals.cluster import Cluster, Node
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import DEAD, Kinship, Meshd
 from rivals.side_by_side import (
-    Result,
     begin,
     collected,
     figure,

@@ -11,9 +11,9 @@ from typing import Any
 
 from rivals.cluster import Cluster
 from rivals.goals import Goal, at_most
+from rivals.kept import Result
 from rivals.kinds import UPDATED, UPDATES, Kinship, Meshd
 from rivals.side_by_side import (
-    Result,
     begin,
     collected,
     figure,

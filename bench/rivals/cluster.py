@@ -87,7 +87,7 @@ class Node:
 
     def since(self, since: float) -> list[tuple[float, str, str]]:
         """What it said from then on."""
-        return self.changes[bisect.bisect_left(self.changes, (since,)) :]  # type: ignore[type-var]
+        return self.changes[bisect.bisect_left(self.changes, (since,)) :]
 
     def sees(self, keys: Iterable[str]) -> bool:
         """Whether it believes all of these alive, but for itself."""
@@ -344,4 +344,9 @@ class Cluster:
 
 def _sender(node: Node) -> Callable[[bytes], None]:
     assert node.process.stdin is not None
-    return node.process.stdin.write
+    write = node.process.stdin.write
+
+    def send(data: bytes) -> None:
+        write(data)
+
+    return send

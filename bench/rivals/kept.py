@@ -25,8 +25,11 @@ class Kept:
         self._path = path
         self._fixed = {"bench": bench, "profile": profile}
         self._results: dict[str, Result] = {}
+        self._is_torn = False
         if path is not None and path.exists():
-            for line in path.read_text("utf-8").splitlines():
+            text = path.read_text("utf-8")
+            self._is_torn = text[-1:] not in {"", "\n"}
+            for line in text.splitlines():
                 self._read(line)
 
     def _read(self, line: str) -> None:
@@ -56,4 +59,5 @@ class Kept:
             "at": time.strftime("%Y-%m-%dT%H:%M:%S"), "load": round(os.getloadavg()[0], 1),
         }  # fmt: skip
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" * self._is_torn + json.dumps(line) + "\n")
+        self._is_torn = False

@@ -82,9 +82,7 @@ class Kind(Protocol):
         """Have a running node join another, once; returns as `update` does."""
         ...
 
-    def block(
-        self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float
-    ) -> None:
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
         """Have user code block the node's event loop for so long; may return before or after."""
         ...
 
@@ -141,9 +139,7 @@ class Meshd:
         self._client(spec).call("join", {"addresses": [address]})
         return []
 
-    def block(
-        self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float
-    ) -> None:
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
         """A handler does what it should not."""
         del send
         params = {"capability": "block", "input": {"how": how, "seconds": seconds}}
@@ -210,9 +206,7 @@ class Serf:
         del send
         return [self._program, "join", "-rpc-addr", f"127.0.0.1:{self._rpc_port(spec)}", address]
 
-    def block(
-        self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float
-    ) -> None:
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
         """It runs no user code."""
         raise NotImplementedError
 
@@ -251,9 +245,7 @@ class Told:
         send(b"join %s\n" % address.encode())
         return []
 
-    def block(
-        self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float
-    ) -> None:
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
         """By an order that the program's own loop carries out."""
         del spec, how
         send(b"block %g\n" % seconds)

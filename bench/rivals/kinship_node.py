@@ -24,7 +24,7 @@ def say(what: str, subject: str) -> None:
 
 
 async def orders(cluster: Any) -> None:
-    """`update VALUE` changes the metadata, `join ADDRESS` joins, `block SECONDS` blocks the loop."""
+    """`update VALUE` changes the metadata, `join ADDRESS` joins, `block SECONDS` does that."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -67,12 +67,12 @@ async def tell_ages(cluster: Any, own: str) -> None:
         await asyncio.sleep(SAMPLE_INTERVAL_S)
 
 
-async def main(profile: str, name: str, bind: str, extra: str, seeds: list[str]) -> None:
+async def main(profile: str, name: str, bind: str, extra: str, *seeds: str) -> None:
     # It binds and joins in one call: "ready" is said right before, so that what its joining takes
     # is seen. Its socket is bound less than a millisecond later.
     config = getattr(kinship.Config, profile)(name=name, bind=bind, insecure_plaintext=True)
     if seeds:
-        config = config.replace(seeds=seeds)
+        config = config.replace(seeds=list(seeds))
     say("ready", name)
     async with kinship.Cluster(config) as cluster:
         stream = cluster.events()
@@ -83,4 +83,4 @@ async def main(profile: str, name: str, bind: str, extra: str, seeds: list[str])
         await asyncio.gather(events(stream, with_updates=not loads), orders(cluster), *loads)
 
 
-asyncio.run(main(*sys.argv[1:5], seeds=sys.argv[5:]))
+asyncio.run(main(*sys.argv[1:]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mesh_processes import arguments, print_table, progress, report, summary
@@ -242,6 +243,24 @@ def collected(results: Results, counts: Collection[str]) -> tuple[list[Result], 
         rows += [{**BLANK, "kind": name, "what": w, **numbers} for w, numbers in spread.items()]
         rows += [{**BLANK, "kind": name, "what": w, "count": value} for w, value in sums.items()]
     return rows, figures
+
+
+def medians(results: Results) -> dict[str, Result]:
+    """One result for each kind: medians over its rounds; words where a round has words."""
+    found = {}
+    for name, each in results.items():
+        whole = [result for result in each if FAILED not in result]
+        found[name] = {
+            what: _middle([result[what] for result in whole if what in result])
+            for what in (whole[0] if whole else {})
+        }
+        found[name][FAILED] = len(each) - len(whole)
+    return found
+
+
+def _middle(values: list[Any]) -> Any:
+    words = [value for value in values if isinstance(value, str)]
+    return words[0] if words else round(median(values), 4)
 
 
 def flat_rows(found: dict[str, Result], **first: Any) -> list[Result]:

@@ -63,7 +63,7 @@ def change_loads() -> None:
     told_at = 0.0
     load = Load()
 
-    def changing(self: Node) -> Load:
+    def changing(_: Node) -> Load:
         nonlocal told_at, load
         if time.monotonic() >= told_at + 0.9:  # what starts and ends a node tells as well
             told_at, now = time.monotonic(), stamp()
@@ -71,7 +71,7 @@ def change_loads() -> None:
             load = Load(cpu_fraction=cpu, mem_fraction=mem, in_flight=next(busy))
         return load
 
-    Node.load = changing  # type: ignore[method-assign]
+    Node.load = changing  # type: ignore[method-assign,assignment]
     start = Node.start
 
     async def started(self: Node) -> None:
@@ -81,17 +81,20 @@ def change_loads() -> None:
     Node.start = started  # type: ignore[method-assign]
 
 
+def age(load: Load, now: int) -> int:
+    """Hundredths of a second since a load's owner told it."""
+    return (now - round(load.cpu_fraction * 255) * 256 - round(load.mem_fraction * 255)) % STAMPS
+
+
 def sample(node: Node) -> None:
     """Say again and again how old the loads are that this node knows."""
     time.sleep(random.uniform(0.0, SAMPLE_INTERVAL_S))
     while True:
         view, now = node.view(), stamp()
         loads = [peer.load for peer in view.by_node.values() if peer.node != view.me and peer.load]
-        ages = [(now - round(x.cpu_fraction * 255) * 256 - round(x.mem_fraction * 255)) % STAMPS
-                for x in loads]  # fmt: skip
+        ages = ",".join(str(age(load, now)) for load in loads)
         # One write: the log's lines come from other threads.
-        line = '{"event": "ages", "id": "%s"}\n' % ",".join(map(str, ages))
-        os.write(sys.stdout.fileno(), line.encode())
+        os.write(sys.stdout.fileno(), b'{"event": "ages", "id": "%s"}\n' % ages.encode())
         time.sleep(SAMPLE_INTERVAL_S)
 
 
