@@ -116,7 +116,7 @@ def main() -> None:
                     case |= {"repeat": number} if number > 1 else {}
                     soak = Soak(bench, need_lan(place), case, percent)
                     results = rounds(bench, place, soak.run, case, size=size)
-                    found[phase] = {name: each[0] for name, each in results.items()}
+                    found[phase] = {name: each[0] for name, each in results.items() if each}
                     rows += flat_rows(found[phase], N=size, phase=phase)
                 figures[f"n{size}"] = found
                 judged += goals(found, options.percent)

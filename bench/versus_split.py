@@ -15,7 +15,7 @@ from mesh_processes import progress
 from rivals.cluster import Cluster, Node
 from rivals.goals import Figure, Goal, at_most
 from rivals.kept import Result
-from rivals.kinds import DEAD, Meshd
+from rivals.kinds import DEAD, Make, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
     FAILED,
@@ -71,50 +71,52 @@ class Split:
         size: nodes of each cluster.
         seconds: how long the link is away.
         is_seeded: whether all have an address that they were told to try for good.
-        run: the number of this repetition.
-        offset_s: how much later than the first of its length it begins.
-        gate: all splits of one length wait here until all clusters run.
+        number: of this repetition.
     """
 
     def __init__(
-        self, bench: Bench, size: int, seconds: float, *, is_seeded: bool, run: int,
-        offset_s: float, gate: threading.Barrier,
-    ) -> None:  # fmt: skip
+        self, bench: Bench, size: int, seconds: float, number: int, *, is_seeded: bool
+    ) -> None:
         self._bench = bench
         self._size = size
         self._seconds = seconds
         self._is_seeded = is_seeded
-        self._number = run
-        self._offset_s = offset_s
-        self._gate = gate
+        self._number = number
         self.case = {"N": size, "split_s": seconds, "seed": "shared" if is_seeded else "none"}
 
-    def run(self) -> None:
-        """Start, cut, heal, look on."""
-        try:
-            self._run()
-        finally:
-            self._gate.abort()  # whoever waits still, because this one failed, need not
+    def run(self, gate: threading.Barrier, offset_s: float) -> None:
+        """Start, cut, heal, look on.
 
-    def _run(self) -> None:
-        kept, number = self._bench.kept, self._number
-        todo = {
+        Args:
+            gate: all splits of one length wait here until all clusters run.
+            offset_s: how much later than the first of them this one begins.
+        """
+        try:
+            self._run(gate, offset_s)
+        finally:
+            gate.abort()  # whoever waits still, because this one failed, need not
+
+    @property
+    def todo(self) -> dict[str, Make]:
+        """The kinds without a result."""
+        kept = self._bench.kept
+        return {
             name: make
             for name, make in self._bench.makes.items()
-            if kept.get(self.case, name, number) is None
+            if kept.get(self.case, name, self._number) is None
         }
+
+    def _run(self, gate: threading.Barrier, offset_s: float) -> None:
         with contextlib.ExitStack() as stack:
             with STARTING:
                 lan = need_lan(stack.enter_context(network(self._size, is_lan_needed=True)))
-                clusters = start_all(todo, stack, lan, self._size, is_seeded=self._is_seeded)
+                clusters = start_all(self.todo, stack, lan, self._size, is_seeded=self._is_seeded)
             with contextlib.suppress(threading.BrokenBarrierError):
-                self._gate.wait()
-            time.sleep(self._offset_s)
-            found = self._cut(lan, clusters)
-            for name in todo:
-                result = found.get(name, {FAILED: "it did not start"})
-                kept.put(self.case, name, number, result)
-                progress(f"{shown(self.case)}: {number}, {name}: {shown(result)}")
+                gate.wait()
+            time.sleep(offset_s)
+            for name, result in self._cut(lan, clusters).items():
+                self._bench.kept.put(self.case, name, self._number, result)
+                progress(f"{shown(self.case)}: {self._number}, {name}: {shown(result)}")
 
     def _cut(self, lan: Lan, clusters: dict[str, Cluster]) -> dict[str, Result]:
         far = range(self._size - self._size // 2 + 1, self._size + 1)
@@ -156,17 +158,17 @@ def split_all(bench: Bench, seconds: float, run: int) -> list[Result]:
     """All splits of one length at the same time; returns their cases."""
     options = bench.options
     ways = [(size, is_seeded) for size in options.sizes for is_seeded in SEEDS[options.seeds]]
-    gate = threading.Barrier(len(ways))
-    splits = [
-        Split(
-            bench, size, seconds, is_seeded=is_seeded, run=run,
-            offset_s=number * options.offset, gate=gate,
-        )
-        for number, (size, is_seeded) in enumerate(ways)
-    ]  # fmt: skip
-    with ThreadPoolExecutor(len(splits)) as pool:
-        for done in [pool.submit(split.run) for split in splits]:
-            done.result()
+    splits = [Split(bench, size, seconds, run, is_seeded=is_seeded) for size, is_seeded in ways]
+    due = [split for split in splits if split.todo]
+    if due:
+        gate = threading.Barrier(len(due))
+        with ThreadPoolExecutor(len(due)) as pool:
+            begun = [
+                pool.submit(split.run, gate, place * options.offset)
+                for place, split in enumerate(due)
+            ]
+            for each in begun:
+                each.result()
     return [split.case for split in splits]
 
 
@@ -209,7 +211,7 @@ def main() -> None:
         for case in cases:
             results = kept_rounds(bench, case, options.runs)
             for number in range(options.runs):
-                found = {name: each[number] for name, each in results.items()}
+                found = {name: each[number] for name, each in results.items() if number < len(each)}
                 rows += flat_rows(found, **case)
             figures[f"n{case['N']}_{seconds:g}s_seed_{case['seed']}"] = results
             judged += goals(case, results)

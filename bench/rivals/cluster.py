@@ -148,6 +148,8 @@ class Cluster:
         self.nodes: list[Node] = []
         self._is_one_address = is_one_address
         self._extra = extra
+        self.is_broken = False
+        """Whether a node that nobody stopped has ended: no round can succeed any more."""
 
     def __enter__(self) -> Self:
         return self
@@ -251,6 +253,7 @@ class Cluster:
         """
         for node in self.nodes:
             if not node.is_meant_to_end and node.process.poll() is not None:
+                self.is_broken = True
                 said = b"\n".join(node.lines).decode(errors="replace")
                 raise EndedError(f"{self.kind.name} {node.spec.name} ended:\n{said}")
 

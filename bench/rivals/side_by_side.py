@@ -158,7 +158,7 @@ def rounds(
 
 
 def kept_rounds(bench: Bench, case: Result, count: int = 1) -> Results:
-    """What there is of a case so far."""
+    """What there is of a case so far: less than `count` rounds of a kind that did not start."""
     found = {
         name: [bench.kept.get(case, name, number) for number in range(1, count + 1)]
         for name in bench.makes
@@ -176,11 +176,12 @@ def _together(
     wanted = {name: make for name, make in bench.makes.items() if todo[name]}
     with contextlib.ExitStack() as stack:
         clusters = start_all(wanted, stack, place, size, **how)
-        for name in wanted.keys() - clusters.keys():
-            for number in todo[name]:
-                bench.kept.put(case, name, number, {FAILED: "it did not start"})
         for number in numbers:
-            due = {name: each for name, each in clusters.items() if number in todo[name]}
+            due = {
+                name: each
+                for name, each in clusters.items()
+                if number in todo[name] and not each.is_broken
+            }
             for name, result in at_once(due, act, number).items():
                 bench.kept.put(case, name, number, result)
                 told = ", ".join(f"{what}={value}" for what, value in case.items())
@@ -194,7 +195,10 @@ def start_all(
     size: int,
     **how: Any,
 ) -> dict[str, Cluster]:
-    """A cluster of each kind, one after the other; without those that do not come up."""
+    """A cluster of each kind, one after the other; without those that do not come up.
+
+    Nothing is kept of these: a later run with the same `--out` tries them again.
+    """
     clusters = {}
     for name, make in makes.items():
         try:
