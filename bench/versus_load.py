@@ -37,7 +37,6 @@ def look_on(cluster: Cluster, lan: Lan, settle_s: float, window_s: float) -> Res
     began, sent, used = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
     time.sleep(window_s)
     ended, sent_then, used_then = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
-    cluster.look_for_ended()
     share = (ended - began) * len(cluster.nodes)
     rates = {what: (sent_then[what] - sent[what]) / share for what in sent}
     return {

@@ -316,7 +316,12 @@ class Cluster:
         )
 
     def usage(self) -> dict[str, float]:
-        """Processor seconds and resident bytes so far, means over the nodes."""
+        """Processor seconds and resident bytes so far, means over the nodes.
+
+        Raises:
+            EndedError: as `look_for_ended` does.
+        """
+        self.look_for_ended()
         processes = [psutil.Process(node.process.pid) for node in self.nodes]
         times = [process.cpu_times() for process in processes]
         memory = [process.memory_info().rss for process in processes]
