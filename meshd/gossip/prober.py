@@ -5,6 +5,7 @@ import random
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.distances import Distances
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.members import is_live
@@ -31,6 +32,7 @@ class Prober:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        distances: Distances,
         rng: random.Random,
         now: Instant,
     ) -> None:
@@ -39,6 +41,7 @@ class Prober:
         self._timers = timers
         self._outbox = outbox
         self._health = health
+        self._distances = distances
         self._rng = rng
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
@@ -60,7 +63,7 @@ class Prober:
             return
         self._round = ProbeRound(target, self._next_sequence(), now)
         self._timers.set("probe_timeout", now + self._config.probe_timeout_s * self._health.factor)
-        self._ping(target, self._round.sequence)
+        self._ping(target, self._round.sequence, self._distances.wanted())
 
     def _next_target(self) -> Member | None:
         table = self._beliefs.table
@@ -74,13 +77,14 @@ class Prober:
     def _may_ask(self, member: Member) -> bool:
         return is_live(member.state) and member.node != self._beliefs.me.node
 
-    def _ping(self, target: Member, sequence: int) -> None:
+    def _ping(self, target: Member, sequence: int, wanted: int = 0) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
             first=self._beliefs.accusation(target.node),
+            last=wanted,
         )
 
     def on_timeout(self, now: Instant) -> None:
@@ -124,6 +128,7 @@ class Prober:
                 rtt_s = now - current.started if direct else None
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
+                    self._distances.measured(source, rtt_s, ack.coordinates)
                 else:
                     self._beliefs.heard_from(current.target, now)
                 self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
@@ -176,6 +181,7 @@ class Prober:
             Ack,
             (ping.sequence, view_hash),
             first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            last=self._distances.for_ack(member.node, ping.wanted),
         )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
