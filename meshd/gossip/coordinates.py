@@ -24,7 +24,10 @@ ERROR_MAX = 1.5
 ERROR_WEIGHT = 0.25
 """c_e: how much one sample moves the error (paper, figure 3; both papers take 0.25)."""
 STEP_WEIGHT = 0.25
-"""c_c: which share of a spring's tension one sample takes away (paper, section 3)."""
+"""c_c: which share of a spring's tension one sample takes away, at least (paper, section 3)."""
+STEP_BY_ERROR = 2.0
+"""As shipped, c_c is this much of the own error, within 0.25 .. 1: who knows little takes larger
+steps. Measured (docs/RESULTS.md): half as far off after 30 round trips, no worse in the long run."""
 HEIGHT_MIN_S: Seconds = 10e-6
 """A height never falls to 0, or it could not grow again. Source: Serf."""
 ADJUSTMENT_SAMPLES = 20
@@ -77,9 +80,13 @@ class Coordinate(msgspec.Struct, frozen=True, gc=False):
             and 0.0 <= self.error <= ERROR_MAX
         )
 
+    def spring_s(self, other: "Coordinate") -> Seconds:
+        """The distance by point and heights alone, before the adjustments."""
+        return math.dist(self.point, other.point) + self.height_s + other.height_s
+
     def distance_s(self, other: "Coordinate") -> Seconds:
         """The round trip to expect between the two nodes."""
-        spring_s = math.dist(self.point, other.point) + self.height_s + other.height_s
+        spring_s = self.spring_s(other)
         adjusted_s = spring_s + self.adjustment_s + other.adjustment_s
         return adjusted_s if adjusted_s > 0.0 else spring_s
 
@@ -114,17 +121,37 @@ def unpack_coordinate(packed: bytes) -> Coordinate:
     return coordinate
 
 
+class Springs(msgspec.Struct, frozen=True):
+    """How the own place follows the round trips.
+
+    Attributes:
+        step_by_error: see STEP_BY_ERROR; 0 leaves c_c constant.
+        adjusted: whether springs are let off what the adjustments account for. In meshes whose
+            round trips fit no space the two then may push each other ever further.
+    """
+
+    step_by_error: float = STEP_BY_ERROR
+    adjusted: bool = False
+
+
+SHIPPED = Springs()
+SERF = Springs(step_by_error=0.0, adjusted=True)
+"""As Serf does it: exact after hundreds of round trips, slower at first."""
+
+
 class Locator:
     """Finds the own place from round trips to peers and their places.
 
     Args:
         rng: which way to go from a peer at the very same point.
+        springs: how to go.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, springs: Springs = SHIPPED) -> None:
         self.here = ORIGIN
         """The own coordinate."""
         self._rng = rng
+        self._springs = springs
         self._samples: dict[NodeId, tuple[Seconds, ...]] = {}
         self._residues: deque[Seconds] = deque(maxlen=ADJUSTMENT_SAMPLES)
 
@@ -154,17 +181,25 @@ class Locator:
         return sorted(samples)[len(samples) // 2]
 
     def _step(self, there: Coordinate, rtt_s: Seconds) -> Coordinate:
-        """Vivaldi: a spring's length of tension moves the less certain of its two ends more.
+        """Vivaldi: tension in a spring moves the less certain of its two ends more.
 
+        A sample's error is its share of the longer of prediction and truth, so 1 at most. (By the
+        truth alone, as published, it may be 10, and the few neighbours in its own rack keep a node
+        unsure for 100 s that has known its way to all other sites after 15.)
+        A sample's error is its share of the longer of prediction and truth, so 1 at most. (By the
+        truth alone, as published, it may be 10, and the few neighbours in its own rack keep a node
+        unsure for 100 s that has known its way to all other sites after 15.)
         What the adjustments account for pulls at nothing; without that a mesh of two sites never
         comes to rest (4 % off on average instead of 0.006 %).
         """
         here = self.here
-        off_s = rtt_s - here.distance_s(there)
+        told_s = here.distance_s(there)
         weight = here.error / max(here.error + there.error, _TINY_S)
         share = ERROR_WEIGHT * weight
-        error = here.error * (1.0 - share) + abs(off_s) / rtt_s * share
-        by_s = STEP_WEIGHT * weight * off_s
+        error = here.error * (1.0 - share) + abs(rtt_s - told_s) / max(rtt_s, told_s) * share
+        step = min(1.0, max(STEP_WEIGHT, self._springs.step_by_error * here.error))
+        length_s = told_s if self._springs.adjusted else here.spring_s(there)
+        by_s = step * weight * (rtt_s - length_s)
         point, height_s = self._pushed(here.point, here.height_s, there, by_s)
         self._residues.append(rtt_s - math.dist(point, there.point) - height_s - there.height_s)
         # The peer holds the other half of what the springs leave over.
