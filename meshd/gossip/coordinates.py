@@ -27,7 +27,7 @@ STEP_WEIGHT = 0.25
 """c_c: which share of a spring's tension one sample takes away, at least (paper, section 3)."""
 STEP_BY_ERROR = 2.0
 """As shipped, c_c is this much of the own error, within 0.25 .. 1: who knows little takes larger
-steps. Measured (docs/RESULTS.md): half as far off after 30 round trips, no worse in the long run."""
+steps. docs/RESULTS.md has what that gains, and what it costs."""
 HEIGHT_MIN_S: Seconds = 10e-6
 """A height never falls to 0, or it could not grow again. Source: Serf."""
 ADJUSTMENT_SAMPLES = 20
@@ -40,7 +40,7 @@ FILTER_PEERS_MAX = 1_024
 GRAVITY_S: Seconds = 150.0
 """rho: the pull to the origin is (distance / rho)^2, against drift of the whole (Ledlie). Serf."""
 RTT_MAX_S: Seconds = 10.0
-"""A longer round trip is a fault, not a distance; no part of a coordinate is larger. Serf."""
+"""A longer round trip is a fault, not a distance; no point lies further out. Serf."""
 _TINY_S = 1e-6
 
 _PACKED = struct.Struct(">8eeeB")
@@ -74,7 +74,7 @@ class Coordinate(msgspec.Struct, frozen=True, gc=False):
         # No comparison with NaN holds, and no infinity is within a bound.
         return (
             len(self.point) == DIMENSIONS
-            and all([-RTT_MAX_S <= part <= RTT_MAX_S for part in self.point])
+            and math.hypot(*self.point) <= RTT_MAX_S
             and 0.0 <= self.height_s <= RTT_MAX_S
             and -RTT_MAX_S <= self.adjustment_s <= RTT_MAX_S
             and 0.0 <= self.error <= ERROR_MAX
@@ -220,9 +220,7 @@ class Locator:
             moved = tuple([a + (a - b) * scale for a, b in zip(point, there.point, strict=True)])
             return moved, max(HEIGHT_MIN_S, height_s + (height_s + there.height_s) * scale)
         if there is not ORIGIN:
-            point = tuple(
-                [a + b * by_s for a, b in zip(point, self._any_direction(), strict=True)]
-            )
+            point = tuple([a + b * by_s for a, b in zip(point, self._any_direction(), strict=True)])
         return point, max(HEIGHT_MIN_S, height_s)
 
     def _any_direction(self) -> Point:

@@ -35,7 +35,8 @@ ACKS_PER_COORDINATE = 10
 MOVED_FRACTION = 0.1
 """Of the usual round trip: who moved so far since it was told has news."""
 ENOUGH_FRACTION = 0.75
-"""Of all members: who holds usable coordinates of so many asks for no more."""
+ENOUGH_MEMBERS = 1_000
+"""Who holds usable coordinates of this share of all members, or of so many, asks for no more."""
 OWN_BYTES = COORDINATE_BYTES + 5
 """What the own coordinate adds to an ack: its field, and the two that must stand before it."""
 ENTRY_BYTES = ID_BYTES + COORDINATE_BYTES
@@ -84,11 +85,11 @@ class Distances:
     # Asking and telling
 
     def wanted(self) -> int:
-        """How many coordinates to ask the next member for; 0 where none would be of use yet."""
-        live = self._beliefs.table.live
-        if self.here.error > ERROR_USABLE or self._usable >= ENOUGH_FRACTION * (live - 1):
+        """How many coordinates to ask the next member for; 0 where enough are known."""
+        others = self._beliefs.table.live - 1
+        if self._usable >= min(ENOUGH_FRACTION * others, ENOUGH_MEMBERS):
             return 0
-        return min(OTHERS_MAX, live - 1 - self._usable)
+        return min(OTHERS_MAX, others - self._usable)
 
     def for_ack(self, asker: NodeId, wanted: int) -> bytes:
         """What an ack to a member carries: nothing, or the own coordinate, then others'.
@@ -98,16 +99,17 @@ class Distances:
         """
         self._earn()
         told = self._told.pop(asker, None)
-        if told is None or not told.is_usable or wanted > 0:
-            if self._saved_bytes >= OWN_BYTES:
-                self._saved_bytes -= OWN_BYTES
-                return self._tell(asker) + self._others(asker, wanted)
-        elif told.version != self._version or told.acks >= ACKS_PER_COORDINATE - 1:
-            if self._earned_bytes >= OWN_BYTES:
-                self._earned_bytes -= OWN_BYTES
-                return self._tell(asker)
-        if told is not None:
-            self._told[asker] = told._replace(acks=told.acks + 1)
+        lacks = told is None or not told.is_usable or wanted > 0
+        if lacks and self._saved_bytes >= OWN_BYTES:
+            self._saved_bytes -= OWN_BYTES
+            return self._tell(asker) + self._others(asker, wanted)
+        if told is None:
+            return b""
+        due = told.version != self._version or told.acks >= ACKS_PER_COORDINATE - 1
+        if due and self._earned_bytes >= OWN_BYTES:
+            self._earned_bytes -= OWN_BYTES
+            return self._tell(asker)
+        self._told[asker] = told._replace(acks=told.acks + 1)
         return b""
 
     def _earn(self) -> None:
@@ -176,7 +178,7 @@ class Distances:
             packed = others[at + ID_BYTES : at + ENTRY_BYTES]
             unpack_coordinate(packed)
             entries.append((NodeId(others[at : at + ID_BYTES]), packed))
-        self._second_hand_forget(node)
+        self._drop(self._second_hand, node)
         self._store(self._direct, node, own)
         for other, packed in entries:
             self._hear_second_hand(other, packed)
@@ -206,9 +208,6 @@ class Distances:
         if before is not None:
             self._usable -= packed_error(before) <= ERROR_USABLE
 
-    def _second_hand_forget(self, node: NodeId) -> None:
-        self._drop(self._second_hand, node)
-
     def _on_moved(self, rtt_s: Seconds) -> None:
         """See whether the own coordinate is news by now."""
         usual_s = self._usual_s or rtt_s
@@ -232,8 +231,7 @@ class Distances:
 
     def _held(self, node: NodeId) -> bytes | None:
         """A member's coordinate: first-hand, unless only second-hand is usable."""
-        direct = self._direct.get(node)
-        return direct if node not in self._second_hand else self._second_hand[node]
+        return self._second_hand.get(node, self._direct.get(node))
 
     def expected(self, node: NodeId) -> Expected | None:
         """The round trip to a member, where both coordinates are certain enough to tell."""

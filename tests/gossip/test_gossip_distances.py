@@ -143,8 +143,7 @@ def test_a_turn_without_anybody_to_tell_of_comes_to_an_end():
     assert len(lone.distances.for_ack(lone.ids[0], 8)) == COORDINATE_BYTES
 
 
-def test_only_who_knows_its_own_place_and_lacks_others_asks():
-    assert Lone(10, error=1.0).distances.wanted() == 0
+def test_only_who_lacks_others_coordinates_asks_for_them():
     lone = Lone(10)
     assert lone.distances.wanted() == OTHERS_MAX
     for node in lone.ids[:5]:
