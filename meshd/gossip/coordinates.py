@@ -47,7 +47,8 @@ _PACKED = struct.Struct(">8eeeB")
 COORDINATE_BYTES = _PACKED.size
 """Ten half floats (rounded by at most one part in 2^11, below 61 us by 30 ns) and a byte of error:
 a distance is off by at most 1/2000 of what lies between both points and the origin."""
-_ERROR_STEPS = 255
+ERROR_BYTE_MAX = 255
+"""What an error of ERROR_MAX is packed as; its last byte."""
 
 Point = tuple[float, ...]
 
@@ -97,12 +98,12 @@ ORIGIN = Coordinate()
 
 def packed_error(packed: bytes) -> float:
     """The error in a packed coordinate, without unpacking the rest."""
-    return min(ERROR_MAX, packed[-1] * ERROR_MAX / _ERROR_STEPS)
+    return min(ERROR_MAX, packed[-1] * ERROR_MAX / ERROR_BYTE_MAX)
 
 
 def pack_coordinate(coordinate: Coordinate) -> bytes:
     """21 bytes. The coordinate must be valid."""
-    error = min(_ERROR_STEPS, math.ceil(coordinate.error / ERROR_MAX * _ERROR_STEPS))
+    error = min(ERROR_BYTE_MAX, math.ceil(coordinate.error / ERROR_MAX * ERROR_BYTE_MAX))
     return _PACKED.pack(*coordinate.point, coordinate.height_s, coordinate.adjustment_s, error)
 
 

@@ -13,10 +13,11 @@ from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.coordinates import (
     COORDINATE_BYTES,
+    ERROR_BYTE_MAX,
+    ERROR_MAX,
     Coordinate,
     Locator,
     pack_coordinate,
-    packed_error,
     unpack_coordinate,
 )
 from meshd.gossip.members import is_live
@@ -43,7 +44,13 @@ ENTRY_BYTES = ID_BYTES + COORDINATE_BYTES
 SAVED_BYTES_MAX = 8_192
 """What a node may spend at once on those who lack coordinates; the upper half only on others'."""
 _RTT_WEIGHT = 0.1
+_USABLE_BYTE = int(ERROR_USABLE / ERROR_MAX * ERROR_BYTE_MAX)
 _LOOKED_AT_MAX = 64
+
+
+def _is_usable(packed: bytes) -> bool:
+    """Whether a packed coordinate predicts anything; without unpacking it."""
+    return packed[-1] <= _USABLE_BYTE
 
 
 class Expected(NamedTuple):
@@ -134,7 +141,7 @@ class Distances:
                 break
             node = self._turn.pop()
             packed = self._held(node)
-            if packed and packed_error(packed) <= ERROR_USABLE and self._may_tell(node, asker):
+            if packed and _is_usable(packed) and self._may_tell(node, asker):
                 entries.append(node + packed)
         self._saved_bytes -= ENTRY_BYTES * len(entries)
         return b"".join(entries)
@@ -186,11 +193,11 @@ class Distances:
     def _hear_second_hand(self, node: NodeId, packed: bytes) -> None:
         """What a member says of another one counts where nothing better is known."""
         direct = self._direct.get(node)
-        known = direct is not None and packed_error(direct) <= ERROR_USABLE
+        known = direct is not None and _is_usable(direct)
         member = self._beliefs.table.get(node)
         if known or member is None or member.node == self._beliefs.me.node:
             return
-        if packed_error(packed) <= ERROR_USABLE and is_live(member.state):
+        if _is_usable(packed) and is_live(member.state):
             # The table's own copy of the id: the datagram's would be one more.
             self._store(self._second_hand, member.node, packed)
             self._beliefs.touch(member.node)
@@ -201,12 +208,12 @@ class Distances:
         if len(table) >= MEMBERS_MAX:
             self._drop(table, next(iter(table)))
         table[node] = packed
-        self._usable += packed_error(packed) <= ERROR_USABLE
+        self._usable += _is_usable(packed)
 
     def _drop(self, table: dict[NodeId, bytes], node: NodeId) -> None:
         before = table.pop(node, None)
         if before is not None:
-            self._usable -= packed_error(before) <= ERROR_USABLE
+            self._usable -= _is_usable(before)
 
     def _on_moved(self, rtt_s: Seconds) -> None:
         """See whether the own coordinate is news by now."""
@@ -236,7 +243,7 @@ class Distances:
     def expected(self, node: NodeId) -> Expected | None:
         """The round trip to a member, where both coordinates are certain enough to tell."""
         packed = self._held(node)
-        if packed is None or self.here.error > ERROR_USABLE or packed_error(packed) > ERROR_USABLE:
+        if packed is None or self.here.error > ERROR_USABLE or not _is_usable(packed):
             return None
         there = unpack_coordinate(packed)
         return Expected(self.here.distance_s(there), max(self.here.error, there.error))
