@@ -45,7 +45,7 @@ SAVED_BYTES_MAX = 8_192
 """What a node may spend at once on those who lack coordinates; the upper half only on others'."""
 _RTT_WEIGHT = 0.1
 _USABLE_BYTE = int(ERROR_USABLE / ERROR_MAX * ERROR_BYTE_MAX)
-_LOOKED_AT_MAX = 64
+_LOOKED_AT_MAX = 2 * OTHERS_MAX
 
 
 def _is_usable(packed: bytes) -> bool:
@@ -147,7 +147,10 @@ class Distances:
         return b"".join(entries)
 
     def _begin_turn(self) -> bool:
-        self._turn = [*self._direct, *self._second_hand]
+        """List whom there is to tell of."""
+        if self._usable:
+            held = (*self._direct.items(), *self._second_hand.items())
+            self._turn = [node for node, packed in held if _is_usable(packed)]
         return bool(self._turn)
 
     def _may_tell(self, node: NodeId, asker: NodeId) -> bool:
