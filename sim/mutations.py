@@ -175,9 +175,9 @@ def _believes_it(original: Any) -> Any:
 
 
 def _twice(original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
-        original(self, target, sequence)
-        original(self, target, sequence)
+    def ping(self: Prober, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        original(self, *args, **options)
 
     return ping
 

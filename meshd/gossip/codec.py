@@ -72,13 +72,23 @@ def encode_body(
     return with_riders(body, updates, loads) if updates or loads else body
 
 
-def with_riders(body: bytes, updates: Sequence[bytes], loads: bytes = b"") -> bytes:
-    """A body with rumours, and loads if there are any, appended as its next fields."""
-    start = body[0] + (2 if loads else 1)
-    ending = _pack(loads) if loads else b""
+def with_riders(
+    body: bytes, updates: Sequence[bytes], loads: bytes = b"", last: bytes = b""
+) -> bytes:
+    """A body with rumours, and loads if there are any, appended as its next fields.
+
+    `last` is one more field after them, encoded by `encode_field`, if not empty.
+    """
+    start = body[0] + (3 if last else 2 if loads else 1)
+    ending = _pack(loads) if loads or last else b""
     return b"".join(
-        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending)
+        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending, last)
     )
+
+
+def encode_field(value: Any) -> bytes:
+    """One field by itself, so that its bytes can be counted."""
+    return _pack(value)
 
 
 def decode(data: bytes, mesh: MeshId) -> Datagram:

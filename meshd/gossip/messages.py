@@ -25,6 +25,7 @@ U53 = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
 PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
+Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
 
 STATE_KEY_CHARS_MAX = 72
 STATE_VALUE_BYTES_MAX = 400
@@ -85,20 +86,28 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Are you there? Answered by an ack with the same `sequence`."""
+    """Are you there? Answered by an ack with the same `sequence`.
+
+    `wanted`: how many members' coordinates the sender would like to be told.
+    """
 
     sequence: U16
     updates: Updates = ()
     loads: Loads = b""
+    wanted: U8 = 0
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing."""
+    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing.
+
+    `coordinates`: the sender's (21 bytes), then others' with their ids (29 each).
+    """
 
     sequence: U16
     view_hash: U32 = 0
     updates: Updates = ()
     loads: Loads = b""
+    coordinates: Coordinates = b""
 
 
 class PingReq(msgspec.Struct, frozen=True, array_like=True, tag=3):

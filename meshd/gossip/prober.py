@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.distances import Distances
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.lag import lag_s
@@ -38,6 +39,7 @@ class Prober:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        distances: Distances,
         rng: random.Random,
         now: Instant,
     ) -> None:
@@ -46,6 +48,7 @@ class Prober:
         self._timers = timers
         self._outbox = outbox
         self._health = health
+        self._distances = distances
         self._rng = rng
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
@@ -83,7 +86,7 @@ class Prober:
         else:
             self._round = current
             self._timers.set("probe_timeout", now + timeout_s)
-        self._ping(target, sequence)
+        self._ping(target, sequence, wanted=self._distances.wanted())
 
     def on_slow_due(self, sequence: int, now: Instant) -> None:
         """A round with a slow target has come to its timeout, then to its end."""
@@ -131,13 +134,14 @@ class Prober:
         """The same once more: any of the two answers will do."""
         self._ping(target, sequence)
 
-    def _ping(self, target: Member, sequence: int) -> None:
+    def _ping(self, target: Member, sequence: int, wanted: int = 0) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
             first=self._beliefs.accusation(target.node),
+            last=wanted,
         )
 
     def on_timeout(self, now: Instant) -> None:
@@ -192,6 +196,7 @@ class Prober:
                 rtt_s = max(0.0, now - current.started - waited_s) if direct else None
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
+                    self._distances.measured(source, rtt_s, ack.coordinates)
                 else:
                     self._beliefs.heard_from(current.target, now)
                 self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
@@ -248,14 +253,16 @@ class Prober:
 
     def on_ping(self, ping: Ping, member: Member, view_hash: int) -> None:
         """Answer. Whoever is doubted, or still believes in us, hears of it in the same datagram."""
-        me, fields = self._beliefs.me.node, (ping.sequence, view_hash)
-        corrections = self._beliefs.corrections()
-        if corrections:
-            self._outbox.send_with(member.node, member.address, Ack, fields, corrections)
-            return
-        accused = me if self._beliefs.leaving else member.node
-        first = self._beliefs.accusation(accused)
-        self._outbox.send_full(member.node, member.address, Ack, fields, first=first)
+        me = self._beliefs.me.node
+        self._outbox.send_full(
+            member.node,
+            member.address,
+            Ack,
+            (ping.sequence, view_hash),
+            first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            also=self._beliefs.corrections(),
+            last=self._distances.for_ack(member.node, ping.wanted),
+        )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
         """Ping a member on behalf of another, within the window that the requester has left.

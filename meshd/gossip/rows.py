@@ -74,6 +74,7 @@ class ViewBuilder:
         node = member.node
         told = self._told_by(swim, node)
         load = swim.load_of(node)
+        expected = swim.rtt_expected(node)
         heard_at = swim.heard_at(node)
         if load is not None and (heard_at is None or load[1] > heard_at):
             heard_at = load[1]
@@ -92,6 +93,8 @@ class ViewBuilder:
             rtt_s=swim.rtt_s(node),
             reachable=swim.is_reachable(node),
             version=told.version,
+            rtt_estimate_s=None if expected is None else expected.rtt_s,
+            rtt_estimate_error=None if expected is None else expected.error,
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":

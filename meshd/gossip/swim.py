@@ -20,6 +20,7 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.distances import Distances, Expected
 from meshd.gossip.effects import Effect
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
@@ -113,9 +114,10 @@ class Swim:
             health=self._health,
             now=now,
         )
+        self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, rng=rng, now=now,
+            health=self._health, distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
             config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
@@ -437,6 +439,10 @@ class Swim:
     def rtt_s(self, node: NodeId) -> float | None:
         """Moving average of direct probes' round trips."""
         return self._beliefs.rtt_s.get(node)
+
+    def rtt_expected(self, node: NodeId) -> Expected | None:
+        """The round trip by network coordinates, and how far off that may be."""
+        return self._distances.expected(node)
 
     def is_reachable(self, node: NodeId) -> bool:
         """False from an own failed probe round until the member is heard again."""

@@ -74,8 +74,8 @@ def _no_nack(_original: Any) -> Any:
 
 
 def _ping_without_accusation(_original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
-        self._outbox.send_full(target.node, target.address, Ping, (sequence,))
+    def ping(self: Prober, target: Member, sequence: int, wanted: int = 0) -> None:
+        self._outbox.send_full(target.node, target.address, Ping, (sequence,), last=wanted)
 
     return ping
 
@@ -85,7 +85,8 @@ def _ack_without_accusation(_original: Any) -> Any:
         leaving = self._beliefs.leaving
         first = self._beliefs.accusation(self._beliefs.me.node) if leaving else None
         fields = (ping.sequence, view_hash)
-        self._outbox.send_full(member.node, member.address, Ack, fields, first=first)
+        last = self._distances.for_ack(member.node, ping.wanted)
+        self._outbox.send_full(member.node, member.address, Ack, fields, first=first, last=last)
 
     return on_ping
 
