@@ -67,7 +67,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """A node as another node's table records it."""
+    """A node as another node's table records it.
+
+    `digest` is 8 bytes over its whole state at `state_version`; empty where that is not known.
+    """
 
     node: NodeId
     epoch: Epoch
@@ -75,6 +78,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state: MemberState
     address: Address
     state_version: int = 0
+    digest: bytes = b""
 
 
 def is_name(text: str) -> bool:

@@ -9,7 +9,7 @@ from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import encode_update, member_from, states
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
+from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     CONFIRMED,
@@ -34,6 +34,9 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 INCARNATION_JUMP_MAX = 1_000
 EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
+STATE_VERSION_JUMP_MAX = 1_000_000
+RICH_RUMOURS_MAX = 4
+"""While more rumours wait, a change of state does not travel with its own: it is pulled."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
@@ -108,6 +111,10 @@ class Beliefs:
                 rumours.heard(node, self._outbox.limit)
             if update.source:
                 self._hear_opinion(update, current, now)
+            if update.delta is not None and self._states.want(node) is not None:
+                # The rumour came before, but by then without the change itself.
+                self._states.offered(current, update.delta)
+                self._hear_state(current)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -144,6 +151,8 @@ class Beliefs:
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
             return
+        if update.delta is not None:
+            self._states.offered(member, update.delta)
         if synced and member.state is MemberState.DEAD:
             member = in_state(member, MemberState.SUSPECT)
         accuser = None if synced else self._accuser(update)
@@ -155,6 +164,12 @@ class Beliefs:
             self._store(merged, current, accuser, now, reason=TOLD, spread=spread)
         if not synced and precedence(member) == precedence(current):
             self._hear_opinion(update, merged, now)
+
+    def _hear_state(self, member: Member) -> None:
+        """See what a record means for what is held of its state."""
+        if self._states.heard(member):
+            self._outbox.add(StateChanged(member.node))
+            self._touched[member.node] = None
 
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count an opinion on a doubt that is known, if it is new."""
@@ -181,6 +196,9 @@ class Beliefs:
         jump = member.incarnation - current.incarnation
         if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
             return "incarnation_jump"
+        jump = member.state_version - current.state_version
+        if member.epoch == current.epoch and jump > STATE_VERSION_JUMP_MAX:
+            return "version_jump"
         return ""
 
     def _hear_of_self(self, member: Member, now: Instant) -> None:
@@ -200,14 +218,29 @@ class Beliefs:
             news = member.incarnation > mine.incarnation or (
                 member.incarnation == mine.incarnation and member.address != mine.address
             )
-            if news:
+            if news or self._claims_more(member):
                 self._outrank(member, now)
         elif member.incarnation < mine.incarnation:
             # Refuted before; the news has not got round.
             self.spread_self(now)
         else:
             self._health.refuted()
-            self._raise_self(mine.epoch, member.incarnation + 1, now)
+            self._raise_self(mine.epoch, member.incarnation + 1, now, **self._above(member))
+
+    def _claims_more(self, member: Member) -> bool:
+        """Whether a record of this run tells of a state that this node never had."""
+        mine = self.me
+        return (member.state_version, member.digest) > (mine.state_version, mine.digest)
+
+    def _above(self, member: Member) -> dict[str, object]:
+        """What the own record needs so that its state outranks the one that another tells of.
+
+        The digest stays: what others hold of the state is right for the new version, too.
+        """
+        if not self._claims_more(member):
+            return {}
+        self._states.outrank(member.state_version)
+        return {"state_version": self._states.own.version}
 
     def _outrank(self, member: Member, now: Instant) -> None:
         """Answer a record of this node that it did not write, in this run at least.
@@ -228,8 +261,12 @@ class Beliefs:
         self._outrank_at = Instant(now + self._outrank_pause_s)
         if member.epoch > self.me.epoch:
             self._raise_self(member.epoch + 1, 0, now)
+        elif member.state_version > self.me.state_version + STATE_VERSION_JUMP_MAX:
+            # Others refuse such a jump, those who know us: for the rest we begin anew.
+            self._raise_self(self.me.epoch + 1, 0, now)
         else:
-            self._raise_self(self.me.epoch, member.incarnation + 1, now)
+            incarnation = max(member.incarnation, self.me.incarnation) + 1
+            self._raise_self(self.me.epoch, incarnation, now, **self._above(member))
 
     # Own record
 
@@ -319,7 +356,7 @@ class Beliefs:
         self._follow_suspicion(member, before, accuser, now)
         if is_live(member.state):
             self.gone.pop(node, None)
-            self._states.heard_version(node, member.epoch, member.state_version)
+            self._hear_state(member)
         else:
             self.gone.setdefault(node, now)
             self._loads.forget(node)
@@ -365,7 +402,11 @@ class Beliefs:
         self._timers.set(("suspicion", node), suspicion.deadline())
 
     def _spread(self, member: Member, accuser: NodeId | None, now: Instant) -> None:
-        self.rumours.add(member.node, encode_update(member, accuser))
+        rich = None
+        if member.state is MemberState.ALIVE and len(self.rumours) < RICH_RUMOURS_MAX:
+            change = self._states.change_of(member)
+            rich = None if change is None else encode_update(member, accuser, change)
+        self.rumours.add(member.node, encode_update(member, accuser), rich)
         self._timers.set_earlier("gossip", now)
 
     def _keep_deaths_quiet(self) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from meshd.errors import DecodeError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX
-from meshd.gossip.messages import Delta, Message, Update
+from meshd.gossip.messages import Delta, Message, StateChange, StateEntry, Update
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
 
 PROTOCOL_VERSION = 1
@@ -147,8 +147,21 @@ def _array_header(count: int) -> bytes:
     return bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
 
 
-def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ...]:
-    """A rumour's fields in wire order."""
+def update_fields(
+    member: Member, source: NodeId | None = None, change: StateChange | None = None
+) -> tuple[Any, ...]:
+    """A rumour's fields in wire order.
+
+    The digest is told of the living only: who doubts a member, or buries it, says nothing of its
+    state that the others could not know, and in a storm such rumours are many.
+    """
+    digest = member.digest if member.state is MemberState.ALIVE else b""
+    if change is not None:
+        ending: tuple[Any, ...] = (digest, source or b"", _change_fields(change))
+    elif source is not None:
+        ending = (digest, source)
+    else:
+        ending = (digest,) if digest else ()
     return (
         int(member.state),
         member.node,
@@ -156,13 +169,29 @@ def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ..
         member.incarnation,
         pack_address(member.address),
         member.state_version,
-        *(() if source is None else (source,)),
+        *ending,
     )
 
 
-def encode_update(member: Member, source: NodeId | None = None) -> bytes:
+def encode_update(
+    member: Member, source: NodeId | None = None, change: StateChange | None = None
+) -> bytes:
     """One rumour, encoded once and kept."""
-    return _pack(update_fields(member, source))
+    return _pack(update_fields(member, source, change))
+
+
+def change_bytes(change: StateChange) -> int:
+    """By how much a change makes a rumour longer."""
+    return len(_pack(_change_fields(change)))
+
+
+def _change_fields(change: StateChange) -> tuple[Any, ...]:
+    return change.base, [_entry_fields(entry) for entry in change.entries]
+
+
+def _entry_fields(entry: StateEntry) -> tuple[Any, ...]:
+    plain = (entry.key, entry.version, entry.value)
+    return (*plain, entry.size) if entry.size else plain
 
 
 def member_from(update: Update) -> Member:
@@ -178,12 +207,19 @@ def member_from(update: Update) -> Member:
         update.state,
         update.address,
         update.state_version,
+        update.digest,
     )
 
 
 @lru_cache(maxsize=16_384)
 def _member(
-    node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int
+    node: bytes,
+    epoch: int,
+    incarnation: int,
+    state: int,
+    address: bytes,
+    state_version: int,
+    digest: bytes,
 ) -> Member:
     """One value for the same record, however often it is told; simulated nodes share it, too."""
     return Member(
@@ -193,6 +229,7 @@ def _member(
         state=_STATES[state],
         address=unpack_address(address),
         state_version=state_version,
+        digest=digest,
     )
 
 
@@ -203,6 +240,7 @@ def states(update: Update, member: Member) -> bool:
         and update.incarnation == member.incarnation
         and update.epoch == member.epoch
         and update.state_version <= member.state_version
+        and (update.digest <= member.digest or update.state_version < member.state_version)
         and update.address == pack_address(member.address)
     )
 
@@ -314,5 +352,6 @@ def _from_scale(code: int, mantissa_bits: int) -> int:
 
 def encode_delta(delta: Delta) -> bytes:
     """One delta, to be counted against the room of a datagram before it is sent."""
-    entries = [(entry.key, entry.version, entry.value) for entry in delta.entries]
-    return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries))
+    entries = [_entry_fields(entry) for entry in delta.entries]
+    ending = (delta.digest,) if delta.digest else ()
+    return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries, *ending))

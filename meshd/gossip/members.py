@@ -27,25 +27,32 @@ def join(one: Member, other: Member) -> Member:
     """The belief that holds after hearing both: commutative, associative, idempotent.
 
     The higher precedence wins the state; the higher (epoch, incarnation) the address, because only
-    the member itself raises those; the state version is the highest heard of the winning run.
+    the member itself raises those; the state version is the highest heard of the winning run, and
+    the digest goes with it.
     """
     high, low = (one, other) if precedence(one) >= precedence(other) else (other, one)
     if (high.epoch, high.incarnation) == (low.epoch, low.incarnation):
         address = max(high.address, low.address)
     else:
         address = high.address
-    version = high.state_version
+    version, digest = high.state_version, high.digest
     if high.epoch == low.epoch:
-        version = max(version, low.state_version)
-    if address is high.address and version == high.state_version:
+        version, digest = max((version, digest), (low.state_version, low.digest))
+    if address is high.address and version == high.state_version and digest == high.digest:
         return high
-    return Member(high.node, high.epoch, high.incarnation, high.state, address, version)
+    return Member(high.node, high.epoch, high.incarnation, high.state, address, version, digest)
 
 
 def in_state(member: Member, state: MemberState) -> Member:
     """The same record, but for its state."""
     return Member(
-        member.node, member.epoch, member.incarnation, state, member.address, member.state_version
+        member.node,
+        member.epoch,
+        member.incarnation,
+        state,
+        member.address,
+        member.state_version,
+        member.digest,
     )
 
 

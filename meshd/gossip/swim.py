@@ -20,6 +20,7 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.documents import Documents
 from meshd.gossip.effects import Effect
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
@@ -53,6 +54,7 @@ from meshd.gossip.messages import (
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
 from meshd.gossip.pulls import Pulls
+from meshd.gossip.sources import Sources
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
@@ -120,9 +122,14 @@ class Swim:
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             rng=rng, now=now,
         )  # fmt: skip
+        sources = Sources(config, self._beliefs, rng)
+        self._documents = Documents(
+            config=config, beliefs=self._beliefs, library=self._states.library,
+            timers=self._timers, outbox=self._outbox, sources=sources, now=now,
+        )  # fmt: skip
         self._pulls = Pulls(
-            config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
-            outbox=self._outbox, rng=rng,
+            beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
+            sources=sources, documents=self._documents,
         )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
@@ -284,7 +291,7 @@ class Swim:
             case Records():
                 self._exchange.on_records(message, node, address, now)
             case StatePull():
-                self._pulls.on_state_pull(message, member)
+                self._pulls.on_state_pull(message, member, now)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
             case _:
@@ -327,6 +334,8 @@ class Swim:
                 self._prober.on_reconnect(now)
             case "pull":
                 self._pulls.on_due(now)
+            case "documents":
+                self._documents.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
                 self._timers.set("reap", now + _REAP_INTERVAL_S)
@@ -369,8 +378,11 @@ class Swim:
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        if self._states.own.write_all(event.entries):
-            me = msgspec.structs.replace(self._beliefs.me, state_version=self._states.own.version)
+        if self._states.write(event.entries):
+            own = self._states.own
+            me = msgspec.structs.replace(
+                self._beliefs.me, state_version=own.version, digest=own.digest
+            )
             self._beliefs.replace_self(me, now)
 
     def _on_leave(self, now: Instant) -> None:
@@ -406,6 +418,10 @@ class Swim:
     def state_of(self, node: NodeId) -> NodeState | None:
         """What is held of a node's state."""
         return self._states.get(node)
+
+    def value_of(self, node: NodeId, key: str) -> bytes | None:
+        """What a node says under a key; None if nothing, or a document that is not here yet."""
+        return self._states.value(node, key)
 
     def load_of(self, node: NodeId) -> tuple[Load, Instant] | None:
         """A node's newest load record and when it came."""
@@ -447,7 +463,7 @@ class Swim:
             "timers": len(self._timers),
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
-            "pulls": len(self._pulls),
+            "pulls": len(self._pulls) + len(self._documents),
             "gone": len(self._beliefs.gone),
         }
 
