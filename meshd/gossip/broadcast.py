@@ -6,7 +6,7 @@ from functools import lru_cache
 
 CROWD = 32
 """Rumours that may wait before a rumour that is heard again counts as sent."""
-RICH_SENDS = 4
+RICH_SENDS = 6
 """So many first sends of a rumour carry what it brings along; by then most have it."""
 _MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
@@ -44,6 +44,11 @@ class BroadcastQueue:
     def is_crowded(self) -> bool:
         """Whether so many wait that what is heard again counts as sent."""
         return len(self.tier_of) > self._crowd
+
+    @property
+    def is_rich(self) -> bool:
+        """Whether a rumour waits that brings something along and was hardly sent yet."""
+        return bool(self._rich)
 
     def add(self, subject: Hashable, rumour: bytes, rich: bytes | None = None) -> None:
         """Queue a fresh rumour about `subject`, in place of an older one.

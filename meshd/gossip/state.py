@@ -27,7 +27,9 @@ from meshd.gossip.messages import (
 )
 from meshd.model import Epoch, Member, NodeId
 
-STATE_KEYS_MAX = 512
+STATE_KEYS_MAX = 1_024
+DOCUMENT_KEY = "doc/"
+"""Keys that begin so hold documents, be they ever so short: nobody chooses by them."""
 CHANGE_BYTES_MAX = 300
 """The longest change that travels with its rumour; a longer one is pulled."""
 CHANGES_MAX = 256
@@ -260,8 +262,8 @@ class StateStore:
         before, base = documents_of(self.own.live()), self.own.version
         if not self.own.write_all(entries):
             return False
-        for value in entries.values():
-            if value is not None and len(value) > INLINE_BYTES_MAX:
+        for key, value in entries.items():
+            if value is not None and is_document(key, value):
                 self.library.put(value)
         self.library.refer(self._me, before, documents_of(self.own.live()), None)
         self._note_change(self._me, self.own.epoch, self.own.version, self.own.change_since(base))
@@ -433,9 +435,14 @@ def _content(entry: StateEntry | None) -> tuple[bytes | None, int]:
     return (None, 0) if entry is None else (entry.value, entry.size)
 
 
+def is_document(key: str, value: bytes) -> bool:
+    """Whether a value is gossiped as a document: a long one, or one that nobody waits for."""
+    return len(value) > (DIGEST_BYTES if key.startswith(DOCUMENT_KEY) else INLINE_BYTES_MAX)
+
+
 def _entry(key: str, value: bytes | None) -> StateEntry:
     """How a value is gossiped: within its entry, or as a document."""
-    if value is None or len(value) <= INLINE_BYTES_MAX:
+    if value is None or not is_document(key, value):
         return StateEntry(key, 0, value)
     return StateEntry(key, 0, digest_of(value), len(value))
 

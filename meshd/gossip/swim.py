@@ -63,6 +63,7 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
+_RICH_HASTE = 2  # rounds that a change of state, which travels with its rumour, takes at once
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
@@ -361,11 +362,13 @@ class Swim:
         if wait > _ROUNDING:
             self._timers.set("gossip", now + wait * config.gossip_interval_s)
             return
+        # What a change brings along is worth most to those who have not heard of it.
+        haste = _RICH_HASTE if self._rumours.is_rich else 1
         self._gossiped_at = now
-        self._rounds_left = rounds_left - 1
+        self._rounds_left = rounds_left - haste
         me = self._beliefs.me.node
         targets = self._beliefs.table.pick(
-            config.gossip_fanout,
+            config.gossip_fanout * haste,
             self._rng,
             lambda m: m.state <= MemberState.SUSPECT and m.node != me,
         )

@@ -11,7 +11,8 @@ from meshd.gossip.rows import ViewBuilder, own_entries, stale_after_s
 from meshd.model import Load, MemberState
 from meshd.view import ClusterView
 
-COUNT_WORDS = summarise(Manifest(name="count-words"))
+MANIFEST = Manifest(name="count-words")
+COUNT_WORDS = summarise(MANIFEST)
 
 
 def build(fabric: Fabric, builder: ViewBuilder | None = None) -> ClusterView:
@@ -26,7 +27,7 @@ def test_silence_is_long_once_three_cycles_of_probes_went_by(members, seconds):
 def test_a_row_shows_name_version_capabilities_and_load_of_a_peer():
     fabric = meshed(2)
     peer = fabric.nodes[1]
-    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (COUNT_WORDS,))))
+    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (MANIFEST,))))
     fabric.step(peer, LoadSampled(Load(queue=3)))
     fabric.run(2)
     row = build(fabric).by_node[peer.id]
