@@ -262,7 +262,7 @@ class Documents:
         budget = min(QUESTION_CHUNKS_MAX, self._answering.refill(now))
         parts = list(self._parts(pull.documents, budget))
         self._answering.left -= sum(chunks_of(len(data)) for _, _, data in parts)
-        answers = list(self._packed(parts)) or [[]]
+        answers = list(self._packed(parts))
         for each in answers:
             fields = (len(answers), (), each)
             self._outbox.send(requester.node, requester.address, StateDelta, fields)
@@ -288,7 +288,7 @@ class Documents:
     def _packed(
         self, parts: list[tuple[bytes, int, bytes]]
     ) -> Iterator[list[tuple[bytes, int, bytes]]]:
-        """Parts in datagrams, in their order."""
+        """Parts in datagrams, in their order; there is one part at least."""
         packed: list[tuple[bytes, int, bytes]] = []
         room = free = self._outbox.room - _FIELD_BYTES
         for part in parts:
@@ -298,8 +298,7 @@ class Documents:
                 packed, free = [], room
             packed.append(part)
             free -= size
-        if packed:
-            yield packed
+        yield packed
 
 
 def _mask(chunks: list[int]) -> bytes:

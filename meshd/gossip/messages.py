@@ -38,6 +38,7 @@ StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
 PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 
+
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):
     """One key of a node's state. A value of None says that the key was deleted.
 

@@ -28,8 +28,10 @@ _STALE_ROUNDS = 3
 def own_entries(
     name: str, version: str, manifests: tuple[Manifest, ...]
 ) -> dict[str, bytes | None]:
-    """What a node says of itself, as keys of its state: of each capability a summary, by which
-    others choose, and the manifest itself, which is usually a document and comes a little later.
+    """What a node says of itself, as keys of its state.
+
+    Of each capability that is a summary, by which others choose, and the manifest itself, which is
+    a document and comes a little later.
     """
     entries: dict[str, bytes | None] = {NAME_KEY: name.encode(), VERSION_KEY: version.encode()}
     for manifest in manifests:

@@ -65,4 +65,4 @@ class Sources:
 
     def pause_s(self, tries: int) -> Seconds:
         """How long to wait after so many asked in vain: twice as long each time, up to 8 s."""
-        return min(_RETRY_MAX_S, self.gather_s * 2 ** min(tries - 1, _DOUBLINGS_MAX))
+        return min(_RETRY_MAX_S, self.gather_s * 2.0 ** min(tries - 1, _DOUBLINGS_MAX))

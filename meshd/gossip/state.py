@@ -157,7 +157,7 @@ class NodeState:
         other = NodeState(self.epoch)
         other.version = self.version
         other.entries = dict(self.entries)
-        other._digest = self._digest  # noqa: SLF001 - of its own kind
+        other._digest = self._digest
         return other
 
     def can_be(self, epoch: Epoch, version: int) -> bool:
@@ -387,9 +387,7 @@ class StateStore:
             return Merged.NOTHING
         return self._settle(state, want, delta, source)
 
-    def _settle(
-        self, state: NodeState, want: Want, delta: Delta, source: NodeId | None
-    ) -> Merged:
+    def _settle(self, state: NodeState, want: Want, delta: Delta, source: NodeId | None) -> Merged:
         """See whether a state is whole, and whether it is what its digest stands for."""
         node, digest = want.node, delta.digest
         if state.version == want.version:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
@@ -100,7 +101,7 @@ def test_a_crowd_of_large_documents_comes_within_the_budget():
     fabric.run(2)
     for node in fabric.nodes:
         asked = sum(
-            bin(int.from_bytes(document.mask)).count("1")
+            int.from_bytes(document.mask).bit_count()
             for pull in sent(node, StatePull)
             for document in pull.documents
         )
@@ -196,7 +197,6 @@ def test_a_false_chunk_is_noticed_and_the_owner_asked():
     body = LARGE[:700]
     fabric.drop = lambda a, b: owner in {a, b}
     without_effects(fabric)
-    told = [update_fields(owner.swim.me), ]
     fabric.step(owner, StateSet({"doc/a": body}))
     told = update_fields(owner.swim.me, None, owner.swim._states.change_of(owner.swim.me))
     give(fabric, asker, liar, encode_body(5, ([told],)))
@@ -204,7 +204,8 @@ def test_a_false_chunk_is_noticed_and_the_owner_asked():
     missing.teller = liar.id
     fabric.drop = lambda a, b: a is liar or owner in {a, b}
     assert fabric.run(0.5, until=lambda: any(p.documents for p in sent(asker, StatePull)))
-    forged = [(digest_of(body), 0, bytes(512)), (digest_of(body), 1, bytes(188)), (bytes(16), 0, b"")]
+    digest = digest_of(body)
+    forged = [(digest, 0, bytes(512)), (digest, 1, bytes(188)), (bytes(16), 0, b"")]
     give(fabric, asker, liar, encode_body(11, (1, (), forged)))
     assert reasons(asker)[-1:] == ["digest_mismatch"]
     assert missing.doubted
@@ -236,9 +237,8 @@ def test_a_state_that_its_owner_never_had_is_outranked(jump):
     fabric.step(owner, StateSet({"k": b"v"}))
     fabric.run(2)
     me = owner.swim.me
-    forged = Member(
-        me.node, me.epoch, me.incarnation, me.state, me.address, me.state_version + jump, b"forged__"
-    )
+    version = me.state_version + jump
+    forged = msgspec.structs.replace(me, state_version=version, digest=b"forged__")
     for node in (fabric.nodes[0], owner):
         give(fabric, node, fabric.nodes[1], encode_body(5, ([update_fields(forged)],)))
     assert fabric.run(3, until=lambda: fabric.converged() and fabric.knows_state())
@@ -256,9 +256,8 @@ def test_a_forged_doubt_does_not_hide_a_version_that_never_was():
     fabric.step(owner, StateSet({"k": b"v"}))
     fabric.run(2)
     me = owner.swim.me
-    forged = Member(
-        me.node, me.epoch, me.incarnation, MemberState.SUSPECT, me.address, me.state_version + 3
-    )
+    version = me.state_version + 3
+    forged = msgspec.structs.replace(me, state=MemberState.SUSPECT, state_version=version)
     give(fabric, fabric.nodes[0], fabric.nodes[1], encode_body(5, ([update_fields(forged)],)))
     assert fabric.run(5, until=lambda: owner.swim.me.state_version > me.state_version + 3)
     assert fabric.run(3, until=fabric.knows_state)

@@ -100,6 +100,21 @@ async def test_names_capabilities_and_load_arrive_at_others(make):
     await two.until(lambda v: v.by_node[peer.node].capabilities == ())
 
 
+async def test_a_manifest_is_waited_for_and_its_absence_is_told_in_time(make):
+    one, two = await make(1), await make(2)
+    manifest = Manifest(name="translate", examples=("e" * 5_000,))
+    two.service.join(one.service.address)
+    await two.until(_alive(2))
+    one.service.describe(name="lab-a", version="1.2.3", manifests=(manifest,))
+    view = await two.until(lambda v: any(p.capabilities for p in v.peers))
+    (peer,) = view.named("lab-a")
+    summary = summarise(manifest)
+    assert await two.service.manifest(peer.node, summary, 5.0) == manifest
+    other = msgspec.structs.replace(summary, name="other")
+    assert await two.service.manifest(peer.node, other, 0.0) is None
+    assert await two.service.manifest(peer.node, other, 0.01) is None
+
+
 async def test_manifests_that_gossip_cannot_carry_are_refused_at_once(make):
     one = await make(1)
     huge = tuple(Manifest(name=f"x{n}", examples=("e" * 40_000,)) for n in range(2))

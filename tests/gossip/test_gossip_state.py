@@ -229,7 +229,7 @@ def test_a_digest_stands_for_the_content_whatever_led_to_it(one_way, other_way):
     for key, value in other_way:
         other.write(key, value)
     assert (one.digest == other.digest) == (one.values() == other.values())
-    other.write_all({key: None for key in other.values()})
+    other.write_all(dict.fromkeys(other.values()))
     assert other.digest == b""
     other.write_all(one.values())
     assert other.digest == one.digest
@@ -320,9 +320,8 @@ def test_a_change_that_does_not_lead_to_the_digest_is_pulled_as_ever():
 
 def test_the_last_changes_are_kept_for_a_bounded_number_of_nodes():
     store = StateStore(ME, RUN)
-    members = [
-        msgspec.structs.replace(told(RUN, 1), node=NodeId(b"%08d" % n)) for n in range(CHANGES_MAX + 1)
-    ]
+    ids = [NodeId(b"%08d" % number) for number in range(CHANGES_MAX + 1)]
+    members = [msgspec.structs.replace(told(RUN, 1), node=node) for node in ids]
     for member in members:
         store.offered(member, change(0, 1))
     assert store.change_of(members[0]) is None

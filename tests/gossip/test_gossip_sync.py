@@ -62,7 +62,8 @@ def told(fabric: Fabric, to: Node, *records: tuple, source: int = 1):
 
 
 def cookie_for(fabric: Fabric, to: Node, source: NodeId) -> bytes:
-    (welcome,) = sent(give(fabric, to, source, encode_body(6, (1, bytes(JOIN_PADDING_BYTES)))), Welcome)
+    join = encode_body(6, (1, bytes(JOIN_PADDING_BYTES)))
+    (welcome,) = sent(give(fabric, to, source, join), Welcome)
     return welcome.cookie
 
 
