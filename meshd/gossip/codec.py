@@ -12,7 +12,7 @@ A datagram is refused by its size before anything is decoded, and every limit of
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, get_args
@@ -148,7 +148,10 @@ def _array_header(count: int) -> bytes:
 
 
 def update_fields(
-    member: Member, source: NodeId | None = None, change: StateChange | None = None
+    member: Member,
+    accusers: bytes = b"",
+    retracted: bytes = b"",
+    change: StateChange | None = None,
 ) -> tuple[Any, ...]:
     """A rumour's fields in wire order.
 
@@ -156,10 +159,13 @@ def update_fields(
     state that the others could not know, and in a storm such rumours are many.
     """
     digest = member.digest if member.state is MemberState.ALIVE else b""
+    ending: tuple[Any, ...]
     if change is not None:
-        ending: tuple[Any, ...] = (digest, source or b"", _change_fields(change))
-    elif source is not None:
-        ending = (digest, source)
+        ending = (digest, accusers, retracted, _change_fields(change))
+    elif retracted:
+        ending = (digest, accusers, retracted)
+    elif accusers:
+        ending = (digest, accusers)
     else:
         ending = (digest,) if digest else ()
     return (
@@ -169,15 +175,25 @@ def update_fields(
         member.incarnation,
         pack_address(member.address),
         member.state_version,
+        member.lag,
         *ending,
     )
 
 
 def encode_update(
-    member: Member, source: NodeId | None = None, change: StateChange | None = None
+    member: Member,
+    accusers: bytes = b"",
+    retracted: bytes = b"",
+    *,
+    change: StateChange | None = None,
 ) -> bytes:
     """One rumour, encoded once and kept."""
-    return _pack(update_fields(member, source, change))
+    return _pack(update_fields(member, accusers, retracted, change))
+
+
+def ids_of(packed: bytes) -> Iterator[NodeId]:
+    """The ids in a field of accusers; a torn last one is left out."""
+    return (NodeId(packed[at : at + 8]) for at in range(0, len(packed) - 7, 8))
 
 
 def change_bytes(change: StateChange) -> int:
@@ -207,20 +223,16 @@ def member_from(update: Update) -> Member:
         update.state,
         update.address,
         update.state_version,
+        update.lag,
         update.digest,
     )
 
 
 @lru_cache(maxsize=16_384)
 def _member(
-    node: bytes,
-    epoch: int,
-    incarnation: int,
-    state: int,
-    address: bytes,
-    state_version: int,
-    digest: bytes,
-) -> Member:
+    node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int,
+    lag: int, digest: bytes,
+) -> Member:  # fmt: skip
     """One value for the same record, however often it is told; simulated nodes share it, too."""
     return Member(
         node=NodeId(node),
@@ -229,6 +241,7 @@ def _member(
         state=_STATES[state],
         address=unpack_address(address),
         state_version=state_version,
+        lag=lag,
         digest=digest,
     )
 
@@ -241,6 +254,7 @@ def states(update: Update, member: Member) -> bool:
         and update.epoch == member.epoch
         and update.state_version <= member.state_version
         and (update.digest <= member.digest or update.state_version < member.state_version)
+        and update.lag <= member.lag
         and update.address == pack_address(member.address)
     )
 

@@ -24,9 +24,11 @@ DIGEST_BYTES = 16
 BUCKETS = 64
 JOIN_PADDING_BYTES = 80
 """What a join is filled up with, so that it is no shorter than its welcome."""
+ACCUSERS_MAX = 8
+"""Whose failed probes a doubt may name; more are not needed by any configuration."""
 
 Id = Annotated[NodeId, msgspec.Meta(min_length=8, max_length=8)]
-IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=8)]
+Ids = Annotated[bytes, msgspec.Meta(max_length=8 * ACCUSERS_MAX)]
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 BytesTo8 = Annotated[bytes, msgspec.Meta(max_length=8)]
 U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
@@ -61,8 +63,10 @@ class StateChange(msgspec.Struct, frozen=True, array_like=True):
 class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One rumour: a belief about a member.
 
-    `digest` stands for its whole state at `state_version`, where the sender knows it; `source` is
-    whose failed probe stands behind a doubt; `delta` is the member's last change, if it is small.
+    `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. `digest` stands
+    for its whole state at `state_version`, where the sender knows it. Behind a doubt stand the
+    failed probes of its `accusers`; `retracted` are those who heard an answer after all. Both are
+    ids of 8 bytes, one after the other. `delta` is the member's last change, if it is small.
     """
 
     state: StateCode
@@ -71,8 +75,10 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     incarnation: U32
     address: PackedAddress
     state_version: U32 = 0
+    lag: U8 = 0
     digest: BytesTo8 = b""
-    source: IdOrNone = NodeId(b"")
+    accusers: Ids = b""
+    retracted: Ids = b""
     delta: StateChange | None = None
 
 

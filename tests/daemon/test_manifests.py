@@ -29,7 +29,8 @@ def count(text: str) -> int:
 
 def command(name: str, example_bytes: int) -> CapabilityDefinition:
     """A capability whose manifest is made long by an example."""
-    manifest = Manifest(name=name, description="Say it back. " * 20, examples=("e" * example_bytes,))
+    examples = ("e" * example_bytes,)
+    manifest = Manifest(name=name, description="Say it back. " * 20, examples=examples)
     return CapabilityDefinition(manifest, CommandHandler(("cat",)))
 
 

@@ -20,6 +20,7 @@ from meshd.gossip.codec import (
     encode_delta,
     encode_header,
     encode_update,
+    ids_of,
     is_newer_load,
     load_sequence,
     member_from,
@@ -34,18 +35,21 @@ from meshd.gossip.messages import (
     BUCKETS,
     Ack,
     Delta,
+    DocumentPart,
     Gossip,
     Join,
     Nack,
     Ping,
     PingReq,
     Records,
+    StateChange,
     StateDelta,
     StateEntry,
     StatePull,
     Sync,
     Update,
     Wanted,
+    WantedDocument,
     Welcome,
 )
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, NodeId
@@ -53,6 +57,7 @@ from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, 
 HEADER = encode_header(MESH, NodeId(b"destin00"), NodeId(b"source00"))
 
 ids = st.binary(min_size=8, max_size=8)
+id_lists = st.lists(ids, max_size=8).map(b"".join)
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
 u53 = st.integers(0, 2**53 - 1)
@@ -64,6 +69,13 @@ hosts = st.ip_addresses().filter(
 )
 addresses = st.builds(Address, hosts.map(str), st.integers(1, 65_535))
 packed_addresses = addresses.map(pack_address)
+entries = st.builds(
+    StateEntry,
+    key=st.text(min_size=1, max_size=72),
+    version=st.integers(1, 2**32 - 1),
+    value=st.one_of(st.none(), st.binary(max_size=400)),
+    size=st.one_of(st.just(0), st.integers(1, 65_536)),
+)
 updates = st.builds(
     Update,
     state=st.integers(0, 3),
@@ -72,20 +84,23 @@ updates = st.builds(
     incarnation=u32,
     address=packed_addresses,
     state_version=u32,
-    source=st.one_of(st.just(b""), ids),
+    lag=st.integers(0, 255),
+    digest=st.one_of(st.just(b""), ids),
+    accusers=id_lists,
+    retracted=id_lists,
+    delta=st.one_of(
+        st.none(), st.builds(StateChange, u32, st.lists(entries, max_size=1).map(tuple))
+    ),
 )
-riding = st.lists(updates, max_size=20).map(tuple)
+riding = st.lists(updates, max_size=2).map(tuple)
 load_parts = st.binary(max_size=190)
-entries = st.builds(
-    StateEntry,
-    key=st.text(min_size=1, max_size=72),
-    version=st.integers(1, 2**32 - 1),
-    value=st.one_of(st.none(), st.binary(max_size=400)),
-)
 deltas = st.builds(
     Delta, node=ids, epoch=u53, base=u32, upto=u32,
-    entries=st.lists(entries, max_size=2).map(tuple),
+    entries=st.lists(entries, max_size=2).map(tuple), digest=st.one_of(st.just(b""), ids),
 )  # fmt: skip
+digests = st.binary(min_size=16, max_size=16)
+wanted_documents = st.builds(WantedDocument, digests, st.binary(min_size=1, max_size=16))
+document_parts = st.builds(DocumentPart, digests, st.integers(0, 255), st.binary(max_size=100))
 hashes = st.binary(min_size=4 * BUCKETS, max_size=4 * BUCKETS)
 all_messages = st.one_of(
     st.builds(Ping, u16, riding, load_parts),
@@ -100,7 +115,14 @@ all_messages = st.one_of(
     st.builds(
         StatePull, st.lists(st.builds(Wanted, ids, u53, u32), min_size=1, max_size=40).map(tuple)
     ),
+    st.builds(StatePull, st.just(()), st.lists(wanted_documents, max_size=32).map(tuple)),
     st.builds(StateDelta, st.integers(1, 255), st.lists(deltas, max_size=1).map(tuple)),
+    st.builds(
+        StateDelta,
+        st.integers(1, 255),
+        st.just(()),
+        st.lists(document_parts, max_size=8).map(tuple),
+    ),
 )
 
 
@@ -224,19 +246,25 @@ def test_the_own_load_travels_between_header_and_body():
     assert datagram.message == Ping(5)
 
 
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 30])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 20])
 @pytest.mark.parametrize("loads", [b"", b"l" * 38])
 def test_rumours_encoded_once_ride_along_unchanged(count, loads):
     member = Member(
         NodeId(b"12345678"), Epoch(5), Incarnation(6), MemberState.SUSPECT,
-        Address("10.0.0.1", 1), 3,
+        Address("10.0.0.1", 1), 3, 7,
     )  # fmt: skip
-    rumour = encode_update(member, NodeId(b"accuser0"))
+    doubt = (b"accuser0accuser1", b"accuser0")
+    rumour = encode_update(member, *doubt)
     body = encode_body(2, (1, 2), [rumour] * count, loads)
     message = decode(HEADER + body, MESH).message
-    update = Update(*update_fields(member, NodeId(b"accuser0")))
+    update = Update(*update_fields(member, *doubt))
     assert message == Ack(1, 2, (update,) * count, loads)
     assert member_from(update) == member
+
+
+def test_ids_that_stand_one_after_the_other_are_read_but_for_a_torn_one():
+    assert list(ids_of(b"accuser0accuser1torn")) == [b"accuser0", b"accuser1"]
+    assert list(ids_of(b"")) == []
 
 
 def test_a_delta_is_counted_as_it_is_sent():

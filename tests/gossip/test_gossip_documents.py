@@ -41,6 +41,12 @@ def all_have(fabric: Fabric, key: str, value: bytes, *, of: int = 0) -> bool:
     return all(node.swim.value_of(owner, key) == value for node in fabric.nodes if node.up)
 
 
+def with_change(owner: Node) -> tuple:
+    """A node's own rumour as it says it first: with its last change."""
+    me = owner.swim.me
+    return update_fields(me, change=owner.swim._states.change_of(me))
+
+
 def without_effects(fabric: Fabric) -> None:
     for node in fabric.nodes:
         node.effects.clear()
@@ -198,7 +204,7 @@ def test_a_false_chunk_is_noticed_and_the_owner_asked():
     fabric.drop = lambda a, b: owner in {a, b}
     without_effects(fabric)
     fabric.step(owner, StateSet({"doc/a": body}))
-    told = update_fields(owner.swim.me, None, owner.swim._states.change_of(owner.swim.me))
+    told = with_change(owner)
     give(fabric, asker, liar, encode_body(5, ([told],)))
     (missing,) = asker.swim._states.library.all_missing()
     missing.teller = liar.id
@@ -284,7 +290,7 @@ def test_a_change_that_comes_after_its_rumour_is_taken_all_the_same():
     me = owner.swim.me
     give(fabric, node, teller, encode_body(5, ([update_fields(me)],)))
     assert node.swim.state_of(owner.id) is None
-    told = update_fields(me, None, owner.swim._states.change_of(me))
+    told = with_change(owner)
     give(fabric, node, teller, encode_body(5, ([told],)))
     assert node.swim.value_of(owner.id, "k") == b"v"
     give(fabric, node, teller, encode_body(5, ([told],)))

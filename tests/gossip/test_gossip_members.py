@@ -16,7 +16,7 @@ def member(
 ) -> Member:  # fmt: skip
     return Member(
         NodeId(number.to_bytes(8, "little")), Epoch(epoch), Incarnation(incarnation), state,
-        Address("10.0.0.1", port), version, digest,
+        Address("10.0.0.1", port), version, digest=digest,
     )  # fmt: skip
 
 

@@ -147,8 +147,9 @@ def whole(upto: int) -> bytes:
 
 def told(epoch: Epoch, version: int, digest: bytes = b"") -> Member:
     return Member(
-        OTHER, epoch, Incarnation(0), MemberState.ALIVE, Address("10.0.0.1", 1), version, digest
-    )
+        OTHER, epoch, Incarnation(0), MemberState.ALIVE, Address("10.0.0.1", 1), version,
+        digest=digest,
+    )  # fmt: skip
 
 
 def holding(upto: int) -> StateStore:

@@ -48,7 +48,7 @@ def reasons(effects) -> list[str]:
     return [e.reason for e in effects if isinstance(e, DatagramRejected)]
 
 
-def record(node: NodeId, accuser: NodeId | None = None, **changes) -> tuple:
+def record(node: NodeId, accuser: bytes = b"", **changes) -> tuple:
     fields = {
         "epoch": Epoch(1_000_000), "incarnation": Incarnation(0), "state": ALIVE,
         "address": ELSEWHERE, "state_version": 0, **changes,
