@@ -190,11 +190,13 @@ class Beliefs:
         if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
 
-    def _hear_state(self, member: Member) -> None:
-        """See what a record means for what is held of its state."""
+    def _hear_state(self, member: Member) -> bool:
+        """See what a record means for what is held of its state; true if it tells of more."""
         if self._states.heard(member):
             self._outbox.add(StateChanged(member.node))
             self._touched[member.node] = None
+            return True
+        return self._states.want(member.node) is not None
 
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count the opinions on a doubt that is known, as far as they are new."""
@@ -326,12 +328,13 @@ class Beliefs:
         """Change the own record and tell everybody."""
         if me.epoch != self.me.epoch:
             self._states.own.epoch = me.epoch
+        is_state_news = me.state_version != self.me.state_version
         self.me = me
         self.table.put(me)
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
-        self.spread_self(now)
+        self._spread(me, now, is_state_news=is_state_news)
 
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
@@ -414,10 +417,10 @@ class Beliefs:
         self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
 
     def _encoded(self, member: Member) -> bytes:
-        """A rumour of a member, with who doubts it."""
+        """A rumour of a member, with who doubts it, and without its state's digest."""
         suspicion = self.suspicions.get(member.node)
         if suspicion is None:
-            return encode_update(member)
+            return encode_update(member, with_digest=False)
         return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
@@ -437,14 +440,15 @@ class Beliefs:
         self._follow_suspicion(member, before, accusers, now)
         if is_live(member.state):
             self.gone.pop(node, None)
-            self._hear_state(member)
+            is_state_news = self._hear_state(member)
         else:
+            is_state_news = False
             self.gone.setdefault(node, now)
             self._loads.forget(node)
             self._states.unwant(node)
             self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
-            self._spread(member, now)
+            self._spread(member, now, is_state_news=is_state_news)
         if self.table.live == 1 and member.state is MemberState.DEAD:
             self._keep_deaths_quiet()
         if before is None or (before.state, before.epoch, before.address) != (
@@ -507,12 +511,17 @@ class Beliefs:
         )
         return any(member is self.me for member in chosen)
 
-    def _spread(self, member: Member, now: Instant) -> None:
+    def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
+        """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
         rich = None
-        if member.state is MemberState.ALIVE and len(self.rumours) < RICH_RUMOURS_MAX:
+        if is_state_news and member.state is MemberState.ALIVE:
+            lean = encode_update(member)
             change = self._states.change_of(member)
-            rich = None if change is None else encode_update(member, change=change)
-        self.rumours.add(member.node, self._encoded(member), rich)
+            if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
+                rich = encode_update(member, change=change)
+        else:
+            lean = self._encoded(member)
+        self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
     def _keep_deaths_quiet(self) -> None:

@@ -152,13 +152,16 @@ def update_fields(
     accusers: bytes = b"",
     retracted: bytes = b"",
     change: StateChange | None = None,
+    *,
+    with_digest: bool = True,
 ) -> tuple[Any, ...]:
     """A rumour's fields in wire order.
 
-    The digest is told of the living only: who doubts a member, or buries it, says nothing of its
-    state that the others could not know, and in a storm such rumours are many.
+    The digest is told of the living only, and where the state is news: who doubts a member, buries
+    it, or takes a doubt back says nothing of its state that the others could not know, and in a
+    storm such rumours are many.
     """
-    digest = member.digest if member.state is MemberState.ALIVE else b""
+    digest = member.digest if with_digest and member.state is MemberState.ALIVE else b""
     ending: tuple[Any, ...]
     if change is not None:
         ending = (digest, accusers, retracted, _change_fields(change))
@@ -186,9 +189,10 @@ def encode_update(
     retracted: bytes = b"",
     *,
     change: StateChange | None = None,
+    with_digest: bool = True,
 ) -> bytes:
     """One rumour, encoded once and kept."""
-    return _pack(update_fields(member, accusers, retracted, change))
+    return _pack(update_fields(member, accusers, retracted, change, with_digest=with_digest))
 
 
 def ids_of(packed: bytes) -> Iterator[NodeId]:
