@@ -102,8 +102,8 @@ class Documents:
 
     def on_told(self, now: Instant) -> None:
         """Something was taken in: if it told of documents, ask for them, but after the states."""
-        if len(self._library) and not self._timers.pending("documents"):
-            self._timers.set("documents", now + self._delay_s)
+        if self._library.take_news():
+            self._timers.set_earlier("documents", now + self._delay_s)
 
     def on_due(self, now: Instant) -> None:
         """Send the questions that are due; end those that had no answer, or no more of it."""

@@ -17,7 +17,7 @@ NODE_BYTES_MAX = 65_536
 """Documents of one node. A node may not offer more; of one that does, the smallest are taken."""
 MISSING_MAX = 65_536
 """Documents known to be missing; further ones are noticed when their node's state changes again."""
-ASSEMBLIES_MAX = 16
+ASSEMBLIES_MAX = 8
 """Documents of which some chunks are here. While there are so many, no further one is begun."""
 
 
@@ -104,6 +104,7 @@ class Library:
         self._by_owner: dict[NodeId, dict[bytes, Missing]] = {}
         self._bytes = 0
         self._begun = 0
+        self._has_news = False
 
     # What is held
 
@@ -142,8 +143,14 @@ class Library:
                 self._leave(digest, node)
         return any(digest in self._missing for digest in after)
 
+    def take_news(self) -> bool:
+        """Whether further documents were found missing since the last call."""
+        had, self._has_news = self._has_news, False
+        return had
+
     def _miss(self, missing: Missing) -> None:
         if len(self._missing) < MISSING_MAX:
+            self._has_news = True
             self._missing[missing.digest] = missing
             self._by_owner.setdefault(missing.owner, {})[missing.digest] = missing
 

@@ -189,6 +189,21 @@ def test_documents_of_the_dead_are_fetched_no_more():
     assert asker.swim.pending()["pulls"] == 0
 
 
+def test_a_question_without_an_answer_ends_alone_and_is_asked_again():
+    fabric = meshed(3)
+    asker, one, two = fabric.nodes
+    fabric.drop = lambda a, b: b is asker
+    for owner in (one, two):
+        fabric.step(owner, StateSet({"doc/a": owner.id * 100}))
+        give(fabric, asker, owner, encode_body(5, ([with_change(owner)],)))
+        fabric.run(0.3)
+    assert asker.swim.pending()["pulls"] == 2
+    fabric.run(0.3)
+    fabric.heal()
+    assert fabric.run(3, until=lambda: all_have(fabric, "doc/a", two.id * 100, of=2))
+    assert fabric.run(1, until=lambda: all_have(fabric, "doc/a", one.id * 100, of=1))
+
+
 def test_chunks_that_were_not_asked_for_are_refused():
     fabric = meshed(2)
     node, other = fabric.nodes
