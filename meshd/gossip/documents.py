@@ -13,7 +13,13 @@ from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import StateChanged
 from meshd.gossip.library import Added, Library, Missing, chunks_of
 from meshd.gossip.members import is_live
-from meshd.gossip.messages import CHUNK_BYTES, StateDelta, StatePull, WantedDocument
+from meshd.gossip.messages import (
+    CHUNK_BYTES,
+    DocumentPart,
+    StateDelta,
+    StatePull,
+    WantedDocument,
+)
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.sources import Sources
 from meshd.gossip.timers import Timers
@@ -173,7 +179,11 @@ class Documents:
         if not (self._library.may_begin(missing) and self._is_offered(missing)):
             return None
         source = self._sources.of(
-            missing.owner, missing.teller, anybody, tries=missing.tries, is_doubted=missing.doubted
+            missing.owner,
+            missing.teller,
+            anybody,
+            tries=missing.tries,
+            is_doubted=missing.doubts > 0,
         )
         if source is None or source in self._open:
             return None
@@ -215,7 +225,7 @@ class Documents:
         question.received += 1
         for part in message.parts:
             if part.digest in question.asked:
-                self._take(part.digest, part.first, part.data, question, source, address)
+                self._take(part, question, source, address, now)
         if question.received >= message.count:
             self._close(source, question, now)
             self._ask(now)
@@ -224,18 +234,18 @@ class Documents:
             self._timers.set_earlier("documents", question.until)
 
     def _take(
-        self, digest: bytes, first: int, data: bytes, question: Question, source: NodeId,
-        address: Address,
-    ) -> None:  # fmt: skip
-        missing = self._library.missing(digest)
-        users = tuple(self._library.users(digest))
-        added = self._library.add(digest, first, data)
+        self, part: DocumentPart, question: Question, source: NodeId, address: Address, now: Instant
+    ) -> None:
+        missing = self._library.missing(part.digest)
+        users = tuple(self._library.users(part.digest))
+        added = self._library.add(part.digest, part.first, part.data)
         if missing is None or added is Added.NOTHING:
             return
+        question.came[part.digest] = None
         if added is Added.WRONG:
             self._outbox.reject("digest_mismatch", address)
+            missing.not_before = Instant(now + self._sources.pause_s(missing.doubts))
             return
-        question.came[digest] = None
         missing.tries, missing.teller = 0, source
         if added is Added.WHOLE:
             for node in users:

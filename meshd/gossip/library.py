@@ -60,7 +60,7 @@ class Missing:
     """A document that is referred to and not held: what came of it so far, and whom to ask."""
 
     __slots__ = (
-        "chunks", "digest", "doubted", "not_before", "owner", "parts", "size", "teller", "tries",
+        "chunks", "digest", "doubts", "not_before", "owner", "parts", "size", "teller", "tries",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, size: int, owner: NodeId, teller: NodeId | None) -> None:
@@ -71,7 +71,7 @@ class Missing:
         self.teller = teller
         self.tries = 0
         self.not_before = Instant(0.0)
-        self.doubted = False
+        self.doubts = 0
         self.parts: dict[int, bytes] = {}
 
     def lacking(self) -> list[int]:
@@ -220,7 +220,7 @@ class Library:
         body = b"".join(missing.parts[number] for number in range(missing.chunks))
         if digest_of(body) != digest:
             self.start_over(missing)
-            missing.doubted = True
+            missing.doubts += 1
             return Added.WRONG
         self._keep(digest, body)
         return Added.WHOLE

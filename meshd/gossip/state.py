@@ -28,6 +28,8 @@ from meshd.gossip.messages import (
 from meshd.model import Epoch, Member, NodeId
 
 STATE_KEYS_MAX = 1_024
+STATE_VERSION_JUMP_MAX = 1_000_000
+"""A version further above the one that is known is not believed: nobody could outrank it for long."""
 DOCUMENT_KEY = "doc/"
 """Keys that begin so hold documents, be they ever so short: nobody chooses by them."""
 CHANGE_BYTES_MAX = 300
@@ -396,7 +398,8 @@ class StateStore:
             self._begun[node] = state
             return Merged.PART
         self._begun.pop(node, None)
-        if digest and digest != state.digest:
+        is_leap = state.version - want.version > STATE_VERSION_JUMP_MAX
+        if is_leap or (digest and digest != state.digest):
             if source is not None:
                 # What came with a rumour had another base than its author meant; no one lied.
                 want.doubted = True

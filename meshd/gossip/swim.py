@@ -481,6 +481,7 @@ class Swim:
             "relays": self._prober.relays,
             "verifications": len(self._verifier),
             "pulls": len(self._pulls) + len(self._documents),
+            "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
         }
 

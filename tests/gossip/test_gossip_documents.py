@@ -229,7 +229,8 @@ def test_a_false_chunk_is_noticed_and_the_owner_asked():
     forged = [(digest, 0, bytes(512)), (digest, 1, bytes(188)), (bytes(16), 0, b"")]
     give(fabric, asker, liar, encode_body(11, (1, (), forged)))
     assert reasons(asker)[-1:] == ["digest_mismatch"]
-    assert missing.doubted
+    assert missing.doubts == 1
+    assert missing.not_before > fabric.now
     fabric.heal()
     assert fabric.run(2, until=lambda: all_have(fabric, "doc/a", body, of=2))
     assert [e.node for e in asker.effects if isinstance(e, StateChanged)][-1:] == [owner.id]
@@ -310,6 +311,12 @@ def test_a_change_that_comes_after_its_rumour_is_taken_all_the_same():
     assert node.swim.value_of(owner.id, "k") == b"v"
     give(fabric, node, teller, encode_body(5, ([told],)))
     assert node.swim.pending()["pulls"] == 0
+    # An older change under a rumour that is known to be old is not taken for the newest one.
+    fabric.step(owner, StateSet({"k": b"w" * 310}))
+    give(fabric, node, teller, encode_body(5, ([update_fields(owner.swim.me)],)))
+    give(fabric, node, teller, encode_body(5, ([told],)))
+    assert node.swim.value_of(owner.id, "k") == b"v"
+    assert node.swim._states.want(owner.id) is not None
 
 
 def test_in_a_crowd_of_rumours_changes_are_pulled():

@@ -65,7 +65,7 @@ def test_what_its_digest_does_not_stand_for_is_dropped_and_begun_anew():
     library.add(digest, 0, b"x" * CHUNK_BYTES)
     assert library.add(digest, 1, b"\0") is Added.WRONG
     missing = library.missing(digest)
-    assert missing.doubted
+    assert missing.doubts == 1
     assert missing.lacking() == [0, 1]
     assert whole(library, body) is Added.WHOLE
 

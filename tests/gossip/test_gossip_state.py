@@ -9,7 +9,14 @@ from meshd.errors import UsageError
 from meshd.gossip.codec import encode_delta
 from meshd.gossip.library import digest_of
 from meshd.gossip.messages import Delta, StateChange, StateEntry
-from meshd.gossip.state import CHANGES_MAX, STATE_KEYS_MAX, Merged, NodeState, StateStore
+from meshd.gossip.state import (
+    CHANGES_MAX,
+    STATE_KEYS_MAX,
+    STATE_VERSION_JUMP_MAX,
+    Merged,
+    NodeState,
+    StateStore,
+)
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 ME, OTHER, TELLER = NodeId(b"me______"), NodeId(b"other___"), NodeId(b"teller__")
@@ -277,6 +284,9 @@ def test_a_state_that_is_ahead_of_its_rumour_is_taken_by_its_own_digest():
     other = StateStore(ME, RUN)
     other.heard(told(RUN, 1, whole(1)))
     assert other.merge(delta(RUN, 3, digest=b"another_"), TELLER) is Merged.WRONG
+    far = 2 + STATE_VERSION_JUMP_MAX
+    leap = Delta(OTHER, RUN, 0, far, (entry("k1", 1),), whole(1))
+    assert other.merge(leap, TELLER) is Merged.WRONG
 
 
 def test_what_was_taken_unseen_is_checked_when_its_digest_is_told():
