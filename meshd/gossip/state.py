@@ -29,7 +29,7 @@ from meshd.model import Epoch, Member, NodeId
 
 STATE_KEYS_MAX = 1_024
 STATE_VERSION_JUMP_MAX = 1_000_000
-"""A version further above the one that is known is not believed: nobody could outrank it for long."""
+"""A version further above the known one is not believed: soon nobody could outrank it."""
 DOCUMENT_KEY = "doc/"
 """Keys that begin so hold documents, be they ever so short: nobody chooses by them."""
 CHANGE_BYTES_MAX = 300
