@@ -1,8 +1,7 @@
 """How soon all nodes know what one of them changed: meshd, Serf and kinship in one run.
 
-With meshd it is a capability's description, of which the nodes fetch the new text; with Serf a tag,
-with kinship its metadata, both of which travel within gossip itself. Goal: our median until the
-last node has it is at most kinship's.
+With meshd it is a capability's description, with Serf a tag, with kinship its metadata; all of them
+travel within gossip itself. Goal: our median until the last node has it is at most kinship's.
 """
 
 import random

@@ -21,6 +21,7 @@ from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
+from meshd.gossip.documents import Documents
 from meshd.gossip.effects import ProbeCompleted
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Ack, Join, Records, Update
@@ -298,6 +299,8 @@ MUTATIONS = (
              _forgets_epoch, "swarm"),
     Mutation("no_pull", "a newer state is never asked for", StateStore, "note_teller", _refuses,
              "churn"),
+    Mutation("no_documents", "documents are never asked for", Documents, "on_told", _nothing,
+             "documents"),
     Mutation("from_anywhere", "records are answered to where they came from", Exchange,
              "on_records", _from_anywhere, "outsiders"),
     Mutation("generous", "a join too short for its answer is answered", Exchange, "on_join",

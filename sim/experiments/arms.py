@@ -176,7 +176,7 @@ LIFEGUARD_ARMS = (SWIM, LHA_PROBE, LHA_SUSPICION, BUDDY, LIFEGUARD)
 
 
 def _ticking(_original: Any) -> Any:
-    def spread(self: Beliefs, member: Member, now: Instant) -> None:
+    def spread(self: Beliefs, member: Member, now: Instant, **_options: Any) -> None:
         self.rumours.add(member.node, encode_update(member))
         interval_s = self._config.gossip_interval_s
         # The id is a hash: as good as chance, and the same at each call.
