@@ -48,6 +48,7 @@ class Attachments:
 
         channel.methods.add("register", RegisterParams, register)
         channel.on_closed(self._detach)
+        self._node.event_methods.attach(channel)
 
     def _register(self, channel: Channel, params: RegisterParams) -> dict[str, Any]:
         """Offer what the program offers.

@@ -13,11 +13,15 @@ class SendDatagram(msgspec.Struct, frozen=True, gc=False):
 
 
 class MemberChanged(msgspec.Struct, frozen=True):
-    """A member is now believed to be in another state, run or place. `before` is None if new."""
+    """A member is now believed to be in another state, run or place. `before` is None if new.
+
+    `accuser` is whose failed probe stands behind it, if anybody's does.
+    """
 
     member: Member
     before: MemberState | None
     reason: str
+    accuser: NodeId | None = None
 
 
 class StateChanged(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from meshd.gossip.inputs import AnswerGiven
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import ANSWER_BYTES_MAX, Answer, Question, UserEvent
 from meshd.gossip.outbox import Outbox
-from meshd.gossip.state import StateStore
+from meshd.gossip.state import CAPABILITY_KEY, StateStore
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Member, NodeId
 
@@ -28,8 +28,6 @@ ANSWER_TRIES = 3
 TIMEOUT_MULT = 16
 WANTS_ACKS = 2
 """The flag of a query whose receipt shall be confirmed at once."""
-CAPABILITY_KEY = "cap/"
-"""What the keys of a node's state that tell its capabilities begin with."""
 _ACK, _ANSWER, _REFUSAL, _CONFIRMED = range(4)
 _ANSWER_HEAD_BYTES = 11  # kind, query, part and the length of the payload
 _RETRY_INTERVALS = 2  # gossip intervals until an answer is sent again

@@ -5,14 +5,13 @@ import msgspec
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant, Seconds
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.state import NodeState
+from meshd.gossip.state import CAPABILITY_KEY, NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Member, NodeId, is_name
 from meshd.view import ClusterView, Peer
 
 NAME_KEY = "name"
 VERSION_KEY = "version"
-CAPABILITY_KEY = "cap/"
 _STALE_ROUNDS = 3
 
 

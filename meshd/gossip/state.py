@@ -19,6 +19,8 @@ from meshd.gossip.messages import (
 from meshd.model import Epoch, NodeId
 
 STATE_KEYS_MAX = 512
+CAPABILITY_KEY = "cap/"
+"""What the keys that tell a node's capabilities begin with."""
 _ENTRIES_PER_DELTA_MAX = 64
 
 
