@@ -126,10 +126,7 @@ class Happenings:
             case MemberChanged():
                 self._on_member(effect)
             case EventHeard():
-                self.note(
-                    Kind.EVENT, effect.origin, event=effect.name, lamport=effect.time,
-                    age_s=round(effect.age_s, 3), **payload_shape(effect.payload),
-                )  # fmt: skip
+                self._on_event(effect)
             case ConflictSeen():
                 text = f"another process at {effect.address} runs with this node's key"
                 self.note(Kind.CONFLICT, self._node.node_id, reason=text)
@@ -150,6 +147,15 @@ class Happenings:
                     self._wake()
             case _:
                 pass
+
+    def _on_event(self, effect: EventHeard) -> None:
+        fields: dict[str, Any] = {
+            "event": effect.name,
+            "lamport": effect.time,
+            "age_s": round(effect.age_s, 3),
+            **payload_shape(effect.payload),
+        }
+        self.note(Kind.EVENT, effect.origin, **fields)
 
     def _on_member(self, effect: MemberChanged) -> None:
         """Note a change; of a newcomer a moment later, when its name is known."""
