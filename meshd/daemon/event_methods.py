@@ -131,7 +131,7 @@ class EventMethods:
                 and (not params.node or self._is_about(each, params.node))
             )
 
-        run = self._run
+        run = happenings.run
         after = params.after or 0
         if params.last is not None and params.after is None:
             after = log.after_last(max(0, params.last), wanted)
@@ -152,11 +152,6 @@ class EventMethods:
             "lost": page.lost if params.after is not None else 0,
             "events": [self._shape(each) for each in page.events],
         }
-
-    @property
-    def _run(self) -> int:
-        """Which run of the daemon the numbers are of."""
-        return int(self._node.run)
 
     def _shape(self, each: Event) -> dict[str, Any]:
         shape: dict[str, Any] = msgspec.to_builtins(each)

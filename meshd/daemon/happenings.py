@@ -71,6 +71,8 @@ class Happenings:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self.log = EventLog()
+        self.run = 0
+        """Which run of the daemon the log's numbers are of."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_waking = False
         self._is_closed = False
@@ -87,8 +89,9 @@ class Happenings:
         self._random = node.platform.random("queries")
         self._limited = LimitedLog(logger)
 
-    def load_clock(self) -> int:
-        """Up to which Lamport time the last run heard events."""
+    def begin(self, run: int) -> int:
+        """Number this run; returns the Lamport time up to which the last one heard events."""
+        self.run = run
         self._clock = self._node.state.read_event_clock()
         return self._clock
 

@@ -121,10 +121,7 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
-        self.run = Epoch(0)
-        """When this run began, in wall-clock milliseconds: its epoch as it was at the start."""
         self.happenings = Happenings(self)
-        self.event_methods = EventMethods(self, self.registry)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
@@ -132,7 +129,7 @@ class Node:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self)
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
         self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
@@ -218,7 +215,7 @@ class Node:
 
     async def _start(self) -> None:
         self._identity = identity = load_or_create(self.state.path)
-        self.run = epoch = self.state.begin_run(self.clock.wall_ms())
+        epoch = self.state.begin_run(self.clock.wall_ms())
         tcp = self._bind_both(identity.node, epoch)
         gossip = self.gossip
         self._dispatcher = Dispatcher(
@@ -255,7 +252,7 @@ class Node:
             gossip = GossipService(
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
-                listener=self._on_effect, event_floor=self.happenings.load_clock(),
+                listener=self._on_effect, event_floor=self.happenings.begin(epoch),
             )  # fmt: skip
             self._gossip = gossip
             try:

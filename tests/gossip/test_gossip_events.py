@@ -2,84 +2,37 @@
 
 import msgspec
 import pytest
-from fabric import MESH, Fabric, Node, meshed, node_id
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from event_talk import (
+    LONGEST,
+    event,
+    heard,
+    names,
+    of,
+    rejected,
+    sent,
+    speak,
+    tell,
+    wall_ms,
+)
+from fabric import MESH, Fabric, meshed, node_id
 
-from meshd.clock import Instant
 from meshd.errors import BusyError, UsageError
 from meshd.gossip import events as plane
-from meshd.gossip import queries
-from meshd.gossip.codec import decode, encode_body, encode_event, encode_header, event_key
+from meshd.gossip.codec import encode_body, encode_header
 from meshd.gossip.config import profile
 from meshd.gossip.effects import (
     DatagramRejected,
-    EventHeard,
-    QueryAnswered,
-    QueryEnded,
     QueryHeard,
-    SendDatagram,
 )
 from meshd.gossip.inputs import (
-    AnswerGiven,
     DatagramReceived,
     EventFired,
     JoinRequested,
     LeaveRequested,
     QueryFired,
-    StateSet,
 )
-from meshd.gossip.messages import Answer, EventDigest, Events, Question, UserEvent
-from meshd.gossip.queries import query_timeout_s
-from meshd.gossip.recent import Buckets, EventQueue, Recent, RecentEvents
-from meshd.model import Address, NodeId
-
-LONGEST = "n" * 64
-
-
-def heard(node: Node) -> list[EventHeard]:
-    return [e for e in node.effects if isinstance(e, EventHeard)]
-
-
-def names(node: Node) -> list[str]:
-    return [e.name for e in heard(node)]
-
-
-def rejected(node: Node) -> list[str]:
-    return [e.reason for e in node.effects if isinstance(e, DatagramRejected)]
-
-
-def of(node: Node, kind: type) -> list:
-    return [e for e in node.effects if isinstance(e, kind)]
-
-
-def sent(node: Node, kind: type) -> list:
-    decoded = (decode(e.data, MESH).message for e in of(node, SendDatagram))
-    return [message for message in decoded if isinstance(message, kind)]
-
-
-def tell(fabric: Fabric, name: str, payload: bytes = b"", *, by: int = 0, **more: bool) -> None:
-    fabric.step(fabric.nodes[by], EventFired(name, payload, **more))
-
-
-def speak(fabric: Fabric, kind: int, fields: tuple, *, to: int = 0, by: int = 1) -> None:
-    """A datagram as a member might send it."""
-    source, target = fabric.nodes[by], fabric.nodes[to]
-    data = encode_header(MESH, target.id, source.id) + encode_body(kind, fields)
-    fabric.step(target, DatagramReceived(data, source.address))
-
-
-def wall_ms(fabric: Fabric, index: int = 0) -> int:
-    return fabric.nodes[index].swim.me.epoch + int((fabric.now - 1000.0) * 1_000)
-
-
-def event(time: int, name: str = "x", origin: int = 1, **more: object) -> UserEvent:
-    return UserEvent(time, node_id(origin), 0, name, b"", **more)
-
-
-def recent(time: int, name: str = "x", born: float = 0.0, **more: object) -> Recent:
-    return Recent.of(event(time, name, **more), Instant(born))
-
+from meshd.gossip.messages import EventDigest, Events, Question, UserEvent
+from meshd.model import Address
 
 # Telling and hearing
 
@@ -220,6 +173,27 @@ def test_a_node_alone_hears_itself_and_keeps_nothing_waiting():
     assert fabric.nodes[0].swim.pending()["events"] == 0
 
 
+def test_a_split_that_heals_without_events_costs_no_digests():
+    fabric = meshed(4)
+    fabric.run(10)
+    fabric.split(set(fabric.nodes[:2]))
+    fabric.run(40)
+    before = [len(sent(node, EventDigest)) for node in fabric.nodes]
+    fabric.heal()
+    assert fabric.run(30, until=fabric.converged)
+    assert [len(sent(node, EventDigest)) for node in fabric.nodes] == before
+
+
+def test_what_was_not_passed_on_for_want_of_room_is_counted(monkeypatch):
+    monkeypatch.setattr(plane, "EVENTS_WAITING_MAX", 2)
+    fabric = meshed(2)
+    for number in range(5):
+        tell(fabric, f"e{number}")
+    assert fabric.nodes[0].swim.events_dropped == 3
+    fabric.run(10)
+    assert sorted(names(fabric.nodes[1])) == ["e0", "e1", "e2", "e3", "e4"]
+
+
 def test_a_quiet_mesh_spends_nothing_on_events():
     fabric = meshed(5)
     fabric.run(10)
@@ -303,7 +277,7 @@ def test_a_hostile_member_is_held_to_the_rate_of_one_origin_and_strangers_share_
         (lambda now: event(now, "not a name"), 0, "bad_event"),
         (lambda now: event(now, question=Question(1, 1, b"1234567")), 0, "bad_event"),
         (lambda now: event(now + 90_000_000), 0, "event_ahead"),
-        (lambda now: event(now), 60_000, "event_old"),
+        (event, 60_000, "event_old"),
         (lambda _: event(0), 0, "event_old"),
     ],
 )
@@ -381,307 +355,3 @@ def test_a_timer_of_nobody_is_a_bug_of_ours():
     fabric = Fabric(1)
     with pytest.raises(AssertionError, match="no such timer"):
         fabric.nodes[0].swim._events.on_due("nonsense", fabric.now)
-
-
-# Queries
-
-
-def ask(fabric: Fabric, query: int = 7, *, by: int = 0, **more: object) -> None:
-    fabric.step(fabric.nodes[by], QueryFired(query, "uptime", b"?", **more))
-
-
-def answer_all(fabric: Fabric, payload: bytes = b"42", **more: bool) -> None:
-    """Whoever hears a query answers it."""
-
-    def watch(node: Node, effects: list) -> None:
-        for effect in effects:
-            if isinstance(effect, QueryHeard):
-                answer = AnswerGiven(effect.origin, effect.query, payload, **more)
-                fabric.step(node, answer)
-
-    fabric.watchers.append(watch)
-
-
-def answers(fabric: Fabric, index: int = 0) -> dict[NodeId, bytes]:
-    found = of(fabric.nodes[index], QueryAnswered)
-    return {e.node: e.payload for e in found if e.payload is not None}
-
-
-def test_all_nodes_answer_a_query_and_its_end_comes_with_the_deadline():
-    fabric = meshed(9)
-    answer_all(fabric)
-    began = fabric.now
-    ask(fabric)
-    assert fabric.run(1, until=lambda: len(answers(fabric)) == 9)
-    acks = [e for e in of(fabric.nodes[0], QueryAnswered) if e.payload is None]
-    assert len({e.node for e in acks}) == len(acks) == 9
-    assert fabric.run(9, until=lambda: bool(of(fabric.nodes[0], QueryEnded)))
-    assert fabric.now - began == pytest.approx(query_timeout_s(fabric.config, 9), abs=0.02)
-    fabric.run(5)
-    assert [node.swim.pending()["queries"] for node in fabric.nodes] == [0] * 9
-
-
-def test_the_usual_time_for_answers_grows_with_the_mesh():
-    assert query_timeout_s(profile("lan"), 0) == pytest.approx(3.2)
-    assert query_timeout_s(profile("lan"), 50) == pytest.approx(6.4)
-
-
-def test_lost_answers_are_sent_again():
-    fabric = meshed(20, seed=3)
-    answer_all(fabric)
-    fabric.lose(0.1)
-    ask(fabric, wants_acks=False)
-    fabric.run(6)
-    assert len(answers(fabric)) == 20
-    assert len([e for e in of(fabric.nodes[0], QueryAnswered) if e.payload is not None]) == 20
-
-
-def test_only_those_who_are_named_answer_and_then_the_query_ends_at_once():
-    fabric = meshed(6)
-    answer_all(fabric)
-    wanted = (fabric.nodes[2].id, fabric.nodes[4].id)
-    ask(fabric, nodes=wanted)
-    assert fabric.run(1, until=lambda: bool(of(fabric.nodes[0], QueryEnded)))
-    assert answers(fabric).keys() == set(wanted)
-    speak(fabric, 13, (7, 1, b"late"), by=3)
-    assert rejected(fabric.nodes[0])[-1] == "unasked"
-    assert answers(fabric).keys() == set(wanted)
-
-
-def test_nobody_else_may_answer_what_was_asked_of_some():
-    fabric = meshed(3)
-    ask(fabric, nodes=(fabric.nodes[2].id,))
-    speak(fabric, 13, (7, 1, b"forged"), by=1)
-    assert answers(fabric) == {}
-    assert rejected(fabric.nodes[0]) == ["unasked"]
-
-
-def test_only_nodes_that_offer_a_capability_are_asked_for_it():
-    fabric = meshed(4)
-    answer_all(fabric)
-    fabric.step(fabric.nodes[3], StateSet({"cap/ocr": b"it"}))
-    fabric.step(fabric.nodes[2], StateSet({"cap/ocr": b"it"}))
-    fabric.step(fabric.nodes[2], StateSet({"cap/ocr": None}))
-    ask(fabric, capability="ocr")
-    fabric.run(2)
-    assert answers(fabric).keys() == {fabric.nodes[3].id}
-
-
-def test_an_answer_that_is_too_long_becomes_a_refusal_in_words():
-    fabric = meshed(2)
-    answer_all(fabric, b"x" * 1_025)
-    ask(fabric)
-    fabric.run(1)
-    told = [e for e in of(fabric.nodes[0], QueryAnswered) if e.payload is not None]
-    assert {e.is_error for e in told} == {True}
-    assert b"1025 bytes, more than the 1024" in told[0].payload
-
-
-def test_an_answer_is_as_long_as_the_configured_datagram_allows():
-    config = msgspec.structs.replace(profile("lan"), datagram_bytes_max=640)
-    fabric = meshed(2, config=config)
-    answer_all(fabric, b"x" * 553)
-    ask(fabric, 2**32 - 1)
-    fabric.run(1)
-    assert fabric.largest == 640 - 48
-    assert answers(fabric)[fabric.nodes[1].id] == b"x" * 553
-
-
-def test_a_refusal_comes_as_one_and_only_the_first_answer_counts():
-    fabric = meshed(2)
-    answer_all(fabric, b"no", is_error=True)
-    answer_all(fabric, b"yes")
-    ask(fabric)
-    fabric.run(1)
-    told = [e for e in of(fabric.nodes[0], QueryAnswered) if e.payload is not None]
-    assert [(e.payload, e.is_error) for e in told] == [(b"no", True)] * 2
-
-
-def test_a_query_that_comes_after_its_time_is_not_answered():
-    fabric = meshed(2)
-    speak(fabric, 12, (2_000, (event(wall_ms(fabric), question=Question(1, 1_000)),)))
-    assert of(fabric.nodes[0], QueryHeard) == []
-
-
-def test_answers_nobody_waits_for_are_given_up():
-    fabric = meshed(2)
-    fabric.step(fabric.nodes[0], AnswerGiven(fabric.nodes[1].id, 5, b"unasked"))
-    answer_all(fabric)
-    speak(fabric, 12, (0, (event(wall_ms(fabric), origin=99, question=Question(1, 9_000)),)))
-    fabric.run(10)
-    assert sent(fabric.nodes[0], Answer) == []
-    assert fabric.nodes[0].swim.pending()["queries"] == 0
-
-
-def test_an_answer_is_sent_three_times_to_an_asker_that_is_silent():
-    fabric = meshed(2)
-    answer_all(fabric)
-    question = Question(1, 60_000)
-    speak(fabric, 12, (0, (event(wall_ms(fabric), question=question),)))
-    fabric.drop = lambda _a, _b: True
-    fabric.run(3)
-    assert len(sent(fabric.nodes[0], Answer)) == queries.ANSWER_TRIES
-
-
-def test_an_answer_that_came_twice_counts_once_and_is_confirmed_twice():
-    fabric = meshed(2)
-    ask(fabric)
-    for _ in range(2):
-        speak(fabric, 13, (7, 1, b"me"))
-    assert answers(fabric) == {fabric.nodes[1].id: b"me"}
-    assert [m.part for m in sent(fabric.nodes[0], Answer)] == [3, 3]
-
-
-def test_own_queries_are_bounded_and_so_are_answers(monkeypatch):
-    fabric = meshed(3)
-    monkeypatch.setattr(queries, "ANSWERS_MAX", 1)
-    monkeypatch.setattr(queries, "OPEN_MAX", 1)
-    ask(fabric)
-    with pytest.raises(BusyError, match="already wait"):
-        ask(fabric, 8)
-    for node in (1, 2):
-        speak(fabric, 13, (7, 1, b"me"), by=node)
-    assert len(answers(fabric)) == 1
-    assert rejected(fabric.nodes[0]) == ["too_many_answers"]
-
-
-def test_the_oldest_query_makes_room_for_one_too_many(monkeypatch):
-    monkeypatch.setattr(queries, "ANSWERING_MAX", 1)
-    fabric = meshed(2)
-    for query in (1, 2):
-        told = event(wall_ms(fabric) + query, question=Question(query, 5_000))
-        speak(fabric, 12, (0, (told,)))
-    asker = fabric.nodes[1].id
-    for query in (1, 2):
-        fabric.step(fabric.nodes[0], AnswerGiven(asker, query, b"%d" % query))
-    assert [m.payload for m in sent(fabric.nodes[0], Answer)] == [b"2"]
-
-
-def test_an_own_answer_after_the_end_is_dropped():
-    fabric = Fabric(1)
-    ask(fabric, timeout_s=0.5)
-    node = fabric.nodes[0]
-    node.swim._events._queries._asked.clear()
-    fabric.step(node, AnswerGiven(node.id, 7, b"late"))
-    assert answers(fabric) == {}
-
-
-# The parts
-
-
-def test_what_is_older_than_the_oldest_that_is_remembered_counts_as_heard():
-    held = RecentEvents(floor=0, maximum=2)
-    for time in (5, 9, 7):
-        held.add(recent(time))
-    assert held.floor == 5
-    assert held.is_old(event(5))
-    assert not held.is_old(event(6))
-    assert len(held) == 2
-    assert not held.knows(event_key(event(5)))
-    assert held.knows(event_key(event(7)))
-
-
-def test_only_young_events_and_open_queries_are_current():
-    held = RecentEvents(floor=0)
-    held.add(recent(1, "old", born=-61.0))
-    held.add(recent(2, "young", born=-59.0))
-    held.add(recent(3, "over", born=-3.0, question=Question(1, 2_000)))
-    held.add(recent(4, "open", born=-1.0, question=Question(2, 2_000)))
-    assert [each.event.name for each in held.current(Instant(0.0))] == ["open", "young"]
-
-
-def test_in_a_full_queue_the_most_sent_makes_room():
-    queue = EventQueue(2)
-    first, second, third = (recent(n) for n in (1, 2, 3))
-    queue.add(1, first)
-    assert queue.take(1_000, 9, 1) == [first]
-    queue.add(2, second)
-    queue.add(3, third)
-    assert queue.dropped == 1
-    assert queue.take(1_000, 9, 5) == [second, third]
-
-
-def test_a_queue_sends_each_its_number_of_times_and_what_fits():
-    queue = EventQueue(9)
-    small, large = recent(1), recent(2, "n" * 60)
-    queue.add(1, small)
-    queue.add(2, large)
-    assert queue.take(len(small.encoded), 2, 5) == [small]
-    assert queue.take(1_000, 2, 5) == [large, small]
-    assert queue.take(1_000, 2, 5) == [large]
-    assert len(queue) == 0
-
-
-def test_of_events_in_one_slot_the_newest_stays():
-    queue = EventQueue(9)
-    older, newer = recent(1), recent(2)
-    queue.add("name", newer)
-    queue.add("name", older)
-    assert queue.take(1_000, 9, 5) == [newer]
-
-
-def test_a_bucket_fills_again_and_the_one_watched_longest_is_forgotten():
-    buckets = Buckets(1.0, 2, maximum=2)
-    now = Instant(0.0)
-    assert [buckets.take(b"a", now) for _ in range(3)] == [True, True, False]
-    assert buckets.take(b"a", Instant(1.0))
-    assert not buckets.take(b"a", Instant(1.0))
-    buckets.take(b"b", Instant(1.0))
-    buckets.take(b"c", Instant(1.0))
-    assert buckets.take(b"a", Instant(1.0))
-
-
-texts = st.text("abc", min_size=1, max_size=3)
-told = st.builds(
-    UserEvent,
-    st.integers(0, 40),
-    st.integers(0, 3).map(node_id),
-    st.just(0),
-    texts,
-    st.binary(max_size=2),
-)
-
-
-@given(st.lists(told, max_size=60), st.integers(1, 8))
-def test_none_is_taken_twice_in_whatever_order_they_come(arriving, maximum):
-    held = RecentEvents(floor=-1, maximum=maximum)
-    taken = []
-    for one in arriving:
-        key = event_key(one)
-        if not held.knows(key) and not held.is_old(one):
-            held.add(Recent.of(one, Instant(0.0)))
-            taken.append(key)
-        assert len(held) <= maximum
-    assert len(taken) == len(set(taken))
-
-
-@given(told, st.none() | st.builds(Question, st.integers(0, 9), st.integers(1, 9)))
-def test_an_event_comes_out_of_a_datagram_as_it_went_in(one, question):
-    one = msgspec.structs.replace(one, question=question)
-    body = encode_body(12, (5,), (encode_event(one),))
-    message = decode(encode_header(MESH, node_id(0), node_id(1)) + body, MESH).message
-    assert message == Events(5, (one,))
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.integers(0, 2**32),
-    st.lists(st.tuples(st.integers(0, 4), texts, st.booleans()), max_size=12),
-)
-def test_whatever_is_told_by_whom_each_hears_it_at_most_once_and_times_rise(seed, tellings):
-    fabric = Fabric(5, seed=seed, config=profile("local"))
-    fabric.join_all()
-    fabric.run(2)
-    fabric.lose(0.2)
-    for by, name, coalesce in tellings:
-        before = fabric.nodes[by].swim.event_clock
-        tell(fabric, name, by=by, coalesce=coalesce)
-        assert fabric.nodes[by].swim.event_clock > before
-        fabric.run(0.3)
-    fabric.heal()
-    fabric.run(8)
-    for node in fabric.nodes:
-        keys = [(e.time, e.origin, e.name) for e in heard(node)]
-        assert len(keys) == len(set(keys))
-        plain = [name for _, name, coalesce in tellings if not coalesce]
-        assert sorted(e.name for e in heard(node) if not e.coalesce) == sorted(plain)
