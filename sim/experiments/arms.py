@@ -18,6 +18,7 @@ from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.messages import Ack, Gossip, Message, Ping
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
+from meshd.gossip.verifier import Verifier
 from meshd.model import Member, NodeId
 from sim.build import require_pure
 
@@ -45,7 +46,7 @@ class Arm:
         """Replace what differs; gives the configuration to build nodes with.
 
         Args:
-            changes: fields that differ from the lan profile in all arms.
+            changes: further fields that differ from the lan profile, and win over the arm's.
 
         Raises:
             UsageError: it replaces what is compiled in this build.
@@ -56,7 +57,7 @@ class Arm:
         for (owner, name, make), (_, _, original) in zip(self.patches, originals, strict=True):
             setattr(owner, name, make(original))
         try:
-            yield msgspec.structs.replace(profile("lan"), **changes, **self.changes)
+            yield msgspec.structs.replace(profile("lan"), **{**self.changes, **changes})
         finally:
             for owner, name, original in originals:
                 setattr(owner, name, original)
@@ -73,7 +74,8 @@ def _no_nack(_original: Any) -> Any:
 
 
 def _ping_without_accusation(_original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
+    def ping(self: Prober, target: Member, sequence: int, about: NodeId | None = None) -> None:
+        del about
         self._outbox.send_full(target.node, target.address, Ping, (sequence,))
 
     return ping
@@ -89,15 +91,52 @@ def _ack_without_accusation(_original: Any) -> Any:
     return on_ping
 
 
-_NO_PROBE_CHANGES = {"health_max": 0}
-_NO_PROBE_PATCHES = ((Prober, "on_nack_due", _no_nack),)
-_NO_SUSPICION_CHANGES = {"suspicion_max_mult": 1.0, "suspicion_confirmations": 0}
+def _nothing(_original: Any) -> Any:
+    def nothing(self: Beliefs, *args: Any) -> None:
+        del self, args
+
+    return nothing
+
+
+_LIFEGUARD_CHANGES = {"suspicion_mult": 4.0, "verifiers": 0}
+
+
+def _without_last_call(_original: Any) -> Any:
+    def on_suspicion_due(self: Verifier, node: NodeId, now: Instant) -> None:
+        suspicion = self._beliefs.suspicions[node]
+        if suspicion.deadline() <= now:
+            self._beliefs.suspicion_ran_out(node, now)
+        else:
+            self._timers.set(("suspicion", node), suspicion.deadline())
+
+    return on_suspicion_due
+
+
+_LIFEGUARD_PATCHES = (
+    (Beliefs, "mail_waited", _nothing),
+    (Beliefs, "answered_late", _nothing),
+    (Beliefs, "correction", _nothing),
+    (Verifier, "on_suspicion_due", _without_last_call),
+)
+_NO_PROBE_CHANGES = {**_LIFEGUARD_CHANGES, "health_max": 0}
+_NO_PROBE_PATCHES = ((Prober, "on_nack_due", _no_nack), *_LIFEGUARD_PATCHES)
+_NO_SUSPICION_CHANGES = {
+    **_LIFEGUARD_CHANGES,
+    "suspicion_max_mult": 1.0,
+    "suspicion_confirmations": 0,
+}
 _NO_BUDDY_PATCHES = (
     (Prober, "_ping", _ping_without_accusation),
     (Prober, "on_ping", _ack_without_accusation),
 )
 
-LIFEGUARD = Arm("Lifeguard", "as shipped")
+MESHD = Arm("meshd", "as shipped")
+LIFEGUARD = Arm(
+    "Lifeguard",
+    "memberlist's LAN formulas: no verifiers, no taking back, lateness neither measured nor told",
+    _LIFEGUARD_CHANGES,
+    _LIFEGUARD_PATCHES,
+)
 SWIM = Arm(
     "SWIM",
     "no local health, no nacks, a suspicion of fixed length, no word to the suspect",
@@ -105,7 +144,10 @@ SWIM = Arm(
     (*_NO_PROBE_PATCHES, *_NO_BUDDY_PATCHES),
 )
 LHA_PROBE = Arm(
-    "LHA-Probe", "SWIM with local health and nacks", _NO_SUSPICION_CHANGES, _NO_BUDDY_PATCHES
+    "LHA-Probe",
+    "SWIM with local health and nacks",
+    _NO_SUSPICION_CHANGES,
+    (*_NO_BUDDY_PATCHES, *_LIFEGUARD_PATCHES),
 )
 LHA_SUSPICION = Arm(
     "LHA-Suspicion",
@@ -126,8 +168,8 @@ LIFEGUARD_ARMS = (SWIM, LHA_PROBE, LHA_SUSPICION, BUDDY, LIFEGUARD)
 
 
 def _ticking(_original: Any) -> Any:
-    def spread(self: Beliefs, member: Member, accuser: NodeId | None, now: Instant) -> None:
-        self.rumours.add(member.node, encode_update(member, accuser))
+    def spread(self: Beliefs, member: Member, now: Instant) -> None:
+        self.rumours.add(member.node, encode_update(member))
         interval_s = self._config.gossip_interval_s
         # The id is a hash: as good as chance, and the same at each call.
         phase_s = int.from_bytes(self.me.node[:4], "big") / 2**32 * interval_s
