@@ -233,7 +233,7 @@ class Mesh(EventSide):
         """Be started already, on a node that somebody else made of `definitions` and runs."""
         self._loop = asyncio.get_running_loop()
         self._link = link
-        self._late = self._loop.create_task(self._follow(), name="meshd-follow")
+        self._late = self._loop.create_task(self._follow_late(), name="meshd-follow")
 
     async def _become_node(self, definitions: tuple[CapabilityDefinition, ...]) -> Link:
         """Embed a node; where the name is in use on this machine, one with a number behind it."""

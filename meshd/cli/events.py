@@ -106,6 +106,8 @@ def _show(session: Session, params: dict[str, Any], *, as_json: bool) -> None:
         return
     if lost:
         session.warn(f"{lost} events are gone: the daemon keeps the newest 4,096")
+    if not found:
+        session.note("nothing of that kind has happened")
     palette = session.palette()
     emit([line(each, palette) for each in found])
 

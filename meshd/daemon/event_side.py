@@ -9,7 +9,10 @@ from meshd.clock import Seconds
 from meshd.daemon.event_log import Event
 from meshd.daemon.link import Link
 from meshd.daemon.program_events import EventStream, ProgramEvents, Replies, Reply, payload_params
+from meshd.errors import MeshError
+from meshd.telemetry.log import event, get_logger
 
+logger = get_logger(__name__)
 Target = TypeVar("Target", bound=Callable[..., Any] | type)
 Answer = TypeVar("Answer")
 
@@ -39,6 +42,13 @@ class EventSide(ABC):
         if self._link is not None:
             self._program.start()
 
+    async def _follow_late(self) -> None:
+        """As `_follow`, where nobody waits for it: a refusal is told in the log."""
+        try:
+            await self._follow()
+        except MeshError as error:
+            event(logger, "error", "query_refused", reason=error.message)
+
     def on_event(self, name: str | None = None) -> Callable[[Target], Target]:
         """Call the decorated function with each user's event of this name; of any, if None.
 
@@ -62,7 +72,7 @@ class EventSide(ABC):
             if self._link is None or loop is None:
                 return target  # the start will see to it
             if running_loop() is loop:
-                self._late = loop.create_task(self._follow(), name="meshd-follow")
+                self._late = loop.create_task(self._follow_late(), name="meshd-follow")
             else:
                 self._wait(self._follow())
             return target
@@ -118,7 +128,7 @@ class EventSide(ABC):
         Raises:
             UsageError: it does not fit.
             NoCandidateError: no living node has one of those names.
-            BusyError: this node asks too much.
+            BusyError: this node asks too much: 2 queries a second, 16 at once.
         """
         params: dict[str, Any] = {
             "name": name, "nodes": list(to), "capability": capability, **payload_params(payload),

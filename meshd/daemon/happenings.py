@@ -13,7 +13,7 @@ import msgspec
 
 from meshd.clock import Seconds
 from meshd.daemon.event_log import Event, EventLog, Kind, kind_of, payload_shape
-from meshd.errors import MeshError, UsageError
+from meshd.errors import MeshError, PeerError, UsageError
 from meshd.gossip.effects import (
     ConflictSeen,
     Effect,
@@ -209,7 +209,11 @@ class Happenings:
             self._answer(self._inbox.popleft())
 
     async def wait_until(self, found: Callable[[], bool], wait_s: Seconds) -> None:
-        """Return once `found()` holds, `wait_s` have passed, or the node closes."""
+        """Return once `found()` holds, or `wait_s` have passed.
+
+        Raises:
+            PeerError: it does not hold, and the node closes: it never will.
+        """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(wait_s):
@@ -223,6 +227,8 @@ class Happenings:
                         self._news.discard(waiter)
         except TimeoutError:
             return
+        if self._is_closed and not found():
+            raise PeerError("this node is stopping: there will be no more news")
 
     def name_of(self, node: NodeId) -> str:
         """The name of a node, where it is known."""

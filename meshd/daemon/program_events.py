@@ -11,7 +11,7 @@ import msgspec
 from meshd.clock import Seconds
 from meshd.daemon.event_log import LOST, Event, payload_from, payload_shape
 from meshd.daemon.happenings import Answerer, Asked
-from meshd.errors import MeshError, NoDaemonError, PeerError
+from meshd.errors import MeshError, PeerError
 from meshd.model import check_name
 from meshd.telemetry.log import event, get_logger
 
@@ -19,6 +19,7 @@ POLL_S: Seconds = 20.0
 """How long one question for news waits; the answer comes as soon as there are any."""
 GRACE_S: Seconds = 10.0
 AWAY_PAUSE_S: Seconds = 1.0
+RETRY_PAUSE_S: Seconds = 0.1
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 logger = get_logger(__name__)
@@ -96,11 +97,10 @@ class EventStream:
         while not self._waiting:
             try:
                 page = await self._request("events", self._params(), POLL_S + GRACE_S)
-            except NoDaemonError:
-                raise
             except PeerError:
-                await asyncio.sleep(0)
-                continue  # the link got lost; asking again waits for the daemon
+                # The link got lost, or the node stops: asking again waits for the daemon.
+                await asyncio.sleep(RETRY_PAUSE_S)
+                continue
             self._run, self._next = page["run"], page["next"]
             if page["lost"]:
                 self._waiting.append(Event(0, 0, LOST, "", lost=page["lost"]))

@@ -41,8 +41,11 @@ from meshd.model import Address, Member, MemberState, NodeId, check_name, is_nam
 COALESCE = 1
 """The flag of an event of which only the newest of its name need arrive."""
 EVENTS_PER_S = 10.0
-"""Events and queries of one origin that are taken; its own node refuses more, others drop them."""
+"""Events of one origin that are taken; its own node refuses more, others drop them."""
 EVENTS_BURST = 64
+QUERIES_PER_S = 2.0
+"""Queries of one origin that are taken: fewer, for each makes every node send to it."""
+QUERIES_BURST = 16
 EVENTS_WAITING_MAX = 128
 COALESCE_S: Seconds = 1.0
 COALESCING_MAX = 64
@@ -84,7 +87,8 @@ class EventPlane:
         self._rng = rng
         self._recent = RecentEvents(floor)
         self._queue = EventQueue(EVENTS_WAITING_MAX)
-        self._buckets = Buckets(EVENTS_PER_S, EVENTS_BURST)
+        self._telling = Buckets(EVENTS_PER_S, EVENTS_BURST)
+        self._asking = Buckets(QUERIES_PER_S, QUERIES_BURST)
         self._handing = Buckets(HANDED_PER_S, HANDED_BURST)
         self._queries = Queries(
             config=config, beliefs=beliefs, states=states, timers=timers, outbox=outbox
@@ -170,10 +174,11 @@ class EventPlane:
         recent = Recent.of(event, now)
         if len(recent.encoded) > EVENT_BYTES_MAX:
             raise _too_large(len(recent.encoded), "query with its filters", EVENT_BYTES_MAX)
-        if not self._buckets.take(event.origin, now):
+        if not self._is_within_rate(event, now):
             raise BusyError(
-                f"this node may tell {EVENTS_PER_S:g} events a second, {EVENTS_BURST} at once",
-                hint="tell less, or let the newest of a name replace the others (coalesce)",
+                f"one node may tell {EVENTS_PER_S:g} events a second, {EVENTS_BURST} at once,"
+                f" and ask {QUERIES_PER_S:g} queries, {QUERIES_BURST} at once",
+                hint="tell and ask less, or say more in one",
             )
         if question is not None:
             self._queries.open(question, now)
@@ -205,11 +210,13 @@ class EventPlane:
             return "event_ahead"
         if self._recent.is_old(event) or age_ms >= HAND_ON_S * 1_000:
             return "event_old"
+        return "" if self._is_within_rate(event, now) else "event_rate"
+
+    def _is_within_rate(self, event: UserEvent, now: Instant) -> bool:
         # Origins that nobody knows share one rate: their ids cost nothing.
         known = self._beliefs.table.get(event.origin) is not None
-        if not self._buckets.take(event.origin if known else NOBODY, now):
-            return "event_rate"
-        return ""
+        buckets = self._telling if event.question is None else self._asking
+        return buckets.take(event.origin if known else NOBODY, now)
 
     def _take(self, recent: Recent, now: Instant) -> None:
         event = recent.event

@@ -61,6 +61,11 @@ def test_events_json_is_one_document_of_all_pages(meshd, logged):
     }  # fmt: skip
 
 
+def test_events_says_where_there_are_none(meshd, logged):
+    done = meshd("events", "--since", "10")
+    assert (done.exit, done.out, done.err) == (0, "", "nothing of that kind has happened\n")
+
+
 def test_events_warns_of_what_is_gone(meshd, logged):
     assert "3 events are gone" in meshd("events", "--since", "3").err
 

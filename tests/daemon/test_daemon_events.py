@@ -7,10 +7,11 @@ from small_mesh import start_node
 
 from meshd.control import ControlClient
 from meshd.daemon.event_log import Event, Kind
-from meshd.errors import NoCandidateError, UsageError
+from meshd.errors import NoCandidateError, PeerError, UsageError
 from meshd.mesh import Mesh
 from meshd.model import MemberState
-from meshd.rpc.methods import CallContext
+from meshd.rpc.client import connect_channel
+from meshd.rpc.methods import CallContext, Registry
 
 pytestmark = [pytest.mark.net, pytest.mark.timeout(60)]
 
@@ -334,4 +335,49 @@ async def test_whoever_waits_for_news_does_not_hold_up_the_end(tmp_path, monkeyp
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await node.stop(0)
-        assert (await waiting)["events"] == []
+        with pytest.raises(PeerError, match="is stopping"):
+            await waiting
+
+
+async def test_a_stream_of_an_embedded_node_ends_with_the_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    mesh = Mesh("alone", embed=True, bind="127.0.0.1:0", mdns=False, profile="local",
+                state_dir=str(tmp_path / "alone"))  # fmt: skip
+    await mesh.start()
+    mesh.on_event("x")(print)
+    waiting = asyncio.create_task(anext(mesh.events("dead")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await mesh.stop()
+        with pytest.raises(UsageError, match="not started"):
+            await waiting
+
+
+async def test_a_late_handler_of_a_name_that_is_taken_is_told_of_in_the_log(three, caplog):
+    a = three[0]
+    a.happenings.answer_with(("who",), _name_of(a), a)
+    async with Mesh("late", control=a.control_path) as mesh:
+        mesh.on_query("who")(lambda _query: "me")
+        await mesh._late
+        assert [r.text for r in await mesh.query("who", to=["a"])] == ["a"]
+    assert "query_refused" in caplog.text
+
+
+async def test_a_program_that_answers_nonsense_or_knows_no_such_query_is_an_error(three):
+    a = three[0]
+
+    async def answer(_params, _context):
+        return "nonsense"
+
+    registry = Registry()
+    registry.add("query", None, answer)
+    channel = await connect_channel(a.control_path, methods=registry)
+    try:
+        await channel.call("answer_queries", {"names": ["odd"]})
+        (reply,) = [r for r in await replies(a, "odd", nodes=("a",)) if r["kind"] != "ack"]
+        assert reply["error"] == "the program's answer is no object"
+        with pytest.raises(UsageError, match="64 kinds"):
+            await channel.call("answer_queries", {"names": [f"q{n}" for n in range(65)]})
+    finally:
+        await channel.close()
+    assert [r["kind"] for r in await replies(a, "odd", timeout_s=0.3)] == ["ack"] * 3

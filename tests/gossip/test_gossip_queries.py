@@ -13,6 +13,7 @@ from event_talk import (
 from fabric import Fabric, Node, meshed
 
 from meshd.errors import BusyError
+from meshd.gossip import events as plane
 from meshd.gossip import queries
 from meshd.gossip.config import profile
 from meshd.gossip.effects import (
@@ -215,3 +216,15 @@ def test_a_receipt_of_an_answer_that_nobody_gave_is_nothing():
     before = len(fabric.nodes[0].effects)
     speak(fabric, 13, (7, 3, b""))
     assert fabric.nodes[0].effects[before:] == []
+
+
+def test_one_node_may_ask_so_much_and_others_take_no_more_of_it():
+    fabric = meshed(2)
+    for number in range(40):
+        question = Question(number, 5_000)
+        speak(fabric, 12, (0, (event(wall_ms(fabric) + number, question=question),)))
+    assert len(of(fabric.nodes[0], QueryHeard)) == plane.QUERIES_BURST
+    for number in range(plane.QUERIES_BURST):
+        ask(fabric, number)
+    with pytest.raises(BusyError, match="2 queries, 16 at once"):
+        ask(fabric, 99)
