@@ -480,7 +480,7 @@ class Beliefs:
         elif before is not None and member.incarnation > before.incarnation:
             reason = REFUTED if member.state is MemberState.ALIVE else reason
         self._history.note(member, reason, accuser, now)
-        self._outbox.add(MemberChanged(member, before.state if before else None, reason))
+        self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
     def _follow_suspicion(
         self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant

@@ -13,14 +13,13 @@ from meshd.capability.manifest import (
 from meshd.clock import Instant, Seconds
 from meshd.errors import MeshError
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.state import DOCUMENT_KEY, NodeState
+from meshd.gossip.state import CAPABILITY_KEY, DOCUMENT_KEY, NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Member, NodeId, is_name
 from meshd.view import ClusterView, Peer
 
 NAME_KEY = "name"
 VERSION_KEY = "version"
-CAPABILITY_KEY = "cap/"
 MANIFEST_KEY = DOCUMENT_KEY
 _STALE_ROUNDS = 3
 

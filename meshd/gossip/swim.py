@@ -23,16 +23,20 @@ from meshd.gossip.config import GossipConfig
 from meshd.gossip.distances import Distances, Expected
 from meshd.gossip.documents import Documents
 from meshd.gossip.effects import Effect
+from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
     AddressChanged,
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     Input,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
     RejoinRequested,
     StateSet,
 )
@@ -40,6 +44,9 @@ from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, is_live, record_hash
 from meshd.gossip.messages import (
     Ack,
+    Answer,
+    EventDigest,
+    Events,
     Gossip,
     Join,
     Message,
@@ -83,6 +90,7 @@ class Swim:
         rng: the only source of chance.
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
+        event_floor: Lamport time up to which an earlier run heard all users' events.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class Swim:
         rng: random.Random,
         now: Instant,
         table: MemberTable | None = None,
+        event_floor: int = 0,
     ) -> None:
         self._mesh = mesh
         self._config = config
@@ -139,6 +148,10 @@ class Swim:
             beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
             sources=sources, documents=self._documents,
         )  # fmt: skip
+        self._events = EventPlane(
+            config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
+            outbox=self._outbox, rng=rng, floor=event_floor, now=now,
+        )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
@@ -151,7 +164,9 @@ class Swim:
         """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
 
         Raises:
-            UsageError: a StateSet holds what gossip cannot carry; nothing changed.
+            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry;
+                nothing changed.
+            BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
         match event:
             case DatagramReceived():
@@ -176,6 +191,12 @@ class Swim:
             case AddressChanged():
                 if event.address != self._beliefs.me.address:
                     self._beliefs.raise_incarnation(now, address=event.address)
+            case EventFired():
+                self._events.fire(event, now)
+            case QueryFired():
+                self._events.ask(event, now)
+            case AnswerGiven():
+                self._events.give(event, now)
             case _:
                 assert_never(event)
         return self._outbox.drain()
@@ -216,6 +237,7 @@ class Swim:
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
+                self._events.stir(now)
             case Sync() as sync:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
@@ -267,6 +289,7 @@ class Swim:
         assert current is not None
         if member.state is MemberState.DEAD and current.state is MemberState.ALIVE:
             self._exchange.reunite(current, now)
+            self._events.reunited(now)
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
 
@@ -304,6 +327,12 @@ class Swim:
                 self._pulls.on_state_pull(message, member, now)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
+            case Events():
+                self._events.on_events(message, address, now)
+            case Answer():
+                self._events.on_answer(message, member, address)
+            case EventDigest():
+                self._events.on_digest(message, member, address, now)
             case _:
                 assert_never(message)
 
@@ -364,6 +393,8 @@ class Swim:
                 self._prober.on_relay_over(sequence)
             case ("join", Address() as address):
                 self._exchange.on_join_due(address, now)
+            case ("events", what):
+                self._events.on_due(what, now)
             case _:
                 raise AssertionError(f"no such timer: {key!r}")
 
@@ -479,6 +510,16 @@ class Swim:
         """The last events of a member, oldest first: why it is believed to be what it is."""
         return self._beliefs.history(node)
 
+    @property
+    def event_clock(self) -> int:
+        """The highest Lamport time of a user's event heard or told: what the next run skips."""
+        return self._events.clock
+
+    @property
+    def events_dropped(self) -> int:
+        """Users' events that were not passed on as often as they should: too many waited."""
+        return self._events.dropped
+
     def pending(self) -> Mapping[str, int]:
         """What waits, for metrics and for resource checks."""
         return {
@@ -490,6 +531,7 @@ class Swim:
             "pulls": len(self._pulls) + len(self._documents),
             "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
+            **self._events.pending(),
         }
 
     def validate(self) -> None:

@@ -119,7 +119,7 @@ class Verifier:
         if suspicion.is_last_called or suspicion.deadline() <= now:
             beliefs.suspicion_ran_out(node, now)
             return
-        suspects = self._soon_over(now)
+        suspects = [node, *self._soon_over(node, now)]
         # Whose own packets get lost or come late waits longer for what others have to say.
         patience_s = LAST_CALL_FRACTION * self._config.probe_interval_s * self._health.factor
         for each in suspects:
@@ -132,12 +132,12 @@ class Verifier:
         ):
             self._prober.ask_about(member, suspects)
 
-    def _soon_over(self, now: Instant) -> list[NodeId]:
-        """The suspects that are to be asked about, in one datagram, those that end soonest."""
+    def _soon_over(self, but: NodeId, now: Instant) -> list[NodeId]:
+        """Other suspects whose doubt is about to end, too: one datagram asks about them all."""
         soon = now + 2 * LAST_CALL_FRACTION * self._config.probe_interval_s
         found = (
             (suspicion.deadline(), node)
             for node, suspicion in self._beliefs.suspicions.items()
-            if not suspicion.is_last_called and suspicion.deadline() <= soon
+            if node != but and not suspicion.is_last_called and suspicion.deadline() <= soon
         )
-        return [node for _, node in sorted(found)[:ASKED_ABOUT_MAX]]
+        return [node for _, node in sorted(found)[: ASKED_ABOUT_MAX - 1]]

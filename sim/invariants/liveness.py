@@ -23,6 +23,7 @@ from sim.invariants.eventual import (
     pending,
 )
 from sim.invariants.spread import spreading
+from sim.invariants.telling import telling
 from sim.world import Host, World
 
 EARLY_S = 1e-6
@@ -315,3 +316,4 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield WaitingIsBounded(world, found)
     yield LoadIsFlat(world, found)
     yield from spreading(world, found)
+    yield from telling(world, found)
