@@ -122,7 +122,10 @@ class Outbox:
         """
         body = encode_body(_TAGS[kind], fields)
         ending = encode_field(last) if last else b""
-        free = self.room - len(body) - _ARRAY_HEADER_BYTES - len(ending)
+        free = self.room - len(body) - _ARRAY_HEADER_BYTES
+        if ending:
+            # Before it stand the loads, be they empty.
+            free -= len(ending) + _BIN_HEADER_BYTES
         updates: list[bytes] = []
         if first is not None:
             updates.append(first[1])
