@@ -9,16 +9,15 @@ from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
-    CONFIRMED,
     GOODBYE,
     HEARD_OF,
     RAN_OUT,
     REFUTED,
     RESTARTED,
-    RETRACTED,
     TOLD,
     UNANSWERED,
     History,
@@ -27,7 +26,6 @@ from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import (
     MemberTable,
-    doubt_point,
     in_state,
     is_live,
     join,
@@ -36,7 +34,6 @@ from meshd.gossip.members import (
 from meshd.gossip.messages import StateChange, Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
-from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
@@ -50,14 +47,12 @@ _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
 OUTDATED_MAX = 16
 """Rumours with which one datagram that tells old news is answered."""
-LAST_CALL_FRACTION = 0.25
-"""Of the probe interval: so long before the end of a doubt two others are asked once more."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
 _LAG_TOLD_PAUSE_S = 5.0
 
 
 class Beliefs:
-    """The member table with its suspicions; every change of it goes through here."""
+    """The member table; every change of it goes through here."""
 
     def __init__(
         self,
@@ -76,7 +71,6 @@ class Beliefs:
         self.me = me
         self.table = table
         self.rumours = rumours
-        self.suspicions: dict[NodeId, Suspicion] = {}
         self.gone: dict[NodeId, Instant] = {}
         self.heard_at: dict[NodeId, Instant] = {}
         self.rtt_s: dict[NodeId, float] = {}
@@ -102,6 +96,11 @@ class Beliefs:
         self._outrank_pause_s = 0.0
         self._touched: dict[NodeId, None] = {me.node: None}
         self._history = History()
+        self.doubts = Doubts(
+            me=me.node, config=config, table=table, rumours=rumours, timers=timers,
+            history=self._history, touch=self.touch,
+        )  # fmt: skip
+        self.suspicions = self.doubts.open
         table.put(me)
         outbox.set_members(table.live)
 
@@ -131,7 +130,7 @@ class Beliefs:
             if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
-                self._hear_opinion(update, current, now)
+                self.doubts.hear(update, current, now)
             if update.delta is not None and update.state_version == current.state_version:
                 self._hear_change(current, update.delta)
 
@@ -176,7 +175,9 @@ class Beliefs:
             member = in_state(member, MemberState.SUSPECT)
         accusers: tuple[NodeId, ...] = ()
         if update.accusers and not synced:
-            found = (self._counted(accuser, member.node) for accuser in ids_of(update.accusers))
+            found = (
+                self.doubts.counted(accuser, member.node) for accuser in ids_of(update.accusers)
+            )
             accusers = tuple(accuser for accuser in found if accuser is not None)
         if current is None:
             self._store(member, None, accusers, now, reason=HEARD_OF, spread=spread)
@@ -187,7 +188,7 @@ class Beliefs:
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
         if not synced and precedence(member) == precedence(merged):
-            self._hear_opinion(update, merged, now)
+            self.doubts.hear(update, merged, now)
 
     def _note_outdated(self, current: Member) -> None:
         if current.state in {MemberState.ALIVE, MemberState.LEFT}:
@@ -208,37 +209,6 @@ class Beliefs:
             self._touched[member.node] = None
             return True
         return self._states.want(member.node) is not None
-
-    def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
-        """Count the opinions on a doubt that is known, as far as they are new."""
-        suspicion = self.suspicions.get(current.node)
-        if suspicion is None:
-            return
-        is_news = False
-        for accuser in ids_of(update.accusers):
-            if suspicion.is_news(accuser):
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.confirm(known):
-                    self._history.note(current, CONFIRMED, known, now)
-                    is_news = True
-        for accuser in ids_of(update.retracted):
-            if accuser not in suspicion.retracted:
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.retract(known):
-                    self._history.note(current, RETRACTED, known, now)
-                    is_news = True
-        if is_news:
-            self._doubt_changed(current, suspicion, now)
-
-    def _counted(self, accuser: NodeId, subject: NodeId) -> NodeId | None:
-        """The table's own copy of an accuser's id: only members count, and not the subject.
-
-        What others say in this node's name does not count either: it knows best.
-        """
-        if accuser in {subject, self.me.node}:
-            return None
-        member = self.table.get(accuser)
-        return None if member is None or not is_live(member.state) else member.node
 
     def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
         """Why a rumour is not even looked at; empty if it is."""
@@ -394,24 +364,7 @@ class Beliefs:
             suspect = in_state(member, MemberState.SUSPECT)
             self._store(suspect, member, (self.me.node,), now, reason=UNANSWERED)
             return
-        suspicion = self.suspicions.get(node)
-        if suspicion is not None and suspicion.confirm(self.me.node):
-            self._history.note(member, CONFIRMED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
-
-    def answered_late(self, asked: Member, now: Instant) -> None:
-        """An answer came after the verdict: take back the own opinion, if it was about this life.
-
-        The doubt itself stays until its subject refutes it, for beliefs only rise; it lasts longer.
-        """
-        member, suspicion = self.table.get(asked.node), self.suspicions.get(asked.node)
-        if suspicion is None or member is None or self.me.node not in suspicion.accusers:
-            return
-        if precedence(in_state(member, asked.state)) == precedence(asked) and suspicion.retract(
-            self.me.node
-        ):
-            self._history.note(member, RETRACTED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
+        self.doubts.confirm(member, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
@@ -419,20 +372,6 @@ class Beliefs:
         assert member is not None
         dead = in_state(member, MemberState.DEAD)
         self._store(dead, member, (self.me.node,), now, reason=RAN_OUT)
-
-    def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
-        """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
-        self._touched[member.node] = None
-        self.await_end(member.node, suspicion)
-        self.rumours.amend(member.node, self._encoded(member))
-        self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
-
-    def _encoded(self, member: Member) -> bytes:
-        """A rumour of a member, with who doubts it, and without its state's digest."""
-        suspicion = self.suspicions.get(member.node)
-        if suspicion is None:
-            return encode_update(member, with_digest=False)
-        return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
 
@@ -448,7 +387,7 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
-        self._follow_suspicion(member, before, accusers, now)
+        self.doubts.follow(member, before, accusers, now)
         if is_live(member.state):
             self.gone.pop(node, None)
             is_state_news = self._hear_state(member)
@@ -482,47 +421,6 @@ class Beliefs:
         self._history.note(member, reason, accuser, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
-    def _follow_suspicion(
-        self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
-    ) -> None:
-        """Keep exactly one suspicion for each suspect, started anew at each incarnation."""
-        node = member.node
-        if member.state is not MemberState.SUSPECT:
-            if self.suspicions.pop(node, None) is not None:
-                self._timers.cancel(("suspicion", node))
-            return
-        if before is not None and precedence(before) == precedence(member):
-            return
-        suspicion = Suspicion(self._config, self.table.live, now, lag_s=lag_s(member.lag))
-        for accuser in accusers:
-            suspicion.confirm(accuser)
-        self.suspicions[node] = suspicion
-        self.await_end(node, suspicion)
-        if self.me.node not in accusers and self._is_verifier(member):
-            self._timers.set(("verify", node), now)
-
-    def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
-        """Wake up when something has to be done about a doubt: at its end, or the last call."""
-        at: float = suspicion.deadline()
-        if not suspicion.is_last_called:
-            at -= self._config.probe_interval_s * LAST_CALL_FRACTION
-        self._timers.set(("suspicion", node), at)
-
-    def _is_verifier(self, suspect: Member) -> bool:
-        """Whether this node is among those who shall probe a suspect at once.
-
-        They are the first on the ring of all ids from a point that the doubt itself gives, so that
-        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
-        """
-        if self.leaving:
-            return False
-        chosen = self.table.first_from(
-            doubt_point(suspect),
-            self._config.verifiers,
-            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
-        )
-        return any(member is self.me for member in chosen)
-
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
         rich = None
@@ -532,7 +430,7 @@ class Beliefs:
             if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
                 rich = encode_update(member, change=change)
         else:
-            lean = self._encoded(member)
+            lean = self.doubts.encoded(member)
         self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
@@ -561,14 +459,14 @@ class Beliefs:
         if member is None or member.state is MemberState.ALIVE:
             return None
         waiting = self.rumours.peek(node)
-        return node, waiting if waiting is not None else self._encoded(member)
+        return node, waiting if waiting is not None else self.doubts.encoded(member)
 
     def corrections(self) -> list[bytes]:
         """The rumours that the sender of the last datagram lacks.
 
         Deaths are none of these: in a heal they would be believed before their subjects can refute.
         """
-        return [self._encoded(member) for member in self.outdated]
+        return [self.doubts.encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""

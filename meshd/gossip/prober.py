@@ -219,7 +219,7 @@ class Prober:
         missed = self._missed.get(ack.sequence)
         if missed is not None and missed.node == source:
             del self._missed[ack.sequence]
-            self._beliefs.answered_late(missed, now)
+            self._beliefs.doubts.answered_late(missed, now)
             return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:

@@ -152,16 +152,16 @@ def test_a_late_answer_says_nothing_of_another_life_or_of_others_doubts():
     node, subject = fabric.nodes[0], fabric.nodes[3]
     beliefs = node.swim._beliefs
     member = node.swim.members.get(subject.id)
-    beliefs.answered_late(member, fabric.now)
+    beliefs.doubts.answered_late(member, fabric.now)
     tell(fabric, node, fabric.nodes[1], *doubt(fabric, 3, 1))
-    beliefs.answered_late(member, fabric.now)
+    beliefs.doubts.answered_late(member, fabric.now)
     assert beliefs.suspicions[subject.id].retracted == ()
     beliefs.probe_failed(node.swim.members.get(subject.id), fabric.now)
     newer = Member(member.node, member.epoch, 7, ALIVE, member.address)
-    beliefs.answered_late(newer, fabric.now)
+    beliefs.doubts.answered_late(newer, fabric.now)
     assert beliefs.suspicions[subject.id].retracted == ()
-    beliefs.answered_late(member, fabric.now)
-    beliefs.answered_late(member, fabric.now)
+    beliefs.doubts.answered_late(member, fabric.now)
+    beliefs.doubts.answered_late(member, fabric.now)
     assert beliefs.suspicions[subject.id].retracted == (node.id,)
 
 
