@@ -11,10 +11,12 @@ from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
+from meshd.gossip.explanation import PastEvent, Probed
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     GOODBYE,
     HEARD_OF,
+    MOVED,
     RAN_OUT,
     REFUTED,
     RESTARTED,
@@ -74,12 +76,15 @@ class Beliefs:
         self.gone: dict[NodeId, Instant] = {}
         self.heard_at: dict[NodeId, Instant] = {}
         self.rtt_s: dict[NodeId, float] = {}
+        self.probed: dict[NodeId, Probed] = {}
         self.unreachable: dict[NodeId, None] = {}
         self.changed_at = now
         self.leaving = False
         self.lag = MailLag()
         self.outdated: list[Member] = []
         """Of whom the last datagram said what is known better here."""
+        self.teller = me.node
+        """Who sent the datagram that is being read."""
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
@@ -130,7 +135,7 @@ class Beliefs:
             if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
-                self.doubts.hear(update, current, now)
+                self.doubts.hear(update, current, self.teller, now)
             if update.delta is not None and update.state_version == current.state_version:
                 self._hear_change(current, update.delta)
 
@@ -188,7 +193,7 @@ class Beliefs:
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
         if not synced and precedence(member) == precedence(merged):
-            self.doubts.hear(update, merged, now)
+            self.doubts.hear(update, merged, self.teller, now)
 
     def _note_outdated(self, current: Member) -> None:
         if current.state in {MemberState.ALIVE, MemberState.LEFT}:
@@ -412,13 +417,16 @@ class Beliefs:
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
         now: Instant,
     ) -> None:  # fmt: skip
+        teller = None if reason in {UNANSWERED, RAN_OUT} else self.teller
+        is_alive = member.state is MemberState.ALIVE
         if before is not None and before.epoch != member.epoch:
             reason = RESTARTED
         elif before is not None and is_live(member.state) < is_live(before.state):
             reason = GOODBYE if member.state is MemberState.LEFT else reason
         elif before is not None and member.incarnation > before.incarnation:
-            reason = REFUTED if member.state is MemberState.ALIVE else reason
-        self._history.note(member, reason, accuser, now)
+            is_same = before.state is MemberState.ALIVE
+            reason = (MOVED if is_same else REFUTED) if is_alive else reason
+        self._history.note(member, reason, accuser, teller, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
@@ -480,7 +488,7 @@ class Beliefs:
         self._loads.forget(node)
         self.rumours.discard(node)
         self._history.forget(node)
-        for table in (self.gone, self.heard_at, self.rtt_s, self.unreachable):
+        for table in (self.gone, self.heard_at, self.rtt_s, self.probed, self.unreachable):
             assert isinstance(table, dict)
             table.pop(node, None)
         self._touched[node] = None
@@ -494,9 +502,9 @@ class Beliefs:
         touched, self._touched = self._touched, {}
         return touched
 
-    def history(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
+    def history(self, node: NodeId) -> tuple[PastEvent, ...]:
         """The last events of a member, oldest first: why it is believed to be what it is."""
-        return self._history.lines(node)
+        return self._history.of(node)
 
     def is_at(self, address: Address) -> bool:
         """Whether an alive, reachable member, or this node itself, is at `address`."""

@@ -53,8 +53,8 @@ class Doubts:
 
     # Opinions
 
-    def hear(self, update: Update, current: Member, now: Instant) -> None:
-        """Count the opinions on a doubt that is known, as far as they are new."""
+    def hear(self, update: Update, current: Member, teller: NodeId, now: Instant) -> None:
+        """Count the opinions on a doubt that is known, as far as they are new; `teller` told."""
         suspicion = self.open.get(current.node)
         if suspicion is None:
             return
@@ -63,13 +63,13 @@ class Doubts:
             if suspicion.is_news(accuser):
                 known = self.counted(accuser, current.node)
                 if known is not None and suspicion.confirm(known):
-                    self._history.note(current, CONFIRMED, known, now)
+                    self._history.note(current, CONFIRMED, known, teller, now)
                     is_news = True
         for accuser in ids_of(update.retracted):
             if accuser not in suspicion.retracted:
                 known = self.counted(accuser, current.node)
                 if known is not None and suspicion.retract(known):
-                    self._history.note(current, RETRACTED, known, now)
+                    self._history.note(current, RETRACTED, known, teller, now)
                     is_news = True
         if is_news:
             self._changed(current, suspicion, now)
@@ -88,7 +88,7 @@ class Doubts:
         """The own probe of a suspect failed, too."""
         suspicion = self.open.get(member.node)
         if suspicion is not None and suspicion.confirm(self._me):
-            self._history.note(member, CONFIRMED, self._me, now)
+            self._history.note(member, CONFIRMED, self._me, None, now)
             self._changed(member, suspicion, now)
 
     def answered_late(self, asked: Member, now: Instant) -> None:
@@ -102,12 +102,11 @@ class Doubts:
         if precedence(in_state(member, asked.state)) == precedence(asked) and suspicion.retract(
             self._me
         ):
-            self._history.note(member, RETRACTED, self._me, now)
+            self._history.note(member, RETRACTED, self._me, None, now)
             self._changed(member, suspicion, now)
 
     def _changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
         """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
-        self._touch(member.node)
         self.await_end(member.node, suspicion)
         self._rumours.amend(member.node, self.encoded(member))
         self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
@@ -142,6 +141,7 @@ class Doubts:
 
     def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
         """Wake up when something has to be done about a doubt: at its end, or the last call."""
+        self._touch(node)
         at: float = suspicion.deadline()
         if not suspicion.is_last_called:
             at -= self._config.probe_interval_s * LAST_CALL_FRACTION
