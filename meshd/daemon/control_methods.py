@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshd.daemon.doctor import diagnose
+from meshd.daemon.explaining import explain_shape
 from meshd.daemon.methods import Nothing
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
@@ -162,13 +163,12 @@ class ControlMethods:
     async def _explain(self, params: ExplainParams, context: CallContext) -> dict[str, Any]:
         del context
         peer = self._find(params.node)
-        now = self._node.clock.now()
-        lines = await self._node.gossip.explain(peer.node)
-        return {
-            "schema": "meshd.explain/1",
-            "node": peer.node.hex(),
-            "history": [f"{now - at:.1f} s ago: {text}" for at, text in lines],
-        }
+        node = self._node
+        found = await node.gossip.explain(peer.node)
+        if found is None:
+            hint = "its record was just dropped; see meshd peers"
+            raise NoCandidateError(f"no node {params.node!r} is known any more", hint=hint)
+        return explain_shape(found, node.view(), node.clock.now(), node.clock.wall_ms())
 
     async def _join(self, params: JoinParams, context: CallContext) -> dict[str, Any]:
         """Join through these seeds, and wait a little for the first of them."""
