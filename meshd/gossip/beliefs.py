@@ -33,7 +33,7 @@ from meshd.gossip.members import (
     join,
     precedence,
 )
-from meshd.gossip.messages import StateChange, Update
+from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.suspicion import Suspicion
@@ -130,8 +130,8 @@ class Beliefs:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
                 self._hear_opinion(update, current, now)
-            if update.delta is not None and update.state_version == current.state_version:
-                self._hear_change(current, update.delta)
+            if update.delta is not None and self._states.offered_late(update, current):
+                self._hear_state(current)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -186,12 +186,6 @@ class Beliefs:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
         if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
-
-    def _hear_change(self, member: Member, change: StateChange) -> None:
-        """The rumour came before, but by then without the change itself: it may be of use still."""
-        if self._states.want(member.node) is not None:
-            self._states.offered(member, change)
-            self._hear_state(member)
 
     def _hear_state(self, member: Member) -> bool:
         """See what a record means for what is held of its state; true if it tells of more."""
