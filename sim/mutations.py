@@ -23,9 +23,11 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
 from meshd.gossip.documents import Documents
 from meshd.gossip.effects import ProbeCompleted
+from meshd.gossip.events import EventPlane
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Ack, Join, Records, Update
 from meshd.gossip.prober import Prober
+from meshd.gossip.recent import RecentEvents
 from meshd.gossip.state import StateStore
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.swim import Swim
@@ -176,9 +178,9 @@ def _believes_it(original: Any) -> Any:
 
 
 def _twice(original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
-        original(self, target, sequence)
-        original(self, target, sequence)
+    def ping(self: Prober, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        original(self, *args, **options)
 
     return ping
 
@@ -279,6 +281,8 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+             "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),
     Mutation("jumping", "an incarnation rises by two", Beliefs, "_raise_self", _jumping, "starved"),
@@ -319,5 +323,9 @@ MUTATIONS = (
              "two_meshes"),
     Mutation("garbled", "every fiftieth datagram lacks its last byte", outbox_module.Outbox, "_put",
              _garbled, "crash"),
+    Mutation("echoed", "users' events that are known are taken again", RecentEvents, "knows",
+             _refuses, "told"),
+    Mutation("untold", "users' events are compared and not passed on", EventPlane, "_on_round",
+             _nothing, "told"),
 )  # fmt: skip
 """All of them, with the scenario in which each should be caught within a few seeds."""

@@ -58,9 +58,9 @@ class Host:
 
     __slots__ = (
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
-        "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at", "mesh",
-        "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds", "speak",
-        "started_at", "stopped", "swim", "wall_s",
+        "epoch", "event_floor", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at",
+        "mesh", "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds",
+        "speak", "started_at", "stopped", "swim", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -72,6 +72,7 @@ class Host:
         self.swim: Swim | None = None
         self.epoch = EPOCH_START_MS
         self.saved_epoch = EPOCH_START_MS - 1
+        self.event_floor = 0
         self.speak: Speak | None = None
         self.paused_at = LONG_AGO_S
         self.runs = 0
@@ -247,7 +248,8 @@ class World(Calm):
         table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
-        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table)
+        floor = host.event_floor
+        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table, floor)
         self.rearm(host)
         if seeds is not None:
             for tell in self.on_start:
@@ -278,6 +280,7 @@ class World(Calm):
         if not host.leaving:
             for tell in self.on_down:
                 tell(host)
+        host.event_floor = host.swim.event_clock
         host.swim = None
         host.down_since = self.now
         host.armed_at = _NEVER
@@ -311,6 +314,7 @@ class World(Calm):
     def forget_state(self, host: Host) -> None:
         """The state directory of a stopped host is lost: its next epoch is its clock's alone."""
         host.saved_epoch = Epoch(0)
+        host.event_floor = 0
         self.unruly[host.id] = None
 
     def clone(self, host: Host, seeds: tuple[int, ...]) -> Host:

@@ -14,7 +14,9 @@ from meshd.config import Config
 from meshd.control import socket_path
 from meshd.daemon.attach import Attachments
 from meshd.daemon.control_methods import ControlMethods
+from meshd.daemon.event_methods import EventMethods
 from meshd.daemon.finding import Finding
+from meshd.daemon.happenings import Happenings
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
@@ -118,6 +120,7 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
+        self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
@@ -125,7 +128,7 @@ class Node:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self)
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
         self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
@@ -177,6 +180,7 @@ class Node:
 
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)
+        self.happenings.on_view(view)
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)
@@ -227,6 +231,7 @@ class Node:
             # Taken before anybody hears of this node, served when there is something to tell.
             self._server.reserve_control(self.control_path)
         gossip.on_view(self._on_view)
+        self.happenings.start()
         await gossip.start()
         self._describe()
         self._tell_load()
@@ -246,7 +251,7 @@ class Node:
             gossip = GossipService(
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
-                listener=self._on_effect,
+                listener=self._on_effect, event_floor=self.happenings.begin(epoch),
             )  # fmt: skip
             self._gossip = gossip
             try:
@@ -342,6 +347,8 @@ class Node:
             self._ticking = None
         if self._load_handle is not None:
             self._load_handle.cancel()
+        # Whoever waits for news is let go, and so does not hold up the server.
+        await self.happenings.close()
         await self.finding.stop()
         if self._dispatcher is not None:
             self._dispatcher.close()
@@ -355,6 +362,7 @@ class Node:
         if self._gossip is not None:
             self._last_view = self._gossip.view
             await self._gossip.stop()
+            self.happenings.keep_clock()
             self._gossip = None
         await self.client.close()
         await self.forward.close()
@@ -370,6 +378,7 @@ class Node:
                 version=__version__,
                 manifests=tuple(self.worker.manifests()),
             )
+            self.happenings.redescribed(self.node_id)
 
     def load_changed(self) -> None:
         """Work began or ended: tell the load soon, once for many changes."""
@@ -409,6 +418,7 @@ class Node:
                 self.machine_load = self.platform.sample_load()
                 self._tell_load()
                 self.finding.remember()
+                self.happenings.look_at_health()
                 if not self.config.node.advertise:
                     await self._look_at_address()
                 await self._keep_state()
@@ -427,7 +437,8 @@ class Node:
             self.gossip.set_address(now)
 
     async def _keep_state(self) -> None:
-        """Write again what the disk did not take: it may have room by now."""
+        """Write what changed, and again what the disk did not take: it may have room by now."""
+        await asyncio.to_thread(self.happenings.keep_clock)
         if self._identity is not None and not self._identity.kept:
             self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
         if self.state.problem:
@@ -437,6 +448,7 @@ class Node:
     # What gossip reports, from its own thread
 
     def _on_effect(self, effect: Effect) -> None:
+        self.happenings.on_effect(effect)
         match effect:
             case MemberChanged():
                 member = effect.member

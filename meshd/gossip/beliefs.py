@@ -1,12 +1,12 @@
 """What this node believes of each member, and how a rumour changes that."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
-from meshd.gossip.broadcast import BroadcastQueue
+from meshd.gossip.broadcast import RICH_RUMOURS_MAX, BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
@@ -43,11 +43,11 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 INCARNATION_JUMP_MAX = 1_000
 EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
-RICH_RUMOURS_MAX = 4
-"""While more rumours wait, a change of state does not travel with its own: it is pulled."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
+OUTDATED_MAX = 16
+"""Rumours with which one datagram that tells old news is answered."""
 LAST_CALL_FRACTION = 0.25
 """Of the probe interval: so long before the end of a doubt two others are asked once more."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
@@ -82,8 +82,8 @@ class Beliefs:
         self.changed_at = now
         self.leaving = False
         self.lag = MailLag()
-        self.outdated: Member | None = None
-        """Of whom the last datagram said what is known better here, if of anybody."""
+        self.outdated: list[Member] = []
+        """Of whom the last datagram said what is known better here."""
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
@@ -107,7 +107,7 @@ class Beliefs:
 
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
-        self.outdated = None
+        self.outdated.clear()
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -181,11 +181,17 @@ class Beliefs:
             return
         merged = join(current, member)
         if precedence(member) < precedence(current):
-            self.outdated = current
+            self._note_outdated(current)
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
         if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
+
+    def _note_outdated(self, current: Member) -> None:
+        if current.state in {MemberState.ALIVE, MemberState.LEFT}:
+            if len(self.outdated) == OUTDATED_MAX:
+                self.outdated.pop(0)
+            self.outdated.append(current)
 
     def _hear_state(self, member: Member) -> bool:
         """See what a record means for what is held of its state; true if it tells of more."""
@@ -269,8 +275,7 @@ class Beliefs:
 
     def _claims_more(self, member: Member) -> bool:
         """Whether a record of this run tells of a state that this node never had."""
-        mine = self.me
-        return (member.state_version, member.digest) > (mine.state_version, mine.digest)
+        return (member.state_version, member.digest) > (self.me.state_version, self.me.digest)
 
     def _above(self, member: Member) -> dict[str, object]:
         """What the own record needs so that its state outranks the one that another tells of.
@@ -409,7 +414,7 @@ class Beliefs:
     def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
         """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
         self._touched[member.node] = None
-        self._timers.set(("suspicion", member.node), self._due(suspicion))
+        self.await_end(member.node, suspicion)
         self.rumours.amend(member.node, self._encoded(member))
         self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
 
@@ -435,11 +440,10 @@ class Beliefs:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
         self._follow_suspicion(member, before, accusers, now)
+        is_state_news = is_live(member.state) and self._hear_state(member)
         if is_live(member.state):
             self.gone.pop(node, None)
-            is_state_news = self._hear_state(member)
         else:
-            is_state_news = False
             self.gone.setdefault(node, now)
             self._loads.forget(node)
             self._states.unwant(node)
@@ -466,7 +470,7 @@ class Beliefs:
         elif before is not None and member.incarnation > before.incarnation:
             reason = REFUTED if member.state is MemberState.ALIVE else reason
         self._history.note(member, reason, accuser, now)
-        self._outbox.add(MemberChanged(member, before.state if before else None, reason))
+        self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
     def _follow_suspicion(
         self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
@@ -483,15 +487,16 @@ class Beliefs:
         for accuser in accusers:
             suspicion.confirm(accuser)
         self.suspicions[node] = suspicion
-        self._timers.set(("suspicion", node), self._due(suspicion))
+        self.await_end(node, suspicion)
         if self.me.node not in accusers and self._is_verifier(member):
             self._timers.set(("verify", node), now)
 
-    def _due(self, suspicion: Suspicion) -> float:
-        """When something has to be done about a doubt: its end, or the last call before it."""
-        if suspicion.is_last_called:
-            return suspicion.deadline()
-        return suspicion.deadline() - self._config.probe_interval_s * LAST_CALL_FRACTION
+    def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
+        """Wake up when something has to be done about a doubt: at its end, or the last call."""
+        at: float = suspicion.deadline()
+        if not suspicion.is_last_called:
+            at -= self._config.probe_interval_s * LAST_CALL_FRACTION
+        self._timers.set(("suspicion", node), at)
 
     def _is_verifier(self, suspect: Member) -> bool:
         """Whether this node is among those who shall probe a suspect at once.
@@ -535,6 +540,11 @@ class Beliefs:
 
     # For others
 
+    def accusations(self, nodes: Sequence[NodeId]) -> list[bytes]:
+        """What is believed of some suspects, each as a rumour."""
+        found = (self.accusation(node) for node in nodes)
+        return [each[1] for each in found if each is not None]
+
     def accusation(self, node: NodeId) -> tuple[NodeId, bytes] | None:
         """The rumour that a member must hear to defend itself; None if it is alive."""
         member = self.table.get(node)
@@ -543,10 +553,12 @@ class Beliefs:
         waiting = self.rumours.peek(node)
         return node, waiting if waiting is not None else self._encoded(member)
 
-    def correction(self) -> tuple[NodeId, bytes] | None:
-        """The rumour that the sender of the last datagram lacks; None if it lacks none."""
-        member = self.outdated
-        return None if member is None else (member.node, self._encoded(member))
+    def corrections(self) -> list[bytes]:
+        """The rumours that the sender of the last datagram lacks.
+
+        Deaths are none of these: in a heal they would be believed before their subjects can refute.
+        """
+        return [self._encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""

@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Any, get_args
 
@@ -22,7 +23,7 @@ import msgspec
 
 from meshd.errors import DecodeError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX
-from meshd.gossip.messages import Delta, Message, StateChange, StateEntry, Update
+from meshd.gossip.messages import Delta, Message, StateChange, StateEntry, Update, UserEvent
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
 
 PROTOCOL_VERSION = 1
@@ -72,13 +73,23 @@ def encode_body(
     return with_riders(body, updates, loads) if updates or loads else body
 
 
-def with_riders(body: bytes, updates: Sequence[bytes], loads: bytes = b"") -> bytes:
-    """A body with rumours, and loads if there are any, appended as its next fields."""
-    start = body[0] + (2 if loads else 1)
-    ending = _pack(loads) if loads else b""
+def with_riders(
+    body: bytes, updates: Sequence[bytes], loads: bytes = b"", last: bytes = b""
+) -> bytes:
+    """A body with rumours, and loads if there are any, appended as its next fields.
+
+    `last` is one more field after them, encoded by `encode_field`, if not empty.
+    """
+    start = body[0] + (3 if last else 2 if loads else 1)
+    ending = _pack(loads) if loads or last else b""
     return b"".join(
-        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending)
+        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending, last)
     )
+
+
+def encode_field(value: Any) -> bytes:
+    """One field by itself, so that its bytes can be counted."""
+    return _pack(value)
 
 
 def decode(data: bytes, mesh: MeshId) -> Datagram:
@@ -373,3 +384,17 @@ def encode_delta(delta: Delta) -> bytes:
     entries = [_entry_fields(entry) for entry in delta.entries]
     ending = (delta.digest,) if delta.digest else ()
     return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries, *ending))
+
+
+def encode_event(event: UserEvent) -> bytes:
+    """One user event, encoded once and kept."""
+    return _pack(event)
+
+
+def event_key(event: UserEvent) -> bytes:
+    """What tells one event from all others: a hash of its Lamport time, origin, name and payload.
+
+    Fields of later versions stay out of it, so that all versions tell events apart alike.
+    """
+    told = _pack((event.time, event.origin, event.name, event.payload))
+    return blake2b(told, digest_size=8).digest()

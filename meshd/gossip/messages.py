@@ -24,6 +24,18 @@ DIGEST_BYTES = 16
 BUCKETS = 64
 JOIN_PADDING_BYTES = 80
 """What a join is filled up with, so that it is no shorter than its welcome."""
+EVENT_PAYLOAD_BYTES_MAX = 400
+"""With it an event of the longest name fits the smallest datagram that may be configured."""
+EVENT_BYTES_MAX = 520
+"""One encoded event or query, its filters included: a datagram of 640 bytes has room for it."""
+ANSWER_BYTES_MAX = 1_024
+"""One answer to a query, where the configured datagram holds that much."""
+EVENTS_PER_DATAGRAM = 16
+QUERY_NODES_MAX = 16
+"""Nodes that a query may name; a query to more is one to all."""
+QUERY_TIMEOUT_MS_MAX = 600_000
+DIGEST_EVENTS_MAX = 64
+EVENT_HASH_BYTES = 4
 ACCUSERS_MAX = 8
 """Whose failed probes a doubt may name; more are not needed by any configuration."""
 
@@ -39,6 +51,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGES
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
 PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
+Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
 
 
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -124,20 +137,28 @@ class DocumentPart(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Are you there? Answered by an ack with the same `sequence`."""
+    """Are you there? Answered by an ack with the same `sequence`.
+
+    `wanted`: how many members' coordinates the sender would like to be told.
+    """
 
     sequence: U16
     updates: Updates = ()
     loads: Loads = b""
+    wanted: U8 = 0
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing."""
+    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing.
+
+    `coordinates`: the sender's (21 bytes), then others' with their ids (29 each).
+    """
 
     sequence: U16
     view_hash: U32 = 0
     updates: Updates = ()
     loads: Loads = b""
+    coordinates: Coordinates = b""
 
 
 class PingReq(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -210,6 +231,73 @@ class StateDelta(msgspec.Struct, frozen=True, array_like=True, tag=11):
     parts: Annotated[tuple[DocumentPart, ...], msgspec.Meta(max_length=64)] = ()
 
 
+class Question(msgspec.Struct, frozen=True, array_like=True):
+    """What makes an event a query: who shall answer, and for how long answers are gathered.
+
+    `nodes` are ids, 8 bytes each, none for everybody; `capability` is a name, or empty for any.
+    """
+
+    query: U32
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=QUERY_TIMEOUT_MS_MAX)]
+    nodes: Annotated[bytes, msgspec.Meta(max_length=8 * QUERY_NODES_MAX)] = b""
+    capability: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class UserEvent(msgspec.Struct, frozen=True, array_like=True):
+    """What a user tells all nodes. `time` is a Lamport time; bits of `flags` are in `events`."""
+
+    time: U53
+    origin: Id
+    flags: U8
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=EVENT_PAYLOAD_BYTES_MAX)]
+    question: Question | None = None
+
+
+class Events(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """User events on their way; `age_ms` is the time since the eldest of them was told."""
+
+    age_ms: U16
+    events: Annotated[
+        tuple[UserEvent, ...], msgspec.Meta(min_length=1, max_length=EVENTS_PER_DATAGRAM)
+    ]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """To the asker of `query`: got it (0), an answer (1), a refusal in words (2).
+
+    From the asker: your answer has come (3); without that, it is sent again.
+    """
+
+    query: U32
+    part: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=ANSWER_BYTES_MAX)] = b""
+
+
+class EventDigest(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """The recent events that I hold from `since` on, 4 bytes of hash each: send what I lack.
+
+    One that `is_answer` asks for nothing but events.
+    """
+
+    since: U53
+    hashes: Annotated[bytes, msgspec.Meta(max_length=EVENT_HASH_BYTES * DIGEST_EVENTS_MAX)]
+    is_answer: bool = False
+
+
 Message = (
-    Ping | Ack | PingReq | Nack | Gossip | Join | Welcome | Sync | Records | StatePull | StateDelta
+    Ping
+    | Ack
+    | PingReq
+    | Nack
+    | Gossip
+    | Join
+    | Welcome
+    | Sync
+    | Records
+    | StatePull
+    | StateDelta
+    | Events
+    | Answer
+    | EventDigest
 )

@@ -13,14 +13,13 @@ from meshd.capability.manifest import (
 from meshd.clock import Instant, Seconds
 from meshd.errors import MeshError
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.state import DOCUMENT_KEY, NodeState
+from meshd.gossip.state import CAPABILITY_KEY, DOCUMENT_KEY, NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Member, NodeId, is_name
 from meshd.view import ClusterView, Peer
 
 NAME_KEY = "name"
 VERSION_KEY = "version"
-CAPABILITY_KEY = "cap/"
 MANIFEST_KEY = DOCUMENT_KEY
 _STALE_ROUNDS = 3
 
@@ -98,6 +97,7 @@ class ViewBuilder:
         node = member.node
         told = self._told_by(swim, node)
         load = swim.load_of(node)
+        expected = swim.rtt_expected(node)
         heard_at = swim.heard_at(node)
         if load is not None and (heard_at is None or load[1] > heard_at):
             heard_at = load[1]
@@ -116,6 +116,8 @@ class ViewBuilder:
             rtt_s=swim.rtt_s(node),
             reachable=swim.is_reachable(node),
             version=told.version,
+            rtt_estimate_s=None if expected is None else expected.rtt_s,
+            rtt_estimate_error=None if expected is None else expected.error,
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
+from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from meshd.gossip.effects import (
     DatagramRejected,
@@ -24,13 +25,16 @@ from meshd.gossip.effects import (
 )
 from meshd.gossip.inputs import (
     AddressChanged,
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     Input,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
     RejoinRequested,
     StateSet,
 )
@@ -67,6 +71,7 @@ class GossipService:
         advertise: Callable[[Address], Address],
         config: GossipConfig,
         listener: Callable[[Effect], None],
+        event_floor: int = 0,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -79,6 +84,7 @@ class GossipService:
             advertise: from the bound address to the one that others are told.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
+            event_floor: Lamport time up to which an earlier run heard all users' events.
 
         Raises:
             OSError: the address cannot be bound.
@@ -91,7 +97,7 @@ class GossipService:
         self.address = advertise(self.bound)
         me = new_member(node, epoch, self.address)
         rng = platform.random("gossip")
-        self._swim = Swim(me, mesh, config, rng, self._clock.now())
+        self._swim = Swim(me, mesh, config, rng, self._clock.now(), event_floor=event_floor)
         self._rows = ViewBuilder(config)
         self._runner: ProtocolRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -210,6 +216,30 @@ class GossipService:
 
         return await self._ask(read)
 
+    async def wish(self, event: EventFired | QueryFired) -> None:
+        """Tell all nodes, or ask them.
+
+        Raises:
+            UsageError: gossip cannot carry it, or does not run; nothing was told.
+            BusyError: it is one too many; nothing was told.
+        """
+        if self._runner is None:
+            raise UsageError("this node is not running", hint="start it again: meshd start")
+
+        async def step() -> None:
+            self._step(event)
+
+        await self._ask(step)
+
+    def answer(self, given: AnswerGiven) -> None:
+        """Answer a query that was heard."""
+        self._submit(given)
+
+    @property
+    def event_clock(self) -> int:
+        """The highest Lamport time of a user's event: what the next run skips. For any thread."""
+        return self._swim.event_clock
+
     def on_view(self, callback: Callable[[ClusterView], None]) -> None:
         """Call `callback` in the running loop with new views; at least with the newest."""
         loop = asyncio.get_running_loop()
@@ -225,6 +255,7 @@ class GossipService:
         return {
             **self._counters.copy(),
             **{f"pending_{what}": count for what, count in self._swim.pending().items()},
+            "events_dropped": self._swim.events_dropped,
             "health_score": self._swim.health,
         }
 

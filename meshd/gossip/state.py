@@ -31,6 +31,8 @@ from meshd.model import Epoch, Member, NodeId
 STATE_KEYS_MAX = 1_024
 STATE_VERSION_JUMP_MAX = 1_000_000
 """A version further above the known one is not believed: soon nobody could outrank it."""
+CAPABILITY_KEY = "cap/"
+"""What the keys that tell a node's capabilities begin with."""
 DOCUMENT_KEY = "doc/"
 """Keys that begin so hold documents, be they ever so short: nobody chooses by them."""
 CHANGE_BYTES_MAX = 300

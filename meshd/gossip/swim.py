@@ -20,18 +20,23 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.distances import Distances, Expected
 from meshd.gossip.documents import Documents
 from meshd.gossip.effects import Effect
+from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
     AddressChanged,
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     Input,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
     RejoinRequested,
     StateSet,
 )
@@ -39,6 +44,9 @@ from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, is_live, record_hash
 from meshd.gossip.messages import (
     Ack,
+    Answer,
+    EventDigest,
+    Events,
     Gossip,
     Join,
     Message,
@@ -82,6 +90,7 @@ class Swim:
         rng: the only source of chance.
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
+        event_floor: Lamport time up to which an earlier run heard all users' events.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Swim:
         rng: random.Random,
         now: Instant,
         table: MemberTable | None = None,
+        event_floor: int = 0,
     ) -> None:
         self._mesh = mesh
         self._config = config
@@ -116,13 +126,15 @@ class Swim:
             health=self._health,
             now=now,
         )
+        self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, rng=rng, now=now,
+            health=self._health, distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
-            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
-        )
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
+            health=self._health, rng=rng,
+        )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             rng=rng, now=now,
@@ -136,6 +148,10 @@ class Swim:
             beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
             sources=sources, documents=self._documents,
         )  # fmt: skip
+        self._events = EventPlane(
+            config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
+            outbox=self._outbox, rng=rng, floor=event_floor, now=now,
+        )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
@@ -148,7 +164,9 @@ class Swim:
         """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
 
         Raises:
-            UsageError: a StateSet holds what gossip cannot carry; nothing changed.
+            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry;
+                nothing changed.
+            BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
         match event:
             case DatagramReceived():
@@ -173,6 +191,12 @@ class Swim:
             case AddressChanged():
                 if event.address != self._beliefs.me.address:
                     self._beliefs.raise_incarnation(now, address=event.address)
+            case EventFired():
+                self._events.fire(event, now)
+            case QueryFired():
+                self._events.ask(event, now)
+            case AnswerGiven():
+                self._events.give(event, now)
             case _:
                 assert_never(event)
         return self._outbox.drain()
@@ -213,6 +237,7 @@ class Swim:
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
+                self._events.stir(now)
             case Sync() as sync:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
@@ -264,6 +289,7 @@ class Swim:
         assert current is not None
         if member.state is MemberState.DEAD and current.state is MemberState.ALIVE:
             self._exchange.reunite(current, now)
+            self._events.reunited(now)
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
 
@@ -301,6 +327,12 @@ class Swim:
                 self._pulls.on_state_pull(message, member, now)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
+            case Events():
+                self._events.on_events(message, address, now)
+            case Answer():
+                self._events.on_answer(message, member, address)
+            case EventDigest():
+                self._events.on_digest(message, member, address, now)
             case _:
                 assert_never(message)
 
@@ -361,6 +393,8 @@ class Swim:
                 self._prober.on_relay_over(sequence)
             case ("join", Address() as address):
                 self._exchange.on_join_due(address, now)
+            case ("events", what):
+                self._events.on_due(what, now)
             case _:
                 raise AssertionError(f"no such timer: {key!r}")
 
@@ -456,6 +490,10 @@ class Swim:
         """Moving average of direct probes' round trips."""
         return self._beliefs.rtt_s.get(node)
 
+    def rtt_expected(self, node: NodeId) -> Expected | None:
+        """The round trip by network coordinates, and how far off that may be."""
+        return self._distances.expected(node)
+
     def is_reachable(self, node: NodeId) -> bool:
         """False from an own failed probe round until the member is heard again."""
         return node not in self._beliefs.unreachable
@@ -472,6 +510,16 @@ class Swim:
         """The last events of a member, oldest first: why it is believed to be what it is."""
         return self._beliefs.history(node)
 
+    @property
+    def event_clock(self) -> int:
+        """The highest Lamport time of a user's event heard or told: what the next run skips."""
+        return self._events.clock
+
+    @property
+    def events_dropped(self) -> int:
+        """Users' events that were not passed on as often as they should: too many waited."""
+        return self._events.dropped
+
     def pending(self) -> Mapping[str, int]:
         """What waits, for metrics and for resource checks."""
         return {
@@ -483,6 +531,7 @@ class Swim:
             "pulls": len(self._pulls) + len(self._documents),
             "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
+            **self._events.pending(),
         }
 
     def validate(self) -> None:

@@ -21,6 +21,7 @@ from sim.faults.process import (
     SlowNode,
     Start,
     Starve,
+    Tells,
 )
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "SlowNode",
     "Start",
     "Starve",
+    "Tells",
     "Upgrade",
 ]

@@ -238,5 +238,5 @@ def pending(host: Host) -> dict[str, int]:
 
 def _is_busy(host: Host) -> bool:
     waiting = pending(host)
-    some = any(waiting[what] for what in ("rumours", "suspicions", "relays", "pulls"))
+    some = any(waiting[what] for what in ("rumours", "suspicions", "relays", "pulls", "events"))
     return some or waiting["timers"] > TIMERS_IDLE_MAX + len(host.seeds)

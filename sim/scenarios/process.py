@@ -6,18 +6,21 @@ from sim.faults import (
     Block,
     Crash,
     Fault,
+    Heal,
     Leave,
     Loads,
+    Partition,
     Rejoin,
     Restart,
     SetState,
     SlowNode,
     Start,
     Starve,
+    Tells,
 )
 from sim.network import Shape
 from sim.plan import Plan
-from sim.scenarios.base import SEEDS_KNOWN, plan_of, rng_of, seeds_of, some
+from sim.scenarios.base import SEEDS_KNOWN, halves, plan_of, rng_of, seeds_of, some
 
 STARVED_FRACTION = 0.05
 
@@ -114,6 +117,18 @@ def starved(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     faults = [At(0.0, Starve(node, duration_s)) for node in hungry]
     faults.append(At(duration_s / 2, Crash(rng.choice(healthy))))
     return plan_of("starved", (nodes, seed, duration_s, loss), faults)
+
+
+def told(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Users of all nodes tell events; some nodes restart, later the mesh splits for a while."""
+    rng = rng_of(seed, "told")
+    faults = [At(1.0, Tells(4.0, duration_s * 0.9))]
+    for node in some(rng, nodes, 0.1):
+        at_s = duration_s * (0.3 + 0.1 * rng.random())
+        faults.append(At(at_s, Restart(node, 2.0, seeds_of(rng, nodes, node))))
+    faults.append(At(duration_s * 0.75, Partition("told", halves(rng, nodes))))
+    faults.append(At(duration_s * 0.9, Heal("told")))
+    return plan_of("told", (nodes, seed, duration_s, loss), faults)
 
 
 def two_meshes(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:

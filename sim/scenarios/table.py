@@ -21,6 +21,7 @@ _ALL = (
     (process.blocked, 20, 60.0),
     (process.loads, 20, 60.0),
     (process.asked, 12, 60.0),
+    (process.told, 20, 60.0),
     (network.lossy, 20, 90.0),
     (network.swizzle, 20, 60.0),
     (network.narrow, 20, 60.0),
