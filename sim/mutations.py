@@ -21,6 +21,7 @@ from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
+from meshd.gossip.documents import Documents
 from meshd.gossip.effects import ProbeCompleted
 from meshd.gossip.events import EventPlane
 from meshd.gossip.loads import LoadPlane
@@ -177,9 +178,9 @@ def _believes_it(original: Any) -> Any:
 
 
 def _twice(original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
-        original(self, target, sequence)
-        original(self, target, sequence)
+    def ping(self: Prober, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        original(self, *args, **options)
 
     return ping
 
@@ -280,6 +281,8 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+             "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),
     Mutation("jumping", "an incarnation rises by two", Beliefs, "_raise_self", _jumping, "starved"),
@@ -298,6 +301,8 @@ MUTATIONS = (
              _forgets_epoch, "swarm"),
     Mutation("no_pull", "a newer state is never asked for", StateStore, "note_teller", _refuses,
              "churn"),
+    Mutation("no_documents", "documents are never asked for", Documents, "on_told", _nothing,
+             "documents"),
     Mutation("from_anywhere", "records are answered to where they came from", Exchange,
              "on_records", _from_anywhere, "outsiders"),
     Mutation("generous", "a join too short for its answer is answered", Exchange, "on_join",

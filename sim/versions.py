@@ -10,7 +10,16 @@ from typing import Any, get_args
 import msgpack
 
 from meshd.gossip.codec import FLAG_LOAD, HEADER_BYTES, LOAD_BYTES, PROTOCOL_VERSION
-from meshd.gossip.messages import Delta, Message, StateEntry, Update, Wanted
+from meshd.gossip.messages import (
+    Delta,
+    DocumentPart,
+    Message,
+    StateChange,
+    StateEntry,
+    Update,
+    Wanted,
+    WantedDocument,
+)
 
 NEW_KIND = 100
 NEW_KIND_EVERY = 17
@@ -20,6 +29,7 @@ _NEW_NUMBER = 7
 _KINDS: dict[int, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _NESTED: dict[str, Any] = {
     "updates": Update, "record": Update, "wanted": Wanted, "deltas": Delta, "entries": StateEntry,
+    "delta": StateChange, "documents": WantedDocument, "parts": DocumentPart,
 }  # fmt: skip
 
 
@@ -81,6 +91,8 @@ def _grow(fields: list[Any], kind: Any, extra: Any, *, nested: bool) -> list[Any
 
 
 def _grow_inner(name: str, value: Any, inner: Any) -> Any:
-    if name == "record":
+    if value is None:
+        return None
+    if name in {"record", "delta"}:
         return _grow(value, inner, _NEW_NUMBER, nested=True)
     return [_grow(each, inner, _NEW_NUMBER, nested=True) for each in value]

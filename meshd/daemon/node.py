@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from meshd.capability.definition import CapabilityDefinition
-from meshd.capability.manifest import summarise
 from meshd.clock import Seconds
 from meshd.config import Config
 from meshd.control import socket_path
@@ -377,7 +376,7 @@ class Node:
             self._gossip.describe(
                 name=self.name,
                 version=__version__,
-                capabilities=tuple(summarise(m) for m in self.worker.manifests()),
+                manifests=tuple(self.worker.manifests()),
             )
             self.happenings.redescribed(self.node_id)
 

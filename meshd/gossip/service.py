@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from meshd.capability.manifest import CapabilitySummary
+from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
 from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
@@ -39,7 +39,7 @@ from meshd.gossip.inputs import (
     StateSet,
 )
 from meshd.gossip.members import new_member
-from meshd.gossip.rows import ViewBuilder, own_entries
+from meshd.gossip.rows import MANIFEST_KEY, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
@@ -105,6 +105,7 @@ class GossipService:
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
+        self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
@@ -135,19 +136,40 @@ class GossipService:
         """Try to meet whoever is at these addresses."""
         self._submit(JoinRequested(addresses))
 
-    def describe(
-        self, *, name: str, version: str, capabilities: tuple[CapabilitySummary, ...]
-    ) -> None:
+    def describe(self, *, name: str, version: str, manifests: tuple[Manifest, ...]) -> None:
         """Set this node's own state: what others see of it.
 
         Raises:
-            UsageError: a capability's summary is too large to be gossiped; nothing changed.
+            UsageError: the manifests are too large to be gossiped; nothing changed.
         """
-        entries = own_entries(name, version, capabilities)
-        trial = NodeState(Epoch(0))
-        for key, value in entries.items():
-            trial.write(key, value)
+        entries = own_entries(name, version, manifests)
+        NodeState(Epoch(0)).write_all(entries)
         self._call(self._describe, entries)
+
+    async def manifest(
+        self, node: NodeId, summary: CapabilitySummary, timeout_s: Seconds
+    ) -> Manifest | None:
+        """What a node says in full of a capability of which it told `summary`.
+
+        None if that is not here, and does not come within `timeout_s`, or is not what the summary
+        is of.
+        """
+        key = MANIFEST_KEY + summary.name
+
+        async def read() -> bytes | None:
+            body = self._swim.value_of(node, key)
+            if body is None and timeout_s > 0:
+                changed = asyncio.get_running_loop().create_future()
+                self._readers[changed] = (node, key)
+                try:
+                    await asyncio.wait([changed], timeout=timeout_s)
+                finally:
+                    del self._readers[changed]
+                body = self._swim.value_of(node, key)
+            return body
+
+        body = await self._ask(read, timeout_s + _ASK_TIMEOUT_S)
+        return None if body is None else manifest_from(body, summary)
 
     def set_load(self, load: Load) -> None:
         """Tell how busy this node is."""
@@ -359,6 +381,10 @@ class GossipService:
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+        elif isinstance(effect, StateChanged):
+            for reader, (node, key) in self._readers.items():
+                if not reader.done() and self._swim.value_of(node, key) is not None:
+                    reader.set_result(None)
         elif isinstance(effect, PingAnswered):
             for answer, asked_at in self._pings.get(effect.node, {}).items():
                 # A late answer to an earlier question is older than this one.

@@ -20,6 +20,8 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.distances import Distances, Expected
+from meshd.gossip.documents import Documents
 from meshd.gossip.effects import Effect
 from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
@@ -60,6 +62,7 @@ from meshd.gossip.messages import (
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
 from meshd.gossip.pulls import Pulls
+from meshd.gossip.sources import Sources
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
@@ -69,6 +72,7 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
+_RICH_HASTE = 2  # rounds that a change of state, which travels with its rumour, takes at once
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
@@ -122,20 +126,27 @@ class Swim:
             health=self._health,
             now=now,
         )
+        self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, rng=rng, now=now,
+            health=self._health, distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
-            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
-        )
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
+            health=self._health, rng=rng,
+        )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             rng=rng, now=now,
         )  # fmt: skip
+        sources = Sources(config, self._beliefs, rng)
+        self._documents = Documents(
+            config=config, beliefs=self._beliefs, library=self._states.library,
+            timers=self._timers, outbox=self._outbox, sources=sources, now=now,
+        )  # fmt: skip
         self._pulls = Pulls(
-            config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
-            outbox=self._outbox, rng=rng,
+            beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
+            sources=sources, documents=self._documents,
         )  # fmt: skip
         self._events = EventPlane(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
@@ -313,7 +324,7 @@ class Swim:
             case Records():
                 self._exchange.on_records(message, node, address, now)
             case StatePull():
-                self._pulls.on_state_pull(message, member)
+                self._pulls.on_state_pull(message, member, now)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
             case Events():
@@ -362,6 +373,8 @@ class Swim:
                 self._prober.on_reconnect(now)
             case "pull":
                 self._pulls.on_due(now)
+            case "documents":
+                self._documents.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
                 self._beliefs.lag_faded(now)
@@ -396,11 +409,13 @@ class Swim:
         if wait > _ROUNDING:
             self._timers.set("gossip", now + wait * config.gossip_interval_s)
             return
+        # What a change brings along is worth most to those who have not heard of it.
+        haste = _RICH_HASTE if self._rumours.is_rich else 1
         self._gossiped_at = now
-        self._rounds_left = rounds_left - 1
+        self._rounds_left = rounds_left - haste
         me = self._beliefs.me.node
         targets = self._beliefs.table.pick(
-            config.gossip_fanout,
+            config.gossip_fanout * haste,
             self._rng,
             lambda m: m.state <= MemberState.SUSPECT and m.node != me,
         )
@@ -413,8 +428,11 @@ class Swim:
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        if self._states.own.write_all(event.entries):
-            me = msgspec.structs.replace(self._beliefs.me, state_version=self._states.own.version)
+        if self._states.write(event.entries):
+            own = self._states.own
+            me = msgspec.structs.replace(
+                self._beliefs.me, state_version=own.version, digest=own.digest
+            )
             self._beliefs.replace_self(me, now)
 
     def _on_leave(self, now: Instant) -> None:
@@ -451,6 +469,10 @@ class Swim:
         """What is held of a node's state."""
         return self._states.get(node)
 
+    def value_of(self, node: NodeId, key: str) -> bytes | None:
+        """What a node says under a key; None if nothing, or a document that is not here yet."""
+        return self._states.value(node, key)
+
     def load_of(self, node: NodeId) -> tuple[Load, Instant] | None:
         """A node's newest load record and when it came."""
         return self._loads.get(node)
@@ -467,6 +489,10 @@ class Swim:
     def rtt_s(self, node: NodeId) -> float | None:
         """Moving average of direct probes' round trips."""
         return self._beliefs.rtt_s.get(node)
+
+    def rtt_expected(self, node: NodeId) -> Expected | None:
+        """The round trip by network coordinates, and how far off that may be."""
+        return self._distances.expected(node)
 
     def is_reachable(self, node: NodeId) -> bool:
         """False from an own failed probe round until the member is heard again."""
@@ -502,7 +528,8 @@ class Swim:
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
             "verifications": len(self._verifier),
-            "pulls": len(self._pulls),
+            "pulls": len(self._pulls) + len(self._documents),
+            "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
             **self._events.pending(),
         }

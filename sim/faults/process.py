@@ -195,16 +195,17 @@ class ClockJump:
 
 @dataclass(frozen=True, slots=True)
 class SetState:
-    """A node writes a key of its own state."""
+    """A node writes a key of its own state: `value`, so many `times` in a row."""
 
     node: int
     key: str
     value: bytes
+    times: int = 1
 
     def apply(self, world: "World") -> None:
         """Write it if the node runs."""
         world.changed_at = world.now
-        world.step(world.hosts[self.node], StateSet({self.key: self.value}))
+        world.step(world.hosts[self.node], StateSet({self.key: self.value * self.times}))
 
 
 @dataclass(frozen=True, slots=True)

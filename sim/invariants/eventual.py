@@ -170,7 +170,7 @@ class CutsHeal(Eventual):
 
 
 class StateArrives(Eventual):
-    """L7: everybody holds the last version of everybody's state."""
+    """L7: everybody holds the last version of everybody's state, with all its documents."""
 
     invariant = "L7"
 
@@ -191,6 +191,9 @@ class StateArrives(Eventual):
                 if version != writer.swim.me.state_version:
                     text = f"holds version {version} of {writer.swim.me.state_version}"
                     return host.index, writer.index, text
+                for key in held.values() if held else ():
+                    if host.swim.value_of(writer.id, key) is None:
+                        return host.index, writer.index, f"lacks the document {key}"
         return None
 
 

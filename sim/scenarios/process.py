@@ -18,6 +18,7 @@ from sim.faults import (
     Starve,
     Tells,
 )
+from sim.network import Shape
 from sim.plan import Plan
 from sim.scenarios.base import SEEDS_KNOWN, halves, plan_of, rng_of, seeds_of, some
 
@@ -76,6 +77,26 @@ def mass_restart(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
         for node in range(nodes)
     ]
     return plan_of("mass_restart", (nodes, seed, duration_s, loss), faults)
+
+
+def documents(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """All nodes write documents of up to 64 KiB, some write anew, some restart; 30 % are lost."""
+    rng = rng_of(seed, "documents")
+    faults: list[At] = []
+    for node in range(nodes):
+        at_s = 1 + duration_s * 0.3 * rng.random()
+        value, times = rng.randbytes(16), rng.choice((2, 40, 400, 4_000))
+        faults.append(At(at_s, SetState(node, "doc/large", value, times)))
+        faults.append(At(at_s, SetState(node, "doc/small", value + b"small", 20)))
+    for node in some(rng, nodes, 0.2):
+        at_s = duration_s * (0.3 + 0.2 * rng.random())
+        faults.append(At(at_s, SetState(node, "doc/small", rng.randbytes(16), 50)))
+    for node in some(rng, nodes, 0.1):
+        at_s = duration_s * (0.4 + 0.2 * rng.random())
+        faults.append(At(at_s, Restart(node, 1.0, seeds_of(rng, nodes, node))))
+        faults.append(At(at_s + 2, SetState(node, "doc/small", rng.randbytes(16), 50)))
+    shape = Shape(loss=max(loss, 0.3))
+    return plan_of("documents", (nodes, seed, duration_s, loss), faults, shape=shape)
 
 
 def slow_node(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:

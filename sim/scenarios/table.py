@@ -15,6 +15,7 @@ _ALL = (
     (network.flap, 20, 90.0),
     (process.churn, 30, 90.0),
     (process.mass_restart, 20, 60.0),
+    (process.documents, 10, 60.0),
     (process.slow_node, 20, 60.0),
     (process.starved, 50, 120.0),
     (process.blocked, 20, 60.0),
