@@ -438,7 +438,8 @@ class Node:
 
     async def _keep_state(self) -> None:
         """Write what changed, and again what the disk did not take: it may have room by now."""
-        await asyncio.to_thread(self.happenings.keep_clock)
+        if self.happenings.is_clock_news:
+            await asyncio.to_thread(self.happenings.keep_clock)
         if self._identity is not None and not self._identity.kept:
             self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
         if self.state.problem:
