@@ -210,8 +210,10 @@ def _strict(original: Any) -> Any:
 def _generous(original: Any) -> Any:
     """Who joins with too short a question is answered all the same."""
 
-    def on_join(self: Exchange, join: Join, source: NodeId, address: Address) -> None:
-        original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address)
+    def on_join(
+        self: Exchange, join: Join, source: NodeId, address: Address, now: Instant
+    ) -> None:
+        original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address, now)
 
     return on_join
 
@@ -244,8 +246,9 @@ def _forgets_epoch(original: Any) -> Any:
 
 
 def _any_mesh(original: Any) -> Any:
-    def decode_any(data: bytes, mesh: MeshId) -> Any:
-        return original(data, MeshId(data[_MESH_AT:_MESH_END]) if len(data) > _MESH_END else mesh)
+    def decode_any(data: bytes, mesh: MeshId, **options: Any) -> Any:
+        its = MeshId(data[_MESH_AT:_MESH_END]) if len(data) > _MESH_END else mesh
+        return original(data, its, **options)
 
     return decode_any
 

@@ -10,13 +10,14 @@ from typing import Any, get_args
 import msgpack
 
 from meshd.gossip.codec import FLAG_LOAD, HEADER_BYTES, LOAD_BYTES, PROTOCOL_VERSION
-from meshd.gossip.messages import Delta, Message, StateEntry, Update, Wanted
+from meshd.gossip.messages import Delta, Join, Message, StateEntry, Update, Wanted, Welcome
 
 NEW_KIND = 100
 NEW_KIND_EVERY = 17
 NEW_HEADER_EVERY = 29
 _NEW_FIELD = (1, b"next", (2,))
 _NEW_NUMBER = 7
+_TIMELESS = tuple(int(kind.__struct_config__.tag or 0) for kind in (Join, Welcome))
 _KINDS: dict[int, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _NESTED: dict[str, Any] = {
     "updates": Update, "record": Update, "wanted": Wanted, "deltas": Delta, "entries": StateEntry,
@@ -38,7 +39,7 @@ class Newer:
         if self._count % NEW_KIND_EVERY == 0:
             at = body_at(data)
             said.append(data[:at] + msgpack.packb((NEW_KIND, _NEW_FIELD)))
-        if self._count % NEW_HEADER_EVERY == 0:
+        if self._count % NEW_HEADER_EVERY == 0 and kind_of(data) not in _TIMELESS:
             said.append(bytes((PROTOCOL_VERSION + 1,)) + data[1:])
         return tuple(said)
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from itertools import count
 
 from meshd.clock import Instant
+from meshd.gossip.codec import PROTOCOL_VERSION
 from meshd.gossip.config import GossipConfig, profile
+from meshd.gossip.dialects import Versions
 from meshd.gossip.effects import Effect, SendDatagram
 from meshd.gossip.inputs import (
     DatagramReceived,
@@ -246,7 +248,11 @@ class World(Calm):
         table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
-        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table)
+        newest = PROTOCOL_VERSION + (host.speak is not None)
+        host.swim = Swim(
+            me, host.mesh, self.config, rng, self._local(host), table,
+            Versions(PROTOCOL_VERSION, newest),
+        )  # fmt: skip
         self.rearm(host)
         if seeds is not None:
             for tell in self.on_start:

@@ -1,6 +1,7 @@
 """What this node believes of each member, and how a rumour changes that."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -9,6 +10,8 @@ from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import encode_update, member_from, states
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
+from meshd.gossip.doors import Budget, Doors
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
@@ -34,6 +37,14 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 INCARNATION_JUMP_MAX = 1_000
 EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
+BURIED_MAX = 4_096
+"""Expired tombstones of which run and incarnation stay known; the oldest gives way."""
+SPONSORED_MAX = 1_024
+"""Newcomers of whom the sponsor is known; the oldest gives way."""
+SPONSOR_TOLD_S = 10.0
+"""How long a newcomer is news: until then its rumours name its sponsor."""
+VETOES_PER_S = 16
+"""Newcomers named as our guests who are not, that are denied a second, and at once."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
@@ -54,6 +65,8 @@ class Beliefs:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         now: Instant,
     ) -> None:
         self.me = me
@@ -66,6 +79,14 @@ class Beliefs:
         self.unreachable: dict[NodeId, None] = {}
         self.changed_at = now
         self.leaving = False
+        self.overtaken: list[NodeId] = []
+        """Subjects of whom a rumour of the step under way told less than is believed here."""
+        self._doors = doors
+        self._dialects = dialects
+        self._buried: dict[NodeId, tuple[int, int]] = {}
+        self._sponsored: dict[NodeId, int] = {}
+        self._sponsors: dict[NodeId, tuple[NodeId, Instant]] = {}
+        self._vetoes = Budget(VETOES_PER_S, VETOES_PER_S, now)
         self._config = config
         self._loads = loads
         self._states = states
@@ -116,7 +137,7 @@ class Beliefs:
 
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
-        spread: bool = True,
+        spread: bool = True, own: bool = False, asked: bool = False,
     ) -> None:  # fmt: skip
         """Take in one rumour, from whomever.
 
@@ -127,6 +148,8 @@ class Beliefs:
             synced: it is a row of somebody's table. A death there is only a reason to doubt (the
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
+            own: it is the subject's own word, from an address that it has proven.
+            asked: it is a row of a table that we asked for.
         """
         try:
             member = member_from(update)
@@ -137,24 +160,63 @@ class Beliefs:
             self._hear_of_self(member, now)
             return
         current = self.table.get(member.node)
-        refusal = self._refusal(member, current, now)
-        if refusal:
-            self._outbox.reject(refusal, source)
-            return
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
+            return
+        refusal = self._refusal(member, current, now)
+        if current is None and not refusal:
+            refusal = self._no_entry(update, member, source, now, own=own, asked=asked)
+        if refusal:
+            self._outbox.reject(refusal, source)
             return
         if synced and member.state is MemberState.DEAD:
             member = in_state(member, MemberState.SUSPECT)
         accuser = None if synced else self._accuser(update)
+        if member.state is MemberState.ALIVE:
+            accuser = None if own else self.sponsor_of(update)
+            if spread and (current is None or member.epoch > current.epoch):
+                self.sponsored(member.node, accuser or self.me.node, now)
+                if accuser is None:
+                    _remember(self._sponsored, member.node, member.epoch)
         if current is None:
             self._store(member, None, accuser, now, reason=HEARD_OF, spread=spread)
             return
         merged = join(current, member)
         if merged != current:
             self._store(merged, current, accuser, now, reason=TOLD, spread=spread)
+        elif is_live(member.state) and _is_overtaken(member, current):
+            self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(current):
             self._hear_opinion(update, merged, now)
+
+    # Sponsors: who has met a newcomer and answers for it
+
+    def sponsor_of(self, update: Update) -> NodeId | None:
+        """Which live member a rumour of a newcomer names as the one that has met it."""
+        if update.state != MemberState.ALIVE or not update.source:
+            return None
+        if update.source == self.me.node:
+            return self.me.node if self._sponsored.get(update.node) == update.epoch else None
+        sponsor = self.table.get(update.source)
+        is_known = sponsor is not None and is_live(sponsor.state)
+        return sponsor.node if is_known and sponsor.node != update.node else None
+
+    def sponsored(self, newcomer: NodeId, sponsor: NodeId, now: Instant) -> None:
+        """While a newcomer is news, its rumours name who has met it."""
+        _remember(self._sponsors, newcomer, (sponsor, now))
+
+    def _is_disowned(self, update: Update, member: Member, now: Instant) -> bool:
+        """Whether somebody unknown is told of as our guest; then everybody hears that it is not.
+
+        If it does live, it denies that as it would any other death.
+        """
+        if update.source != self.me.node or member.state is not MemberState.ALIVE:
+            return False
+        if self._sponsored.get(member.node) == member.epoch:
+            return False
+        if self._vetoes.take(now):
+            self._spread(in_state(member, MemberState.DEAD), None, now)
+        return True
 
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count an opinion on a doubt that is known, if it is new."""
@@ -177,11 +239,30 @@ class Beliefs:
         if member.epoch > self._first_epoch + ahead_ms:
             return "epoch_ahead"
         if current is None:
-            return "table_full" if len(self.table) >= self._config.members_max else ""
+            return ""
         jump = member.incarnation - current.incarnation
         if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
             return "incarnation_jump"
         return ""
+
+    def _no_entry(
+        self, update: Update, member: Member, source: Address, now: Instant, *, own: bool,
+        asked: bool,
+    ) -> str:  # fmt: skip
+        """Why somebody unknown is not taken in; empty if it is.
+
+        A whole table is not looked at so closely: it was asked for, from a member.
+        """
+        if len(self.table) >= self._config.members_max:
+            return "table_full"
+        if member.incarnation > INCARNATION_JUMP_MAX and not (own or asked):
+            return "incarnation_jump"
+        if not (own or asked) and self._is_disowned(update, member, now):
+            return "disowned"
+        buried = self._buried.get(member.node)
+        if buried is not None and not own and (member.epoch, member.incarnation) <= buried:
+            return "buried"
+        return "" if self._doors.may_enter(source, now, asked=own or asked) else "too_many_new"
 
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
@@ -316,6 +397,7 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
+            self._dialects.restarted(node)
         self._follow_suspicion(member, before, accuser, now)
         if is_live(member.state):
             self.gone.pop(node, None)
@@ -326,7 +408,7 @@ class Beliefs:
             self._states.unwant(node)
             self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
-            self._spread(member, accuser if member.state is MemberState.SUSPECT else None, now)
+            self._spread(member, accuser if is_live(member.state) else None, now)
         if self.table.live == 1 and member.state is MemberState.DEAD:
             self._keep_deaths_quiet()
         if before is None or (before.state, before.epoch, before.address) != (
@@ -365,6 +447,10 @@ class Beliefs:
         self._timers.set(("suspicion", node), suspicion.deadline())
 
     def _spread(self, member: Member, accuser: NodeId | None, now: Instant) -> None:
+        if accuser is None and member.state is MemberState.ALIVE:
+            sponsor = self._sponsors.get(member.node)
+            if sponsor is not None and now - sponsor[1] < SPONSOR_TOLD_S:
+                accuser = sponsor[0]
         self.rumours.add(member.node, encode_update(member, accuser))
         self._timers.set_earlier("gossip", now)
 
@@ -397,7 +483,14 @@ class Beliefs:
                 self._forget(node)
 
     def _forget(self, node: NodeId) -> None:
+        member = self.table.get(node)
+        assert member is not None
+        if len(self._buried) >= BURIED_MAX:
+            del self._buried[next(iter(self._buried))]
+        # Somebody may come back whose own tombstone never was: its old news must raise nobody.
+        self._buried[node] = (member.epoch, member.incarnation)
         self.table.forget(node)
+        self._dialects.restarted(node)
         self._states.forget(node)
         self._loads.forget(node)
         self.rumours.discard(node)
@@ -426,3 +519,20 @@ class Beliefs:
             m.state is MemberState.ALIVE and m.node not in self.unreachable
             for m in self.table.at_address(address)
         )
+
+
+def _is_overtaken(told: Member, held: Member) -> bool:
+    """Whether a live record lost for good: to a newer one, or to the end of the very same."""
+    if (told.epoch, told.incarnation) == (held.epoch, held.incarnation):
+        return not is_live(held.state)
+    return (told.epoch, told.incarnation) < (held.epoch, held.incarnation)
+
+
+Kept = TypeVar("Kept")
+
+
+def _remember(kept: dict[NodeId, Kept], node: NodeId, value: Kept) -> None:
+    kept.pop(node, None)
+    if len(kept) >= SPONSORED_MAX:
+        del kept[next(iter(kept))]
+    kept[node] = value

@@ -67,6 +67,14 @@ class ConflictSeen(msgspec.Struct, frozen=True):
     address: Address
 
 
+class VersionRefused(msgspec.Struct, frozen=True):
+    """A node at `address` speaks the protocol versions `oldest` .. `newest`, none of them ours."""
+
+    address: Address
+    oldest: int
+    newest: int
+
+
 Effect = (
     SendDatagram
     | MemberChanged
@@ -77,4 +85,5 @@ Effect = (
     | Joined
     | IdentityRaised
     | ConflictSeen
+    | VersionRefused
 )

@@ -59,5 +59,6 @@ class History:
 def _text(reason: str, state: MemberState, incarnation: int, accuser: bytes) -> str:
     if reason == CONFIRMED:
         return f"{reason} by {accuser.hex()}"
-    by = "" if accuser == _NOBODY else f" (accuser {accuser.hex()})"
+    word = "sponsor" if state is MemberState.ALIVE else "accuser"
+    by = "" if accuser == _NOBODY else f" ({word} {accuser.hex()})"
     return f"{state.name.lower()} @{incarnation}: {reason}{by}"

@@ -28,10 +28,16 @@ STATE_VALUE_BYTES_MAX = 400
 BUCKETS = 64
 JOIN_PADDING_BYTES = 64
 """What a join is filled up with, so that it is no shorter than its welcome."""
+BUSY_ADDRESSES_MAX = 5
+VERSION = Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One rumour: a belief about a member. `source` is whose failed probe stands behind a doubt."""
+    """One rumour: a belief about a member.
+
+    `source` is whose failed probe stands behind a doubt; of a newcomer, its sponsor: the member
+    that has shaken hands with it.
+    """
 
     state: StateCode
     node: Id
@@ -116,10 +122,16 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """First word to an address: who are you? Answered by a welcome of no larger size."""
+    """First word to an address: who are you? Answered by a welcome of no larger size.
+
+    Its form, and the welcome's, is the same in every protocol version: `oldest` and `newest` are
+    the versions that the sender speaks, and are how two nodes find that they share none.
+    """
 
     sequence: U16
     padding: Annotated[bytes, msgspec.Meta(max_length=JOIN_PADDING_BYTES)]
+    oldest: VERSION = 1
+    newest: VERSION = 1
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -128,6 +140,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     sequence: U16
     cookie: Bytes8
     record: Update
+    oldest: VERSION = 1
+    newest: VERSION = 1
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -159,6 +173,27 @@ class StateDelta(msgspec.Struct, frozen=True, array_like=True, tag=11):
     deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=64)] = ()
 
 
+class Busy(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Too many want in here at once: come back later, or knock at one of `addresses`.
+
+    The answer to a join or to a sync (`sequence` 0), and no larger than either.
+    """
+
+    sequence: U16
+    addresses: Annotated[tuple[PackedAddress, ...], msgspec.Meta(max_length=BUSY_ADDRESSES_MAX)] = ()
+
+
 Message = (
-    Ping | Ack | PingReq | Nack | Gossip | Join | Welcome | Sync | Records | StatePull | StateDelta
+    Ping
+    | Ack
+    | PingReq
+    | Nack
+    | Gossip
+    | Join
+    | Welcome
+    | Sync
+    | Records
+    | StatePull
+    | StateDelta
+    | Busy
 )

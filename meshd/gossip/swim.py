@@ -18,10 +18,14 @@ from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import NOBODY, Datagram, decode
+from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update, outline
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import Effect
+from meshd.gossip.corrections import Corrections
+from meshd.gossip.dialects import Dialects, Versions
+from meshd.gossip.doors import Doors
+from meshd.gossip.effects import Effect, VersionRefused
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.hearsay import Hearsay
 from meshd.gossip.inputs import (
     AddressChanged,
     DatagramReceived,
@@ -38,6 +42,7 @@ from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, is_live, record_hash
 from meshd.gossip.messages import (
     Ack,
+    Busy,
     Gossip,
     Join,
     Message,
@@ -48,6 +53,7 @@ from meshd.gossip.messages import (
     StateDelta,
     StatePull,
     Sync,
+    Update,
     Welcome,
 )
 from meshd.gossip.outbox import Outbox
@@ -65,7 +71,6 @@ _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait 
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
-_STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
 class Swim:
@@ -78,6 +83,7 @@ class Swim:
         rng: the only source of chance.
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
+        versions: the protocol versions that it speaks.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class Swim:
         rng: random.Random,
         now: Instant,
         table: MemberTable | None = None,
+        versions: Versions = Versions(),  # noqa: B008 - a frozen value
     ) -> None:
         self._mesh = mesh
         self._config = config
@@ -97,9 +104,15 @@ class Swim:
         self._rumours = BroadcastQueue()
         self._loads = LoadPlane(me.node, me.epoch, config)
         self._states = StateStore(me.node, me.epoch)
+        self._doors = Doors(now)
+        self._hearsay = Hearsay()
+        self._hearsay_at = now
+        self._corrections = Corrections(now)
+        self._dialects = Dialects(mesh, versions)
         self._outbox = Outbox(
-            mesh=mesh, me=me.node, config=config, rumours=self._rumours, loads=self._loads
-        )
+            me=me.node, dialects=self._dialects, config=config, rumours=self._rumours,
+            loads=self._loads,
+        )  # fmt: skip
         self._beliefs = Beliefs(
             me=me,
             config=config,
@@ -110,15 +123,17 @@ class Swim:
             timers=self._timers,
             outbox=self._outbox,
             health=self._health,
+            doors=self._doors,
+            dialects=self._dialects,
             now=now,
         )
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, rng=rng, now=now,
+            health=self._health, doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            rng=rng, now=now,
+            doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
         self._pulls = Pulls(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
@@ -126,7 +141,6 @@ class Swim:
         )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
-        self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
         self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)
         self._timers.set("reap", now + _REAP_INTERVAL_S)
 
@@ -172,10 +186,16 @@ class Swim:
     # Datagrams
 
     def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+        if not self._doors.lets_in(event.source, self._beliefs.table, now):
+            self._outbox.reject("flood", event.source)
+            return
+        oldest, newest = self._dialects.versions
         try:
-            datagram = decode(event.data, self._mesh)
+            datagram = decode(event.data, self._mesh, oldest=oldest, newest=newest)
         except DecodeError as error:
             self._outbox.reject(error.message, event.source)
+            if error.message == "other_version":
+                self._on_other_version(event, now)
             return
         me = self._beliefs.me.node
         if datagram.source in (me, NOBODY):
@@ -190,13 +210,28 @@ class Swim:
                 self._on_stranger(datagram, event.source, now)
             else:
                 self._on_member(datagram, member, event.source, now)
+            if self._hearsay_at < self._beliefs.changed_at:
+                self._hear_who_is_proven(now)
+
+    def _on_other_version(self, event: DatagramReceived, now: Instant) -> None:
+        """Not legible but for its header. If it is a member, its silence must not be its death."""
+        told = outline(event.data)
+        member = None if told is None or told.mesh != self._mesh else self._get(told.source)
+        if told is None or member is None or not self._exchange.is_at(member, event.source):
+            return
+        self._beliefs.unreachable[member.node] = None
+        self._beliefs.touch(member.node)
+        if self._dialects.found_foreign(member.node, now):
+            self._outbox.add(VersionRefused(event.source, told.version, told.newest))
 
     def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
         """Somebody outside the table: the handshake, and answers no larger than the question."""
         source = datagram.source
         match datagram.message:
             case Join() as join:
-                self._exchange.on_join(join, source, address)
+                self._exchange.on_join(join, source, address, now)
+            case Busy() as busy:
+                self._exchange.on_busy(busy, source, address, now)
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
@@ -204,13 +239,10 @@ class Swim:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
-                # In a crowd of newcomers the news of the sender may come after its own news.
-                self._beliefs.hear_all(gossip.updates, address, now)
-                self._pulls.on_told(source, now)
+                self._keep(gossip.updates, source, address, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
-                self._beliefs.hear_all(ping.updates, address, now)
-                self._pulls.on_told(source, now)
+                self._keep(ping.updates, source, address, now)
                 self._meet(source, address, now)
             case PingReq() as request:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
@@ -223,11 +255,48 @@ class Swim:
 
     def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
         """It knows us, so it is worth getting to know at this address, but not at any rate."""
-        member = self._beliefs.table.get(stranger)
-        known = member is not None and member.address == address
-        if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
-            self._stranger_at = now
+        known = self._is_proven(stranger, address)
+        if not known and not self._exchange.is_trying(address) and self._doors.may_probe(now):
             self._exchange.join(address, now, tries=1)
+
+    def _keep(
+        self, updates: tuple[Update, ...], source: NodeId, address: Address, now: Instant
+    ) -> None:
+        """News of somebody who proved nothing.
+
+        What it says of us we deny; whom a member is named as sponsor of we believe in; the rest may
+        wait until it has proven itself.
+        """
+        beliefs = self._beliefs
+        others: list[Update] = []
+        for update in updates:
+            if update.node == beliefs.me.node or beliefs.sponsor_of(update) is not None:
+                beliefs.hear(update, address, now)
+            else:
+                others.append(update)
+        if others:
+            self._hearsay.keep(others, source, address, now)
+        beliefs.overtaken.clear()
+        self._pulls.on_told(source, now)
+
+    def _hear_who_is_proven(self, now: Instant) -> None:
+        """The table has changed: those whose news waits may be members by now, or their sponsors.
+
+        Each round may let in the teller of the next.
+        """
+        self._hearsay_at = now
+        while ripe := self._hearsay.ripe(self._is_proven, self._is_sponsored, now):
+            for teller, address, updates in ripe:
+                self._beliefs.hear_all(updates, address, now)
+                self._pulls.on_told(teller, now)
+        self._beliefs.overtaken.clear()
+
+    def _is_sponsored(self, update: Update) -> bool:
+        return self._beliefs.sponsor_of(update) is not None
+
+    def _is_proven(self, node: NodeId, address: Address) -> bool:
+        member = self._get(node)
+        return member is not None and self._exchange.is_at(member, address)
 
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
@@ -235,17 +304,16 @@ class Swim:
         # The table's own copy of the id: the sender's would be one more for each that is kept.
         node = member.node
         self._beliefs.heard_from(node, now)
-        if datagram.load and is_live(member.state):
-            self._loads.heard_directly(node, datagram.load, now)
         message = datagram.message
-        if isinstance(message, _CARRIERS):
-            if message.updates:
-                self._beliefs.hear_all(message.updates, address, now)
-            if message.loads:
-                for told in self._loads.heard_rumour(message.loads, self._is_live, now):
-                    self._loads.pass_on(told)
-                    self._beliefs.touch(told)
-                    self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+        if self._exchange.is_at(member, address):
+            self._dialects.heard(node, datagram.newest)
+            if datagram.load and is_live(member.state):
+                self._loads.heard_directly(node, datagram.load, now)
+            if isinstance(message, _CARRIERS):
+                self._on_riders(message.updates, message.loads, member, address, now)
+        elif isinstance(message, _CARRIERS) and message.updates:
+            self._keep(message.updates, node, address, now)
+            self._meet(node, address, now)
         # What rode along may have been about the sender itself.
         current = self._beliefs.table.get(node)
         assert current is not None
@@ -253,6 +321,34 @@ class Swim:
             self._exchange.reunite(current, now)
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
+
+    def _on_riders(
+        self, updates: tuple[Update, ...], loads: bytes, member: Member, address: Address,
+        now: Instant,
+    ) -> None:  # fmt: skip
+        """Take in what rides along on a member's datagram; put it right where it is behind."""
+        if updates:
+            self._beliefs.hear_all(updates, address, now)
+            if self._beliefs.overtaken:
+                self._correct(member, now)
+        if loads:
+            for told in self._loads.heard_rumour(loads, self._is_live, now):
+                self._loads.pass_on(told)
+                self._beliefs.touch(told)
+                self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+
+    def _correct(self, member: Member, now: Instant) -> None:
+        """Tell a member what it missed. What still is a rumour here it will hear anyway."""
+        subjects = [node for node in self._beliefs.overtaken if self._rumours.peek(node) is None]
+        self._beliefs.overtaken.clear()
+        truths = []
+        for subject in subjects:
+            held = self._get(subject)
+            if held is not None and self._corrections.may_tell(member.node, subject, now):
+                truths.append(encode_update(held))
+        if truths:
+            # As rows of a table: a death among them is but a reason to doubt, and kills nobody.
+            self._outbox.send_with(member.node, member.address, Records, (bytes(8), False), truths)
 
     def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
         node = member.node
@@ -274,9 +370,14 @@ class Swim:
             case Nack():
                 self._prober.on_nack(message, node)
             case Gossip():
-                pass
+                if member.state is MemberState.DEAD and address == member.address:
+                    # It does not know, or it would have denied it.
+                    self._beliefs.overtaken.append(node)
+                    self._correct(member, now)
             case Join():
-                self._exchange.on_join(message, node, address)
+                self._exchange.on_join(message, node, address, now)
+            case Busy():
+                self._exchange.on_busy(message, node, address, now)
             case Welcome():
                 self._exchange.on_welcome(message, node, address, now)
             case Sync():
@@ -290,8 +391,11 @@ class Swim:
             case _:
                 assert_never(message)
 
+    def _get(self, node: NodeId) -> Member | None:
+        return self._beliefs.table.get(node)
+
     def _is_live(self, node: NodeId) -> bool:
-        member = self._beliefs.table.get(node)
+        member = self._get(node)
         return member is not None and is_live(member.state)
 
     # Timers
@@ -449,6 +553,7 @@ class Swim:
             "relays": self._prober.relays,
             "pulls": len(self._pulls),
             "gone": len(self._beliefs.gone),
+            "hearsay": len(self._hearsay),
         }
 
     def validate(self) -> None:

@@ -16,8 +16,11 @@ _JOIN, _WELCOME, _SYNC, _RECORDS = (
     kind.__struct_config__.tag for kind in (Join, Welcome, Sync, Records)
 )
 _SYNC_BYTES_MIN = 4 * BUCKETS
-_MALFORMED = ("too_large", "too_short", "not_msgpack", "not_a_message", "other_version", "sealed")
-_FROM_NEWER = ("not_a_message", "other_version")
+_MALFORMED = (
+    "too_large", "too_short", "not_msgpack", "not_a_message", "unknown_kind", "other_version",
+    "sealed",
+)  # fmt: skip
+_FROM_NEWER = ("unknown_kind", "other_version")
 
 
 class RepliesAreSmall(Checker):
