@@ -67,7 +67,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """A node as another node's table records it."""
+    """A node as another node's table records it.
+
+    `lag` is how late it reads its mail by its own word, in steps of 20 ms (`meshd.gossip.lag`).
+    """
 
     node: NodeId
     epoch: Epoch
@@ -75,6 +78,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state: MemberState
     address: Address
     state_version: int = 0
+    lag: int = 0
 
 
 def is_name(text: str) -> bool:

@@ -210,9 +210,7 @@ def _strict(original: Any) -> Any:
 def _generous(original: Any) -> Any:
     """Who joins with too short a question is answered all the same."""
 
-    def on_join(
-        self: Exchange, join: Join, source: NodeId, address: Address, now: Instant
-    ) -> None:
+    def on_join(self: Exchange, join: Join, source: NodeId, address: Address, now: Instant) -> None:
         original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address, now)
 
     return on_join

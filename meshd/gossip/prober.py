@@ -2,13 +2,14 @@
 
 import random
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.lag import lag_s
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import Ack, Nack, Ping, PingReq
 from meshd.gossip.outbox import Outbox
@@ -18,6 +19,10 @@ from meshd.model import Member, MemberState, NodeId
 
 RELAYS_MAX = 256
 ASKED_MAX = 64
+SLOW_MAX = 16
+"""Rounds with slow targets that go on beside the usual one; further ones get no extra time."""
+MISSED_MAX = 16
+"""Failed rounds that are remembered, so that a late answer takes the verdict back."""
 _SEQUENCES = 2**16
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
@@ -48,8 +53,10 @@ class Prober:
         self._rng = rng
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
+        self._slow: dict[int, ProbeRound] = {}
         self._relays: dict[int, Relay] = {}
         self._asked: dict[int, tuple[NodeId, Instant]] = {}
+        self._missed: dict[int, Member] = {}
         self._sequence = rng.randrange(_SEQUENCES)
         # Nodes that start together must not probe together.
         timers.set("probe", now + rng.random() * config.probe_interval_s)
@@ -57,16 +64,44 @@ class Prober:
     # Own rounds
 
     def on_tick(self, now: Instant) -> None:
-        """The interval is over: judge the round that was, begin the next."""
-        self._judge(now)
-        target = None if self._beliefs.leaving else self._next_target()
-        interval_s = self._config.probe_interval_s * self._health.factor
+        """The interval is over: judge the round that was, begin the next.
+
+        A round with somebody who reads its mail late goes on meanwhile: nobody waits for it.
+        """
+        current, self._round = self._round, None
+        if current is not None:
+            self._judge(current, now)
+        factor, late_here_s = self._health.factor, self._beliefs.lag.at(now)
+        interval_s = self._config.probe_interval_s * factor + late_here_s
         self._timers.set("probe", now + interval_s)
+        target = None if self._beliefs.leaving else self._next_target()
         if target is None:
             return
-        self._round = ProbeRound(target, self._next_sequence(), now)
-        self._timers.set("probe_timeout", now + self._config.probe_timeout_s * self._health.factor)
-        self._ping(target, self._round.sequence)
+        late_there_s = lag_s(target.lag)
+        sequence = self._next_sequence()
+        current = ProbeRound(target, sequence, now, Instant(now + interval_s + late_there_s))
+        timeout_s = self._config.probe_timeout_s * factor + late_here_s
+        if late_there_s and len(self._slow) < SLOW_MAX:
+            self._slow[sequence] = current
+            self._timers.set(("slow", sequence), now + timeout_s + late_there_s)
+        else:
+            self._round = current
+            self._timers.set("probe_timeout", now + timeout_s)
+        self._ping(target, sequence)
+
+    def on_slow_due(self, sequence: int, now: Instant) -> None:
+        """A round with a slow target has come to its timeout, then to its end."""
+        current = self._slow[sequence]
+        if now < current.until:
+            self._ask_helpers(current)
+            self._timers.set(("slow", sequence), current.until)
+        else:
+            del self._slow[sequence]
+            self._judge(current, now)
+
+    def patience_s(self, target: Member, now: Instant) -> Seconds:
+        """How much longer an answer may take, for mail is read late there or here."""
+        return self._beliefs.lag.at(now) + lag_s(target.lag)
 
     def _next_target(self) -> Member | None:
         table = self._beliefs.table
@@ -84,21 +119,36 @@ class Prober:
             and not self._dialects.is_foreign(member.node)
         )
 
-    def _ping(self, target: Member, sequence: int) -> None:
+    def ask(self, target: Member, about: NodeId | None = None) -> int:
+        """Ping a member for another reason than the own round; returns the sequence.
+
+        With `about`, what is believed of that node rides along: who knows better says so.
+        """
+        sequence = self._next_sequence()
+        self._ping(target, sequence, about)
+        return sequence
+
+    def ask_again(self, target: Member, sequence: int) -> None:
+        """The same once more: any of the two answers will do."""
+        self._ping(target, sequence)
+
+    def _ping(self, target: Member, sequence: int, about: NodeId | None = None) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
-            first=self._beliefs.accusation(target.node),
+            first=self._beliefs.accusation(target.node if about is None else about),
         )
 
     def on_timeout(self, now: Instant) -> None:
         """No direct ack in time: ask helpers to ping the target."""
         del now
-        current = self._round
         # An ack, like the round's end, cancels the timer.
-        assert current is not None
+        assert self._round is not None
+        self._ask_helpers(self._round)
+
+    def _ask_helpers(self, current: ProbeRound) -> None:
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,
@@ -110,28 +160,37 @@ class Prober:
                 helper.node, helper.address, PingReq, (current.sequence, current.target)
             )
 
-    def _judge(self, now: Instant) -> None:
-        current, self._round = self._round, None
-        self._timers.cancel("probe_timeout")
-        if current is None or current.acked:
+    def _judge(self, current: ProbeRound, now: Instant) -> None:
+        if current.acked:
             return
         member = self._beliefs.table.get(current.target)
         if member is None or not self._may_ask(member):
             return
         self._health.probe_failed(len(current.helpers), len(current.nacks))
         self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
-        self._beliefs.probe_failed(current.asked, now)
+        self.failed(current.sequence, current.asked, now)
+
+    def failed(self, sequence: int, asked: Member, now: Instant) -> None:
+        """Nobody answered: doubt the target, and remember the question, should an answer come."""
+        if len(self._missed) == MISSED_MAX:
+            del self._missed[next(iter(self._missed))]
+        self._missed[sequence] = asked
+        self._beliefs.probe_failed(asked, now)
 
     def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
         """Somebody lives: the target of our round, or one whom we asked for somebody else."""
-        current = self._round
-        if current is not None and ack.sequence == current.sequence:
+        current = self._round_of(ack.sequence)
+        if current is not None:
             direct = source == current.target
             if not current.acked and (direct or source in current.helpers):
                 current.acked = True
-                self._timers.cancel("probe_timeout")
+                if self._slow.pop(ack.sequence, None) is None:
+                    self._timers.cancel("probe_timeout")
+                else:
+                    self._timers.cancel(("slow", ack.sequence))
                 self._health.probe_succeeded()
-                rtt_s = now - current.started if direct else None
+                waited_s = self._beliefs.waited_s
+                rtt_s = max(0.0, now - current.started - waited_s) if direct else None
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
                 else:
@@ -140,12 +199,23 @@ class Prober:
             return
         self._on_other_ack(ack, source, now)
 
+    def _round_of(self, sequence: int) -> ProbeRound | None:
+        current = self._round
+        if current is not None and current.sequence == sequence:
+            return current
+        return self._slow.get(sequence)
+
     def _on_other_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
         """An ack to a ping that was asked for, here or by a peer."""
         asked = self._asked.get(ack.sequence)
         if asked is not None and asked[0] == source:
             del self._asked[ack.sequence]
             self._outbox.add(PingAnswered(source, now - asked[1]))
+            return
+        missed = self._missed.get(ack.sequence)
+        if missed is not None and missed.node == source:
+            del self._missed[ack.sequence]
+            self._beliefs.answered_late(missed, now)
             return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:
@@ -171,8 +241,8 @@ class Prober:
 
     def on_nack(self, nack: Nack, source: NodeId) -> None:
         """A helper heard us but not the target: our own side works."""
-        current = self._round
-        if current is not None and nack.sequence == current.sequence and source in current.helpers:
+        current = self._round_of(nack.sequence)
+        if current is not None and source in current.helpers:
             current.nacks[source] = None
 
     # For others
@@ -185,7 +255,8 @@ class Prober:
             member.address,
             Ack,
             (ping.sequence, view_hash),
-            first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            first=self._beliefs.correction()
+            or self._beliefs.accusation(me if self._beliefs.leaving else member.node),
         )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:

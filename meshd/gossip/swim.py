@@ -18,14 +18,12 @@ from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update, outline
+from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.corrections import Corrections
 from meshd.gossip.dialects import Dialects, Versions
 from meshd.gossip.doors import Doors
-from meshd.gossip.effects import Effect, VersionRefused
+from meshd.gossip.effects import Effect
 from meshd.gossip.health import LocalHealth
-from meshd.gossip.hearsay import Hearsay
 from meshd.gossip.inputs import (
     AddressChanged,
     DatagramReceived,
@@ -62,6 +60,8 @@ from meshd.gossip.pulls import Pulls
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
+from meshd.gossip.trust import Trust
+from meshd.gossip.verifier import Verifier
 from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 
 _REAP_INTERVAL_S = 60.0
@@ -105,9 +105,6 @@ class Swim:
         self._loads = LoadPlane(me.node, me.epoch, config)
         self._states = StateStore(me.node, me.epoch)
         self._doors = Doors(now)
-        self._hearsay = Hearsay()
-        self._hearsay_at = now
-        self._corrections = Corrections(now)
         self._dialects = Dialects(mesh, versions)
         self._outbox = Outbox(
             me=me.node, dialects=self._dialects, config=config, rumours=self._rumours,
@@ -131,6 +128,9 @@ class Swim:
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             health=self._health, doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
+        self._verifier = Verifier(
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
+        )
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             doors=self._doors, dialects=self._dialects, rng=rng, now=now,
@@ -138,6 +138,10 @@ class Swim:
         self._pulls = Pulls(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
             outbox=self._outbox, rng=rng,
+        )  # fmt: skip
+        self._trust = Trust(
+            mesh=mesh, beliefs=self._beliefs, exchange=self._exchange, pulls=self._pulls,
+            doors=self._doors, dialects=self._dialects, outbox=self._outbox, now=now,
         )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
@@ -195,7 +199,7 @@ class Swim:
         except DecodeError as error:
             self._outbox.reject(error.message, event.source)
             if error.message == "other_version":
-                self._on_other_version(event, now)
+                self._trust.on_other_version(event.data, event.source, now)
             return
         me = self._beliefs.me.node
         if datagram.source in (me, NOBODY):
@@ -205,24 +209,13 @@ class Swim:
         ):
             self._outbox.reject("other_destination", event.source)
         else:
+            self._beliefs.mail_waited(event.waited_s, now)
             member = self._beliefs.table.get(datagram.source)
             if member is None:
                 self._on_stranger(datagram, event.source, now)
             else:
                 self._on_member(datagram, member, event.source, now)
-            if self._hearsay_at < self._beliefs.changed_at:
-                self._hear_who_is_proven(now)
-
-    def _on_other_version(self, event: DatagramReceived, now: Instant) -> None:
-        """Not legible but for its header. If it is a member, its silence must not be its death."""
-        told = outline(event.data)
-        member = None if told is None or told.mesh != self._mesh else self._get(told.source)
-        if told is None or member is None or not self._exchange.is_at(member, event.source):
-            return
-        self._beliefs.unreachable[member.node] = None
-        self._beliefs.touch(member.node)
-        if self._dialects.found_foreign(member.node, now):
-            self._outbox.add(VersionRefused(event.source, told.version, told.newest))
+            self._trust.hear_who_is_proven(now)
 
     def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
         """Somebody outside the table: the handshake, and answers no larger than the question."""
@@ -239,64 +232,19 @@ class Swim:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
-                self._keep(gossip.updates, source, address, now)
+                self._trust.on_unproven_news(gossip.updates, source, address, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
-                self._keep(ping.updates, source, address, now)
-                self._meet(source, address, now)
+                self._trust.on_unproven_news(ping.updates, source, address, now)
+                self._trust.meet(source, address, now)
             case PingReq() as request:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case StatePull():
                 self._outbox.send_bare(source, address, StateDelta, (1,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case _:
                 self._outbox.reject("not_a_member", address)
-
-    def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
-        """It knows us, so it is worth getting to know at this address, but not at any rate."""
-        known = self._is_proven(stranger, address)
-        if not known and not self._exchange.is_trying(address) and self._doors.may_probe(now):
-            self._exchange.join(address, now, tries=1)
-
-    def _keep(
-        self, updates: tuple[Update, ...], source: NodeId, address: Address, now: Instant
-    ) -> None:
-        """News of somebody who proved nothing.
-
-        What it says of us we deny; whom a member is named as sponsor of we believe in; the rest may
-        wait until it has proven itself.
-        """
-        beliefs = self._beliefs
-        others: list[Update] = []
-        for update in updates:
-            if update.node == beliefs.me.node or beliefs.sponsor_of(update) is not None:
-                beliefs.hear(update, address, now)
-            else:
-                others.append(update)
-        if others:
-            self._hearsay.keep(others, source, address, now)
-        beliefs.overtaken.clear()
-        self._pulls.on_told(source, now)
-
-    def _hear_who_is_proven(self, now: Instant) -> None:
-        """The table has changed: those whose news waits may be members by now, or their sponsors.
-
-        Each round may let in the teller of the next.
-        """
-        self._hearsay_at = now
-        while ripe := self._hearsay.ripe(self._is_proven, self._is_sponsored, now):
-            for teller, address, updates in ripe:
-                self._beliefs.hear_all(updates, address, now)
-                self._pulls.on_told(teller, now)
-        self._beliefs.overtaken.clear()
-
-    def _is_sponsored(self, update: Update) -> bool:
-        return self._beliefs.sponsor_of(update) is not None
-
-    def _is_proven(self, node: NodeId, address: Address) -> bool:
-        member = self._get(node)
-        return member is not None and self._exchange.is_at(member, address)
 
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
@@ -312,8 +260,8 @@ class Swim:
             if isinstance(message, _CARRIERS):
                 self._on_riders(message.updates, message.loads, member, address, now)
         elif isinstance(message, _CARRIERS) and message.updates:
-            self._keep(message.updates, node, address, now)
-            self._meet(node, address, now)
+            self._trust.on_unproven_news(message.updates, node, address, now)
+            self._trust.meet(node, address, now)
         # What rode along may have been about the sender itself.
         current = self._beliefs.table.get(node)
         assert current is not None
@@ -328,27 +276,12 @@ class Swim:
     ) -> None:  # fmt: skip
         """Take in what rides along on a member's datagram; put it right where it is behind."""
         if updates:
-            self._beliefs.hear_all(updates, address, now)
-            if self._beliefs.overtaken:
-                self._correct(member, now)
+            self._trust.on_news(updates, member, address, now)
         if loads:
             for told in self._loads.heard_rumour(loads, self._is_live, now):
                 self._loads.pass_on(told)
                 self._beliefs.touch(told)
                 self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
-
-    def _correct(self, member: Member, now: Instant) -> None:
-        """Tell a member what it missed. What still is a rumour here it will hear anyway."""
-        subjects = [node for node in self._beliefs.overtaken if self._rumours.peek(node) is None]
-        self._beliefs.overtaken.clear()
-        truths = []
-        for subject in subjects:
-            held = self._get(subject)
-            if held is not None and self._corrections.may_tell(member.node, subject, now):
-                truths.append(encode_update(held))
-        if truths:
-            # As rows of a table: a death among them is but a reason to doubt, and kills nobody.
-            self._outbox.send_with(member.node, member.address, Records, (bytes(8), False), truths)
 
     def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
         node = member.node
@@ -360,8 +293,9 @@ class Swim:
                     # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
                     # the handshake, by which both learn what the other believes.
                     self._outbox.send_bare(node, address, Ack, (message.sequence,))
-                    self._meet(node, address, now)
+                    self._trust.meet(node, address, now)
             case Ack():
+                self._verifier.on_ack(message, node)
                 self._prober.on_ack(message, node, now)
                 if message.view_hash and member.state is MemberState.ALIVE:
                     self._exchange.compare(member, message.view_hash, now)
@@ -373,7 +307,7 @@ class Swim:
                 if member.state is MemberState.DEAD and address == member.address:
                     # It does not know, or it would have denied it.
                     self._beliefs.overtaken.append(node)
-                    self._correct(member, now)
+                    self._trust.correct(member, now)
             case Join():
                 self._exchange.on_join(message, node, address, now)
             case Busy():
@@ -433,9 +367,16 @@ class Swim:
                 self._pulls.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
+                self._beliefs.lag_faded(now)
                 self._timers.set("reap", now + _REAP_INTERVAL_S)
             case ("suspicion", bytes() as node):
-                self._beliefs.suspicion_ran_out(NodeId(node), now)
+                self._verifier.on_suspicion_due(NodeId(node), now)
+            case ("verify", bytes() as node):
+                self._verifier.on_doubt(NodeId(node), now)
+            case ("verdict", int() as sequence):
+                self._verifier.on_verdict_due(sequence, now)
+            case ("slow", int() as sequence):
+                self._prober.on_slow_due(sequence, now)
             case ("nack", int() as sequence):
                 self._prober.on_nack_due(sequence)
             case ("relay", int() as sequence):
@@ -551,9 +492,10 @@ class Swim:
             "timers": len(self._timers),
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
+            "verifications": len(self._verifier),
             "pulls": len(self._pulls),
             "gone": len(self._beliefs.gone),
-            "hearsay": len(self._hearsay),
+            "hearsay": self._trust.waiting,
         }
 
     def validate(self) -> None:
@@ -581,4 +523,6 @@ class Swim:
 
 def _is_verdict(key: object) -> bool:
     """Whether a timer judges somebody else."""
-    return key in {"probe", "probe_timeout"} or (isinstance(key, tuple) and key[0] == "suspicion")
+    return key in {"probe", "probe_timeout"} or (
+        isinstance(key, tuple) and key[0] in {"suspicion", "verdict", "slow"}
+    )

@@ -395,7 +395,7 @@ class Exchange:
             self._send_records(source, address, mask, behind, ask_back=False)
         if joining:
             # What it tells of itself from now on names who has met it.
-            self._beliefs.sponsored(self._beliefs.me.node, source, now)
+            self._beliefs.sponsors.answer_for(self._beliefs.me, source, now)
             self._beliefs.spread_self(now)
             self._end_joins(source)
 

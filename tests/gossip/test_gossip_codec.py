@@ -20,6 +20,7 @@ from meshd.gossip.codec import (
     encode_delta,
     encode_header,
     encode_update,
+    ids_of,
     is_newer_load,
     load_sequence,
     member_from,
@@ -53,6 +54,7 @@ from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, 
 HEADER = encode_header(MESH, NodeId(b"destin00"), NodeId(b"source00"))
 
 ids = st.binary(min_size=8, max_size=8)
+id_lists = st.lists(ids, max_size=8).map(b"".join)
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
 u53 = st.integers(0, 2**53 - 1)
@@ -72,9 +74,11 @@ updates = st.builds(
     incarnation=u32,
     address=packed_addresses,
     state_version=u32,
-    source=st.one_of(st.just(b""), ids),
+    lag=st.integers(0, 255),
+    accusers=id_lists,
+    retracted=id_lists,
 )
-riding = st.lists(updates, max_size=20).map(tuple)
+riding = st.lists(updates, max_size=5).map(tuple)
 load_parts = st.binary(max_size=190)
 entries = st.builds(
     StateEntry,
@@ -224,19 +228,25 @@ def test_the_own_load_travels_between_header_and_body():
     assert datagram.message == Ping(5)
 
 
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 30])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 20])
 @pytest.mark.parametrize("loads", [b"", b"l" * 38])
 def test_rumours_encoded_once_ride_along_unchanged(count, loads):
     member = Member(
         NodeId(b"12345678"), Epoch(5), Incarnation(6), MemberState.SUSPECT,
-        Address("10.0.0.1", 1), 3,
+        Address("10.0.0.1", 1), 3, 7,
     )  # fmt: skip
-    rumour = encode_update(member, NodeId(b"accuser0"))
+    doubt = (b"accuser0accuser1", b"accuser0")
+    rumour = encode_update(member, *doubt)
     body = encode_body(2, (1, 2), [rumour] * count, loads)
     message = decode(HEADER + body, MESH).message
-    update = Update(*update_fields(member, NodeId(b"accuser0")))
+    update = Update(*update_fields(member, *doubt))
     assert message == Ack(1, 2, (update,) * count, loads)
     assert member_from(update) == member
+
+
+def test_ids_that_stand_one_after_the_other_are_read_but_for_a_torn_one():
+    assert list(ids_of(b"accuser0accuser1torn")) == [b"accuser0", b"accuser1"]
+    assert list(ids_of(b"")) == []
 
 
 def test_a_delta_is_counted_as_it_is_sent():
