@@ -176,6 +176,8 @@ class World(Calm):
         """What the step under way answers; None if nobody asked."""
         self.unruly: dict[NodeId, None] = {}
         """Ids whose epochs may fall, or which two processes use."""
+        self.invented: dict[NodeId, float] = {}
+        """Ids of nobody that forgers spread, and since when: tables may hold them for a moment."""
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
         self.is_visited = False

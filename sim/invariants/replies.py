@@ -65,8 +65,11 @@ class RepliesAreSmall(Checker):
 
     def _is_known(self, host: Host, address: Address) -> bool:
         target = self.world.host_at(address)
-        if target is None or host.swim is None:
+        if host.swim is None:
             return False
+        if target is None:
+            # Where a forger says that somebody is whom he invented.
+            return bool(self.world.invented) and bool(host.swim.members.at_address(address))
         held = host.swim.members.get(target.id)
         return held is not None and held.address == address
 

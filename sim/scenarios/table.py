@@ -1,6 +1,6 @@
 """All scenarios by name, with the size and duration that each is usually run with."""
 
-from sim.scenarios import identity, network, process, whole
+from sim.scenarios import hostile, identity, network, process, whole
 from sim.scenarios.base import Scenario
 from sim.scenarios.swarm import swarm
 
@@ -29,6 +29,11 @@ _ALL = (
     (identity.power_loss, 20, 60.0),
     (identity.clones, 20, 100.0),
     (identity.outsiders, 12, 60.0),
+    (hostile.join_flood, 12, 30.0),
+    (hostile.forged_newcomers, 12, 60.0),
+    (hostile.false_guests, 12, 60.0),
+    (hostile.forged_records, 12, 60.0),
+    (hostile.replays, 12, 60.0),
     (process.two_meshes, 20, 30.0),
     (process.goodbyes, 20, 60.0),
     (swarm, 0, 60.0),
