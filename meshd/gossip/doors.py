@@ -4,7 +4,7 @@ from meshd.clock import Instant, Seconds
 from meshd.gossip.members import MemberTable
 from meshd.model import Address
 
-FREE_DATAGRAMS_PER_S = 2_048
+FREE_DATAGRAMS_PER_S = 1_024
 """Datagrams that are taken in each second without a look at who sent them."""
 MEMBER_DATAGRAMS_PER_S = 1_024
 """Further ones from each address of a member, a second and at once."""

@@ -9,14 +9,13 @@ from meshd.gossip.codec import NOBODY, encode_body, encode_header
 from meshd.gossip.effects import SendDatagram
 from meshd.gossip.messages import BUCKETS, JOIN_PADDING_BYTES, Join, Records, Sync
 from meshd.model import Address, NodeId
+from sim.faults.hostile import OUTSIDE
 from sim.faults.process import Crash, Start
 from sim.versions import Newer, kind_of
 
 if TYPE_CHECKING:
     from sim.world import Host, World
 
-OUTSIDE = Address("192.0.2.1", 6374)
-"""Where nobody of the mesh is (RFC 5737)."""
 OUTRANK_PAUSE_MAX_S = 64.0
 """How long a node whose id was in use twice may wait until it outranks its double for good."""
 CLOCK_BACK_MAX_S = 82_800.0

@@ -39,7 +39,7 @@ class FloodsAreBounded(Checker):
         """Count what goes to addresses where nobody of the mesh is."""
         if self.world.host_at(effect.to) is not None:
             return
-        self._count(host, self._outward, FREE_DATAGRAMS_PER_S + 2 * STRANGER_DATAGRAMS_PER_S)
+        self._count(host, self._outward, 2 * (FREE_DATAGRAMS_PER_S + STRANGER_DATAGRAMS_PER_S))
         if kind_of(effect.data) == _WELCOME:
             self._count(host, self._welcomes, JOINS_PER_S + JOINS_BURST)
 
