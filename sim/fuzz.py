@@ -129,6 +129,7 @@ class Fuzzed:
         swim = self.target.swim
         assert swim is not None
         known = {member.address for member in swim.members}
+        known.update(swim._exchange._proven.values())  # noqa: SLF001 - it answered there
         now = self.world.now = self.world.now + STEP_S
         try:
             effects = swim.step(DatagramReceived(data, source), Instant(now))

@@ -21,6 +21,7 @@ from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
+from meshd.gossip.dialects import Dialects
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import ProbeCompleted
 from meshd.gossip.loads import LoadPlane
@@ -348,6 +349,8 @@ MUTATIONS = (
              "join_flood"),
     Mutation("no_probe_limit", "every stranger is asked who it is", Doors, "may_probe", _accepts,
              "join_flood"),
+    Mutation("oldest_only", "what version others speak is not noticed", Dialects, "heard",
+             _nothing, "third_version"),
     Mutation("garbled", "every fiftieth datagram lacks its last byte", outbox_module.Outbox, "_put",
              _garbled, "crash"),
 )  # fmt: skip

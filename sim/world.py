@@ -12,7 +12,6 @@ from collections.abc import Callable
 from itertools import count
 
 from meshd.clock import Instant
-from meshd.gossip.codec import PROTOCOL_VERSION
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.dialects import Versions
 from meshd.gossip.effects import Effect, SendDatagram
@@ -62,7 +61,7 @@ class Host:
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
         "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at", "mesh",
         "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds", "speak",
-        "started_at", "stopped", "swim", "wall_s",
+        "started_at", "stopped", "swim", "versions", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -75,6 +74,7 @@ class Host:
         self.epoch = EPOCH_START_MS
         self.saved_epoch = EPOCH_START_MS - 1
         self.speak: Speak | None = None
+        self.versions = Versions()
         self.paused_at = LONG_AGO_S
         self.runs = 0
         self.started_at = START_S
@@ -251,10 +251,9 @@ class World(Calm):
         table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
-        newest = PROTOCOL_VERSION + (host.speak is not None)
         host.swim = Swim(
             me, host.mesh, self.config, rng, self._local(host), table,
-            Versions(PROTOCOL_VERSION, newest),
+            host.versions,
         )  # fmt: skip
         self.rearm(host)
         if seeds is not None:

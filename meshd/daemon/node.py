@@ -23,7 +23,8 @@ from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged
+from meshd.gossip.dialects import Versions
+from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged, VersionRefused
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
 from meshd.model import Address, Epoch, Load, NodeId
@@ -47,6 +48,8 @@ SERVER_GRACE_S = 5.0
 HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
 DESCRIBED_WITHIN_S = 1.0
+FOREIGN_MAX = 16
+"""Addresses kept of nodes that share no protocol version with this one; further ones are not."""
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
 
@@ -119,6 +122,8 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
+        self.foreign: dict[Address, str] = {}
+        """Where nodes are that speak no protocol version of ours, and which ones they speak."""
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
@@ -453,6 +458,12 @@ class Node:
                     f"another process at {effect.address} runs with this node's key"
                 )
                 self._limited.event("error", "identity_conflict", address=str(effect.address))
+            case VersionRefused():
+                speaks = str(Versions(effect.oldest, effect.newest))
+                if len(self.foreign) < FOREIGN_MAX or effect.address in self.foreign:
+                    self.foreign[effect.address] = speaks
+                self._limited.event("warning", "other_version", address=str(effect.address),
+                                    speaks=speaks, ours=str(Versions()))  # fmt: skip
             case _:
                 pass
 

@@ -307,7 +307,10 @@ class Exchange:
         if not proven and beliefs.table.get(source) is None:
             self._outbox.reject("unproven", address)
             return
-        for update in sync.updates:
+        known = beliefs.table.get(source)
+        at_home = known is not None and self.is_at(known, address)
+        # Or anybody could name an address here, and have a whole table sent there.
+        for update in sync.updates if proven or at_home else ():
             if update.node == source:
                 beliefs.hear(update, address, now, own=proven)
         member = beliefs.table.get(source)
@@ -323,7 +326,7 @@ class Exchange:
             return
         if proven:
             beliefs.heard_from(source, now)
-        self._answer(sync, source, address if proven else member.address, now)
+        self._answer(sync, source, address if proven or at_home else member.address, now)
 
     def _answer(self, sync: Sync, source: NodeId, address: Address, now: Instant) -> None:
         self._pushes.pop(source, None)

@@ -122,6 +122,8 @@ class AllIsUnderstood(Checker):
         """Look at each refusal that is about the form of a datagram."""
         if type(effect) is not DatagramRejected or effect.reason not in _MALFORMED:
             return
+        if effect.reason == "other_version" and host.speak is not None:
+            return
         sender = self.world.host_at(effect.source)
         if sender is None or (sender.index in self._newer and effect.reason in _FROM_NEWER):
             return

@@ -26,6 +26,7 @@ _ALL = (
     (network.tangled, 20, 60.0),
     (network.total_partition_and_heal, 10, 120.0),
     (identity.rolling_upgrade, 20, 90.0),
+    (identity.third_version, 18, 90.0),
     (identity.power_loss, 20, 60.0),
     (identity.clones, 20, 100.0),
     (identity.outsiders, 12, 60.0),
