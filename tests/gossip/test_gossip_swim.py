@@ -205,7 +205,7 @@ def test_a_starved_prober_kills_nobody_and_still_finds_the_dead():
 
 @pytest.mark.parametrize(("count", "bound_s"), [(3, 2.0), (10, 2.0), (50, 2.0)])
 def test_a_split_that_lasted_heals_within_two_seconds(count, bound_s):
-    fabric = meshed(count)
+    fabric = meshed(count, seed=2)
     side = set(fabric.nodes[: count // 2])
     fabric.split(side)
 
