@@ -18,7 +18,7 @@ from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import NOBODY, Datagram, decode
+from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects, Versions
 from meshd.gossip.doors import Doors
@@ -289,6 +289,11 @@ class Swim:
             case Ping():
                 if address == member.address:
                     self._prober.on_ping(message, member, self._exchange.short_hash)
+                elif self._exchange.is_at(member, address):
+                    # It has proven to be there, too; does it know where all others believe it is?
+                    fields = (message.sequence, self._exchange.short_hash)
+                    record = encode_update(member)
+                    self._outbox.send_full(node, address, Ack, fields, first=(node, record))
                 else:
                     # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
                     # the handshake, by which both learn what the other believes.
@@ -307,7 +312,7 @@ class Swim:
                 if member.state is MemberState.DEAD and address == member.address:
                     # It does not know, or it would have denied it.
                     self._beliefs.overtaken.append(node)
-                    self._trust.correct(member, now)
+                    self._trust.correct(node, address, now)
             case Join():
                 self._exchange.on_join(message, node, address, now)
             case Busy():

@@ -58,10 +58,13 @@ class Trust:
         """A member tells from its own address. What it missed itself, it is told."""
         self._beliefs.hear_all(updates, address, now)
         if self._beliefs.overtaken:
-            self.correct(member, now)
+            self.correct(member.node, address, now)
 
-    def correct(self, member: Member, now: Instant) -> None:
-        """Put a member right, but for what still is a rumour here: that it will hear anyway."""
+    def correct(self, member: NodeId, address: Address, now: Instant) -> None:
+        """Put a member right, but for what still is a rumour here: that it will hear anyway.
+
+        The answer goes to where it spoke from, a proven address.
+        """
         beliefs = self._beliefs
         subjects, beliefs.overtaken = beliefs.overtaken, []
         truths = []
@@ -70,12 +73,12 @@ class Trust:
             if (
                 held is not None
                 and beliefs.rumours.peek(subject) is None
-                and self._corrections.may_tell(member.node, subject, now)
+                and self._corrections.may_tell(member, subject, now)
             ):
                 truths.append(encode_update(held))
         if truths:
             # As rows of a table: a death among them is but a reason to doubt, and kills nobody.
-            self._outbox.send_with(member.node, member.address, Records, _NO_ANSWER, truths)
+            self._outbox.send_with(member, address, Records, _NO_ANSWER, truths)
 
     # Others
 

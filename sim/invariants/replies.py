@@ -41,6 +41,7 @@ class RepliesAreSmall(Checker):
         self._bytes = 0
         self._cookies: dict[tuple[int, Address], bytes] = {}
         self._asked: dict[tuple[int, Address], None] = {}
+        self._proven: dict[tuple[int, Address], None] = {}
         self._joins: dict[int, deque[float]] = {}
 
     def on_send(self, host: Host, effect: SendDatagram) -> None:
@@ -48,6 +49,9 @@ class RepliesAreSmall(Checker):
         heard = self.world.heard
         if len(effect.data) > _SYNC_BYTES_MIN and kind_of(effect.data) == _SYNC:
             self._asked[host.index, effect.to] = None
+        if heard is not None and effect.to == heard.source:
+            # Also where the table holds it by now: that may change, what it has proven does not.
+            self._is_proven(host, heard.data, heard.source)
         if heard is None or self._is_known(host, effect.to):
             return
         kind = kind_of(effect.data)
@@ -74,13 +78,17 @@ class RepliesAreSmall(Checker):
         return held is not None and held.address == address
 
     def _is_proven(self, host: Host, data: bytes, source: Address) -> bool:
-        kind = kind_of(data)
-        if kind == _WELCOME:
+        place = host.index, source
+        if place in self._proven:
             return True
+        kind = kind_of(data)
         if kind == _RECORDS:
-            return (host.index, source) in self._asked
-        cookie = self._cookies.get((host.index, source))
-        return kind == _SYNC and cookie is not None and cookie in data
+            return place in self._asked
+        cookie = self._cookies.get(place)
+        if kind == _WELCOME or (kind == _SYNC and cookie is not None and cookie in data):
+            self._proven[place] = None
+            return True
+        return False
 
     def _on_reply(self, host: Host, heard: object, size: int, received: int) -> None:
         if self._answered is not heard:
