@@ -122,8 +122,7 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
-        self.foreign: dict[Address, str] = {}
-        """Where nodes are that speak no protocol version of ours, and which ones they speak."""
+        self.foreign: dict[Address, str] = {}  # where which versions are spoken, none of them ours
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
