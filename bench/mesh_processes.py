@@ -234,13 +234,16 @@ def report(
     *,
     parameters: dict[str, Any],
     figures: dict[str, Any],
+    **more: Any,
 ) -> None:
-    """Print a table, and the bench's JSON object as the last line."""
+    """Print a table, and the bench's JSON object as the last line; `more` goes there, too."""
     print()
-    _print_table(rows)
+    print_table(rows)
     print()
     machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
-    result = {"bench": name, "machine": machine, "parameters": parameters, "figures": figures}
+    result = {
+        "bench": name, "machine": machine, "parameters": parameters, "figures": figures, **more
+    }  # fmt: skip
     print(json.dumps(result), flush=True)
 
 
@@ -256,9 +259,11 @@ def summary(values: list[float], digits: int = 3) -> dict[str, float]:
     }
 
 
-def _print_table(rows: Iterable[dict[str, Any]]) -> None:
+def print_table(rows: Iterable[dict[str, Any]]) -> None:
+    """Print rows under the names of all their columns."""
     rows = [{key: str(value) for key, value in row.items()} for row in rows]
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [{name: row.get(name, "-") for name in names} for row in rows]
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in names]
     for cells in _lines(names, widths, rows):
         print("  ".join(cells).rstrip())

@@ -1,22 +1,33 @@
-"""What an idle node sends and uses: meshd, memberlist, Serf and kinship in one run."""
+"""What an idle node sends and uses: meshd, memberlist, Serf and kinship in one run.
+
+Goals: IP bytes of UDP and TCP together, headers counted, at most memberlist's and half of
+kinship's; at most 3 ms of processor time a second; at most 60 MB of resident memory.
+"""
 
 import time
+from typing import Any
 
-from mesh_processes import report
 from rivals.cluster import Cluster
-from rivals.kinds import ALL_NAMES
+from rivals.goals import Goal, at_most
+from rivals.kept import Result
+from rivals.kinds import ALL_NAMES, Kinship, Memberlist, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
-    Result,
+    begin,
+    figure,
     flat_rows,
-    kinds,
+    medians,
     need_lan,
     network,
-    parse,
     parser,
     ratios,
     rounds,
 )
+
+BYTES = "ip_bytes_per_s"
+CPU_MAX_MS_PER_S = 3.0
+RSS_MAX_MB = 60.0
+KINSHIP_SHARE = 0.5
 
 
 def look_on(cluster: Cluster, lan: Lan, settle_s: float, window_s: float) -> Result:
@@ -31,43 +42,53 @@ def look_on(cluster: Cluster, lan: Lan, settle_s: float, window_s: float) -> Res
         "udp_packets_per_s": round(rates["udp_packets"], 2),
         "udp_ip_bytes_per_s": round(rates["udp_bytes"], 1),
         "tcp_ip_bytes_per_s": round(rates["tcp_bytes"], 1),
-        "ip_bytes_per_s": round(rates["udp_bytes"] + rates["tcp_bytes"], 1),
+        BYTES: round(rates["udp_bytes"] + rates["tcp_bytes"], 1),
         "cpu_ms_per_s": round((used_then["cpu_s"] - used["cpu_s"]) * 1_000 / (ended - began), 2),
         "rss_mb": round(used_then["rss_bytes"] / 1e6, 1),
     }
+
+
+def goals(size: int, found: dict[str, Result]) -> list[Goal]:
+    ours = {what: figure(found, Meshd.name, what) for what in (BYTES, "cpu_ms_per_s", "rss_mb")}
+    theirs = {name: figure(found, name, BYTES) for name in (Memberlist.name, Kinship.name)}
+    half = f"N={size}: IP bytes/s, {KINSHIP_SHARE} x kinship"
+    return [
+        at_most(f"N={size}: runs that failed", figure(found, Meshd.name, "failed"), 0),
+        at_most(f"N={size}: IP bytes/s, memberlist", ours[BYTES], theirs[Memberlist.name]),
+        at_most(half, ours[BYTES], theirs[Kinship.name], KINSHIP_SHARE),
+        at_most(f"N={size}: CPU ms/s", ours["cpu_ms_per_s"], CPU_MAX_MS_PER_S),
+        at_most(f"N={size}: RSS, MB", ours["rss_mb"], RSS_MAX_MB),
+    ]
 
 
 def main() -> None:
     made = parser(__doc__)
     made.set_defaults(kinds=list(ALL_NAMES))
     made.add_argument("--sizes", type=int, nargs="+", default=[50, 100])
-    made.add_argument("--settle", type=float, default=60.0, help="Seconds before the window.")
-    made.add_argument("--window", type=float, default=120.0, help="Seconds that are measured.")
-    options = parse(made)
-    if options.quick:
-        options.sizes, options.settle, options.window = [3], 0.5, 2.0
-    makes = kinds(options)
-    figures, rows = {}, []
+    made.add_argument("--settle", type=float, default=45.0, help="Seconds before the window.")
+    made.add_argument("--window", type=float, default=90.0, help="Seconds that are measured.")
+    made.add_argument("--runs", type=int, default=1, help="Windows, with fresh clusters each.")
+    bench = begin("versus_idle", made, sizes=[3], settle=0.5, window=2.0)
+    options = bench.options
+    figures: dict[str, Any] = {}
+    rows: list[Result] = []
+    judged: list[Goal] = []
     for size in options.sizes:
         with network(size, is_lan_needed=True) as place:
             lan = need_lan(place)
-            results = rounds(
-                makes,
-                place,
-                lambda cluster, _, lan=lan: look_on(  # type: ignore[misc]
-                    cluster, lan, options.settle, options.window
-                ),
-                size=size,
-                count=1,
-                block=1,
-                is_in_turn=options.in_turn,
-            )
-        found = {name: each[0] for name, each in results.items()}
+
+            def act(cluster: Cluster, number: int, lan: Lan = lan) -> Result:
+                del number
+                return look_on(cluster, lan, options.settle, options.window)
+
+            case = {"N": size, "settle_s": options.settle, "window_s": options.window}
+            results = rounds(bench, place, act, case, size=size, count=options.runs)
+        found = medians(results)
         rows += flat_rows(found, N=size)
-        whats = ("ip_bytes_per_s", "cpu_ms_per_s", "rss_mb")
+        judged += goals(size, found)
+        whats = (BYTES, "cpu_ms_per_s", "rss_mb")
         figures[f"n{size}"] = {**found, "ratios": {what: ratios(found, what) for what in whats}}
-    keys = ("sizes", "settle", "window", "profile")
-    report("versus_idle", rows, parameters={k: getattr(options, k) for k in keys}, figures=figures)
+    bench.finish(rows, figures, judged, "sizes", "settle", "window", "runs")
 
 
 if __name__ == "__main__":

@@ -1,138 +1,204 @@
-"""What becomes of nodes that are stopped or starved: meshd, Serf and kinship in one run.
+"""What becomes of one node that does not run as it should: meshd, Serf and kinship in one run.
 
-"Starved" is stopped for 0.5 to 2.5 s and running for 0.2 s in turn.
+Four tests: stopped (SIGSTOP) for 3 s and for 8 s; its user code blocks its event loop for 10 s; it
+shares one processor with two busy loops. Goals: but for the 8 s nobody declares the node dead, nor
+does it anybody; after the 8 s it is back in every view within half a second of waking.
 """
 
+import contextlib
+import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mesh_processes import report
 from rivals.cluster import Cluster, Node
-from rivals.kinds import DEAD, SUSPECT
+from rivals.goals import Goal, at_most
+from rivals.kept import Result
+from rivals.kinds import BLOCK_WAYS, BLOCKS, DEAD, SUSPECT, Meshd
 from rivals.side_by_side import (
-    BLANK,
-    Result,
+    Act,
+    Bench,
+    begin,
     collected,
-    kinds,
+    figure,
     network,
-    parse,
     parser,
     rounds,
 )
 
 RECOVERY_TIMEOUT_S = 120.0
-STOPPED_S = (0.5, 2.5)
-RUNNING_S = 0.2
+BACK_MAX_S = 0.5
+BUSY_LOOPS = 2
+BUSY = [sys.executable, "-c", "while True: pass"]
+CROWDING = threading.Lock()
+COUNTS = ["suspected_by", "declared_dead_by", "others_declared_dead"]
 
 
-def stop_one(cluster: Cluster, number: int, seed: int, seconds: float, after_s: float) -> Result:
-    """Stop a node and wake it again. Who is believed dead, and when is it in every view again?"""
-    chance = random.Random(f"{seed} {number}")
+class Watch:
+    """What all say from now on, of one node and of the others."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+        self.cluster = cluster
+        self.victim = chance.choice(cluster.nodes)
+        self._others = [node for node in cluster.nodes if node is not self.victim]
+        self.began = time.monotonic()
+
+    def result(self) -> Result:
+        """By how many the node was suspected and declared dead; how often another one was."""
+        suspected = {"suspected_by": self._say(SUSPECT)}
+        return {
+            **(suspected if self.cluster.kind.tells_suspicions else {}),
+            "declared_dead_by": self._say(DEAD),
+            "others_declared_dead": self.cluster.deaths(
+                self.began, of=[node.key for node in self._others], by=self.cluster.nodes
+            ),
+        }
+
+    def _say(self, what: str) -> int:
+        first = (node.first(self.victim.key, [what], self.began) for node in self._others)
+        return sum(at is not None for at in first)
+
+
+def chosen(bench: Bench, cluster: Cluster, number: int) -> Watch:
+    """The victim of a round, at any point of a probe round; the same in all kinds."""
+    chance = random.Random(f"{bench.options.seed} {number}")
     time.sleep(chance.random())
-    victim = chance.choice(cluster.nodes)
-    others = [node for node in cluster.nodes if node is not victim]
-    began = time.monotonic()
-    victim.signal(signal.SIGSTOP)
+    return Watch(cluster, chance)
+
+
+def stop(bench: Bench, seconds: float, cluster: Cluster, number: int) -> Result:
+    """Stop a node and wake it again. When is it in every view again?"""
+    watch = chosen(bench, cluster, number)
+    watch.victim.signal(signal.SIGSTOP)
     try:
         time.sleep(seconds)
     finally:
-        victim.signal(signal.SIGCONT)
+        watch.victim.signal(signal.SIGCONT)
     woken = time.monotonic()
-    time.sleep(after_s)
+    time.sleep(bench.options.after)
     back_s = cluster.wait_all_alive(woken, RECOVERY_TIMEOUT_S)
-    suspected = {"suspected_by": _say(others, victim, SUSPECT, began)}
-    return {
-        "back_s": round(back_s, 3),
-        **(suspected if cluster.kind.tells_suspicions else {}),
-        "declared_dead_by": _say(others, victim, DEAD, began),
-        "others_declared_dead": cluster.deaths(
-            began, of=[node.key for node in others], by=cluster.nodes
-        ),
-    }
+    return {"back_s": round(back_s, 3), **watch.result()}
 
 
-def _say(observers: list[Node], node: Node, what: str, since: float) -> int:
-    return sum(observer.first(node.key, [what], since) is not None for observer in observers)
+def block(bench: Bench, how: str, seconds: float, cluster: Cluster, number: int) -> Result:
+    """Have user code keep the event loop of a node busy."""
+    watch = chosen(bench, cluster, number)
+    cluster.block(watch.victim, how, seconds)
+    time.sleep(max(0.0, watch.began + seconds - time.monotonic()) + bench.options.after)
+    cluster.wait_all_alive(timeout_s=RECOVERY_TIMEOUT_S)
+    return watch.result()
 
 
-def starve(cluster: Cluster, seed: int, count: int, seconds: float) -> Result:
-    """Starve some nodes, each for itself; which nodes are declared dead meanwhile?"""
-    chance = random.Random(seed)
-    starved = chance.sample(cluster.nodes, count)
-    began = time.monotonic()
-    next_at = {node: began + chance.uniform(0, STOPPED_S[1]) for node in starved}
-    is_stopped = dict.fromkeys(starved, False)
+@contextlib.contextmanager
+def crowded(node: Node) -> Iterator[None]:
+    """Have a node share the last processor with two loops that never rest."""
+    usual = os.sched_getaffinity(node.process.pid)
+    one = {max(usual)}
+    pin(node.process.pid, one)
+    loops = [subprocess.Popen(BUSY) for _ in range(BUSY_LOOPS)]
     try:
-        while (now := time.monotonic()) < began + seconds:
-            for node in (node for node in starved if next_at[node] <= now):
-                node.signal(signal.SIGCONT if is_stopped[node] else signal.SIGSTOP)
-                is_stopped[node] = not is_stopped[node]
-                lasts_s = chance.uniform(*STOPPED_S) if is_stopped[node] else RUNNING_S
-                next_at[node] = now + lasts_s
-            time.sleep(0.005)
+        for loop in loops:
+            os.sched_setaffinity(loop.pid, one)
+        yield
     finally:
-        for node in starved:
-            node.signal(signal.SIGCONT)
-    ended = time.monotonic()
-    result: Result = {}
-    try:
-        result["back_s"] = round(cluster.wait_all_alive(ended, RECOVERY_TIMEOUT_S), 3)
-    except TimeoutError:
-        result["back_s"] = f"not in {RECOVERY_TIMEOUT_S:g}"
-    healthy = [node for node in cluster.nodes if node not in next_at]
-    result["healthy_declared_dead"] = _victims(cluster, healthy, began)
-    result["starved_declared_dead"] = _victims(cluster, starved, began)
-    return result
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+        with contextlib.suppress(ProcessLookupError):
+            pin(node.process.pid, usual)
 
 
-def _victims(cluster: Cluster, nodes: list[Node], since: float) -> int:
-    """How many of the nodes were declared dead by anybody."""
-    return sum(bool(cluster.deaths(since, of=[node.key], by=cluster.nodes)) for node in nodes)
+def pin(process: int, processors: set[int]) -> None:
+    """All threads of a process."""
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), processors)
+
+
+def starve(bench: Bench, seconds: float, cluster: Cluster, number: int) -> Result:
+    """Leave a node a third of a processor; one kind's at a time, or it would be a ninth."""
+    with CROWDING:
+        watch = chosen(bench, cluster, number)
+        with crowded(watch.victim):
+            time.sleep(seconds)
+    time.sleep(bench.options.after)
+    cluster.wait_all_alive(timeout_s=RECOVERY_TIMEOUT_S)
+    return watch.result()
+
+
+def cases(bench: Bench) -> Iterator[tuple[str, int, dict[str, Any], Act]]:
+    """Name, runs, how to start clusters, and what to do, of each test."""
+    options = bench.options
+    for seconds in options.stops:
+        name = f"stopped_{seconds:g}s"
+        yield name, options.runs, {}, partial(stop, bench, seconds)
+    for how in options.blocks:
+        name = f"blocked_{options.block_seconds:g}s_by_{how}"
+        act = partial(block, bench, how, options.block_seconds)
+        yield name, options.long_runs, {"extra": BLOCKS}, act
+    if options.busy_seconds:
+        name = f"busy_{options.busy_seconds:g}s"
+        yield name, options.long_runs, {}, partial(starve, bench, options.busy_seconds)
+
+
+def able(bench: Bench, name: str) -> Bench:
+    """The same with the kinds alone to which a test applies."""
+    if not name.startswith("blocked"):
+        return bench
+    way = name.rpartition("_")[2]
+    makes = {kind: make for kind, make in bench.makes.items() if way in BLOCK_WAYS.get(kind, ())}
+    return replace(bench, makes=makes)
+
+
+def goals(name: str, found: dict[str, Any]) -> list[Goal]:
+    ours = {what: figure(found, Meshd.name, what) for what in (*COUNTS, "failed")}
+    made = [
+        at_most(f"{name}: others declared dead", ours["others_declared_dead"], 0),
+        at_most(f"{name}: rounds without an end", ours["failed"], 0),
+    ]
+    if name == "stopped_8s":
+        back = figure(found, Meshd.name, "back_s", "max")
+        return [at_most(f"{name}: slowest back in every view, s", back, BACK_MAX_S), *made]
+    return [at_most(f"{name}: declared dead by", ours["declared_dead_by"], 0), *made]
 
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--size", type=int, default=20)
+    made.add_argument("--sizes", type=int, nargs="+", default=[50])
+    made.add_argument("--runs", type=int, default=10, help="Of each stop.")
+    made.add_argument("--long-runs", type=int, default=3, help="Of each block and busy node.")
     made.add_argument("--stops", type=float, nargs="*", default=[3.0, 8.0], help="Seconds each.")
-    made.add_argument("--times", type=int, default=10, help="Of each stop.")
-    made.add_argument("--starved", type=int, default=3, help="Nodes; 0: none.")
-    made.add_argument("--starve-seconds", type=float, default=120.0)
+    both = ["sleep", "python"]
+    made.add_argument("--blocks", nargs="*", choices=both, default=both, help="How it blocks.")
+    made.add_argument("--block-seconds", type=float, default=10.0)
+    made.add_argument("--busy-seconds", type=float, default=40.0, help="0: none.")
     made.add_argument("--after", type=float, default=10.0, help="How long is still looked on.")
-    options = parse(made)
-    if options.quick:
-        options.size, options.stops, options.times, options.after = 3, [0.5], 1, 0.2
-        options.starved, options.starve_seconds = 1, 2.0
-    makes = kinds(options)
+    quick = {"sizes": [3], "runs": 1, "long_runs": 1, "stops": [0.5], "after": 0.2}
+    quick |= {"blocks": ["sleep"], "block_seconds": 1.0, "busy_seconds": 1.0}
+    bench = begin("versus_pause", made, **quick)
     figures: dict[str, Any] = {}
     rows: list[Result] = []
-    counts = ["suspected_by", "declared_dead_by", "others_declared_dead"]
-    how = {"size": options.size, "block": options.times, "is_in_turn": options.in_turn}
-    with network(options.size, is_lan_needed=False) as place:
-        for seconds in options.stops:
-
-            def stop(cluster: Cluster, number: int, seconds: float = seconds) -> Result:
-                return stop_one(cluster, number, options.seed, seconds, options.after)
-
-            some, found = collected(rounds(makes, place, stop, count=options.times, **how), counts)
-            rows += [{"test": f"stopped {seconds:g} s", **row} for row in some]
-            figures[f"stopped_{seconds:g}s"] = found
-        if options.starved:
-
-            def act(cluster: Cluster, number: int) -> Result:
-                return starve(cluster, number, options.starved, options.starve_seconds)
-
-            results = rounds(makes, place, act, count=1, **how)
-            figures["starved"] = {name: each[0] for name, each in results.items()}
-            for name, (result,) in results.items():
-                rows += [
-                    {"test": "starved", **BLANK, "kind": name} | {"what": what, "count": value}
-                    for what, value in result.items()
-                ]
-    keys = ("size", "stops", "times", "starved", "starve_seconds", "profile", "seed")
-    parameters = {k: getattr(options, k) for k in keys}
-    report("versus_pause", rows, parameters=parameters, figures=figures)
+    judged: list[Goal] = []
+    for size in bench.options.sizes:
+        with network(size, is_lan_needed=False) as place:
+            for name, count, how, act in cases(bench):
+                case = {"N": size, "test": name}
+                results = rounds(
+                    able(bench, name), place, act, case, size=size, count=count, block=count, **how
+                )
+                some, found = collected(results, COUNTS)
+                rows += [{**case, **row} for row in some]
+                figures[name] = found
+                judged += goals(name, found)
+    keys = ("sizes", "runs", "long_runs", "stops", "blocks", "block_seconds", "busy_seconds")
+    bench.finish(rows, figures, judged, *keys)
 
 
 if __name__ == "__main__":

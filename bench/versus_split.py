@@ -1,25 +1,41 @@
-"""How soon a LAN that was cut in two is one cluster again: meshd, Serf and kinship in one run."""
+"""How soon a LAN that was cut in two is one cluster again: meshd, Serf and kinship in one run.
+
+All splits of one length run at the same time, each on a LAN of its own, cut and healed some seconds
+after one another. Goals: all see all within 2 s of the link's return; nobody is declared dead by
+its own side.
+"""
 
 import contextlib
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mesh_processes import progress, report
+from mesh_processes import progress
 from rivals.cluster import Cluster, Node
-from rivals.kinds import DEAD, Make
+from rivals.goals import Figure, Goal, at_most
+from rivals.kept import Result
+from rivals.kinds import DEAD, Make, Meshd
 from rivals.network import Lan
 from rivals.side_by_side import (
-    Result,
+    FAILED,
+    Bench,
+    Results,
     at_once,
+    begin,
     flat_rows,
-    kinds,
+    kept_rounds,
     need_lan,
     network,
-    parse,
     parser,
-    running,
     shown,
+    start_all,
 )
+
+HEALED_MAX_S = 2.0
+SEEDS = {"shared": [True], "none": [False], "both": [True, False]}
+STARTING = threading.Lock()
+"""Clusters start one after the other, whatever their LAN."""
 
 
 class Halves:
@@ -47,6 +63,81 @@ def _holds_dead(one: Node, other: Node) -> bool:
     return one.beliefs.get(other.key) == DEAD
 
 
+class Split:
+    """One split of fresh clusters: of a cluster that lived through one before, nobody knows all.
+
+    Args:
+        bench: its options.
+        size: nodes of each cluster.
+        seconds: how long the link is away.
+        is_seeded: whether all have an address that they were told to try for good.
+        number: of this repetition.
+    """
+
+    def __init__(
+        self, bench: Bench, size: int, seconds: float, number: int, *, is_seeded: bool
+    ) -> None:
+        self._bench = bench
+        self._size = size
+        self._seconds = seconds
+        self._is_seeded = is_seeded
+        self._number = number
+        self.case = {"N": size, "split_s": seconds, "seed": "shared" if is_seeded else "none"}
+
+    def run(self, gate: threading.Barrier, offset_s: float) -> None:
+        """Start, cut, heal, look on.
+
+        Args:
+            gate: all splits of one length wait here until all clusters run.
+            offset_s: how much later than the first of them this one begins.
+        """
+        try:
+            self._run(gate, offset_s)
+        finally:
+            gate.abort()  # whoever waits still, because this one failed, need not
+
+    @property
+    def todo(self) -> dict[str, Make]:
+        """The kinds without a result."""
+        kept = self._bench.kept
+        return {
+            name: make
+            for name, make in self._bench.makes.items()
+            if kept.get(self.case, name, self._number) is None
+        }
+
+    def _run(self, gate: threading.Barrier, offset_s: float) -> None:
+        with contextlib.ExitStack() as stack:
+            with STARTING:
+                lan = need_lan(stack.enter_context(network(self._size, is_lan_needed=True)))
+                clusters = start_all(self.todo, stack, lan, self._size, is_seeded=self._is_seeded)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                gate.wait()
+            time.sleep(offset_s)
+            for name, result in self._cut(lan, clusters).items():
+                self._bench.kept.put(self.case, name, self._number, result)
+                progress(f"{shown(self.case)}: {self._number}, {name}: {shown(result)}")
+
+    def _cut(self, lan: Lan, clusters: dict[str, Cluster]) -> dict[str, Result]:
+        far = range(self._size - self._size // 2 + 1, self._size + 1)
+        halves = {name: Halves(cluster, far) for name, cluster in clusters.items()}
+        progress(f"{shown(self.case)}: cut")
+        began = time.monotonic()
+        lan.split(far)
+        try:
+            time.sleep(self._seconds)
+        finally:
+            lan.heal()
+        healed = time.monotonic()
+        return at_once(
+            clusters,
+            lambda cluster, _: heal(
+                cluster, halves[cluster.kind.name], began, healed, self._bench.options
+            ),
+            self._number,
+        )
+
+
 def heal(cluster: Cluster, halves: Halves, began: float, healed: float, options: Any) -> Result:
     """What came of it, once the link is back."""
     result: Result = {"dead_across": round(halves.deaths_across(), 2)}
@@ -63,59 +154,68 @@ def heal(cluster: Cluster, halves: Halves, began: float, healed: float, options:
     return result
 
 
-def split(
-    makes: dict[str, Make], lan: Lan, size: int, split_s: float, options: Any, *, is_seeded: bool
-) -> dict[str, Result]:
-    """One split of fresh clusters: of a cluster that lived through one before, nobody knows all."""
-    far = range(size - size // 2 + 1, size + 1)
-    with contextlib.ExitStack() as stack:
-        clusters = {
-            name: stack.enter_context(running(make, lan, size, is_seeded=is_seeded))
-            for name, make in makes.items()
-        }
-        halves = {name: Halves(cluster, far) for name, cluster in clusters.items()}
-        began = time.monotonic()
-        lan.split(far)
-        try:
-            time.sleep(split_s)
-        finally:
-            lan.heal()
-        healed = time.monotonic()
-        return at_once(
-            clusters,
-            lambda cluster, _: heal(cluster, halves[cluster.kind.name], began, healed, options),
-            1,
-        )
+def split_all(bench: Bench, seconds: float, run: int) -> list[Result]:
+    """All splits of one length at the same time; returns their cases."""
+    options = bench.options
+    ways = [(size, is_seeded) for size in options.sizes for is_seeded in SEEDS[options.seeds]]
+    splits = [Split(bench, size, seconds, run, is_seeded=is_seeded) for size, is_seeded in ways]
+    due = [split for split in splits if split.todo]
+    if due:
+        gate = threading.Barrier(len(due))
+        with ThreadPoolExecutor(len(due)) as pool:
+            begun = [
+                pool.submit(split.run, gate, place * options.offset)
+                for place, split in enumerate(due)
+            ]
+            for each in begun:
+                each.result()
+    return [split.case for split in splits]
+
+
+def goals(case: Result, results: Results) -> list[Goal]:
+    text = f"N={case['N']}, {case['split_s']:g} s, seed {case['seed']}"
+    ours = results.get(Meshd.name, [])
+    times: list[Any] = [each.get("all_see_all_s", each.get(FAILED)) for each in ours]
+    words = [time_s for time_s in times if isinstance(time_s, str)]
+    slowest: Figure = words[0] if words else max(times, default=None)
+    dead = [each.get("own_side_deaths", 0) for each in ours]
+    return [
+        at_most(f"{text}: slowest to heal, s", slowest, HEALED_MAX_S),
+        at_most(f"{text}: deaths on one's own side", sum(dead) if dead else None, 0),
+    ]
 
 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--sizes", type=int, nargs="+", default=[3, 10, 50])
-    made.add_argument("--seconds", type=float, nargs="+", default=[25.0, 70.0], help="Of splits.")
-    made.add_argument("--seeds", choices=["shared", "none", "both"], default="both")
+    made.add_argument("--runs", type=int, default=1)
+    made.add_argument(
+        "--seconds", type=float, nargs="+", default=[25.0, 70.0, 600.0], help="Of splits."
+    )
+    made.add_argument("--seeds", choices=list(SEEDS), default="both")
     made.add_argument("--timeout", type=float, default=120.0, help="Until it did not heal.")
     made.add_argument("--after", type=float, default=10.0, help="How long is still looked on.")
-    options = parse(made)
-    if options.quick:
-        options.sizes, options.seconds, options.seeds = [3], [3.0], "shared"
-        options.profile, options.after = "local", 0.5
-    makes = kinds(options)
-    ways = {"shared": [True], "none": [False], "both": [True, False]}[options.seeds]
+    made.add_argument("--offset", type=float, default=8.0, help="Seconds from one to the next.")
+    bench = begin(
+        "versus_split", made,
+        sizes=[3], seconds=[3.0], seeds="shared", profile="local", after=0.5, offset=0.5,
+    )  # fmt: skip
+    options = bench.options
     figures: dict[str, Any] = {}
     rows: list[Result] = []
-    for size in options.sizes:
-        with network(size, is_lan_needed=True) as place:
-            for split_s in options.seconds:
-                for is_seeded in ways:
-                    lan = need_lan(place)
-                    found = split(makes, lan, size, split_s, options, is_seeded=is_seeded)
-                    seed = "shared" if is_seeded else "none"
-                    for name, result in found.items():
-                        progress(f"N={size}, {split_s:g} s, seed {seed}, {name}: {shown(result)}")
-                    rows += flat_rows(found, N=size, split_s=split_s, seed=seed)
-                    figures[f"n{size}_{split_s:g}s_seed_{seed}"] = found
-    keys = ("sizes", "seconds", "seeds", "timeout", "profile")
-    report("versus_split", rows, parameters={k: getattr(options, k) for k in keys}, figures=figures)
+    judged: list[Goal] = []
+    for seconds in options.seconds:
+        cases = []
+        for run in range(1, options.runs + 1):
+            cases = split_all(bench, seconds, run)
+        for case in cases:
+            results = kept_rounds(bench, case, options.runs)
+            for number in range(options.runs):
+                found = {name: each[number] for name, each in results.items() if number < len(each)}
+                rows += flat_rows(found, **case)
+            figures[f"n{case['N']}_{seconds:g}s_seed_{case['seed']}"] = results
+            judged += goals(case, results)
+    bench.finish(rows, figures, judged, "sizes", "runs", "seconds", "seeds", "timeout")
 
 
 if __name__ == "__main__":

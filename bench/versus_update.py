@@ -1,16 +1,26 @@
 """How soon all nodes know what one of them changed: meshd, Serf and kinship in one run.
 
-With meshd it is a capability's description, of which the nodes fetch the new text; with Serf a tag,
-with kinship its metadata, both of which travel within gossip itself.
+With meshd it is a capability's description, with Serf a tag, with kinship its metadata; all of them
+travel within gossip itself. Goal: our median until the last node has it is at most kinship's.
 """
 
 import random
 import time
+from typing import Any
 
-from mesh_processes import report
 from rivals.cluster import Cluster
-from rivals.kinds import UPDATED
-from rivals.side_by_side import Result, collected, kinds, network, parse, parser, ratios, rounds
+from rivals.goals import Goal, at_most
+from rivals.kept import Result
+from rivals.kinds import UPDATED, UPDATES, Kinship, Meshd
+from rivals.side_by_side import (
+    begin,
+    collected,
+    figure,
+    network,
+    parser,
+    ratios,
+    rounds,
+)
 
 TIMEOUT_S = 60.0
 
@@ -36,34 +46,31 @@ def update_one(cluster: Cluster, number: int, seed: int, pause_s: float) -> Resu
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--sizes", type=int, nargs="+", default=[10, 50])
-    made.add_argument("--updates", type=int, default=30)
+    made.add_argument("--runs", type=int, default=30, help="Updates of each kind.")
     made.add_argument("--pause", type=float, default=3.0, help="Seconds of rest between two.")
     made.add_argument("--block", type=int, default=10, help="In a row where kinds take turns.")
-    options = parse(made)
-    if options.quick:
-        options.sizes, options.updates, options.pause = [3], 2, 0.0
-    makes = kinds(options)
-    figures, rows = {}, []
+    bench = begin("versus_update", made, sizes=[3], runs=2, pause=0.0)
+    options = bench.options
+    figures: dict[str, Any] = {}
+    rows: list[Result] = []
+    judged: list[Goal] = []
     for size in options.sizes:
         with network(size, is_lan_needed=False) as place:
             results = rounds(
-                makes,
-                place,
+                bench, place,
                 lambda cluster, number: update_one(cluster, number, options.seed, options.pause),
-                size=size,
-                count=options.updates,
-                block=options.block,
-                is_in_turn=options.in_turn,
-                is_watched=True,
-            )
+                {"N": size}, size=size, count=options.runs, block=options.block, extra=UPDATES,
+            )  # fmt: skip
         some, found = collected(results, [])
         rows += [{"N": size, **row} for row in some]
         everywhere = {name: each.get("everywhere_s", {}) for name, each in found.items()}
         figures[f"n{size}"] = {**found, "ratio_p50": ratios(everywhere, "p50")}
-    keys = ("sizes", "updates", "pause", "profile", "seed")
-    report(
-        "versus_update", rows, parameters={k: getattr(options, k) for k in keys}, figures=figures
-    )
+        p50 = {name: figure(everywhere, name, "p50") for name in (Meshd.name, Kinship.name)}
+        judged += [
+            at_most(f"N={size}: p50 to all, kinship", p50[Meshd.name], p50[Kinship.name]),
+            at_most(f"N={size}: updates lost", figure(found, Meshd.name, "failed"), 0),
+        ]
+    bench.finish(rows, figures, judged, "sizes", "runs", "pause", "block")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"})
 """Variables of the command line itself, which are no settings of a node."""
 
-Policy = Literal["adaptive", "least_loaded", "weighted", "round_robin", "random"]
+Policy = Literal["adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random"]
 POLICIES = get_args(Policy)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]

@@ -39,12 +39,15 @@ from meshd.capability.definition import (
 )
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
+from meshd.daemon.event_log import Event
+from meshd.daemon.event_side import EventSide, running_loop
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
+from meshd.daemon.program_events import Query, Reply
 from meshd.errors import NoDaemonError, UsageError
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
 
-__all__ = ["Found", "Mesh", "capability"]
+__all__ = ["Event", "Found", "Mesh", "Query", "Reply", "capability"]
 
 DEADLINE_DEFAULT_S: Seconds = 30.0
 GRACE_S: Seconds = 2.0
@@ -67,7 +70,7 @@ class Found(msgspec.Struct, frozen=True):
     nodes: tuple[dict[str, Any], ...]
 
 
-class Mesh:
+class Mesh(EventSide):
     """One program's place in the mesh.
 
     Use it as `async with Mesh() as mesh`, or in plain scripts as `with Mesh() as mesh` and the
@@ -113,6 +116,7 @@ class Mesh:
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        super().__init__()
 
     # Offering
 
@@ -180,7 +184,7 @@ class Mesh:
             raise UsageError(f"already offered here: {', '.join(taken)}", hint="rename one")
         definitions = collect(agent)
         if self._link is not None:
-            if _running_loop() is self._loop:
+            if running_loop() is self._loop:
                 self._link.offer(definitions)
             else:
                 self._wait(_offer(self._link, definitions))
@@ -221,6 +225,7 @@ class Mesh:
         if late:
             # Offered while this was starting.
             self._link.offer(late)
+        await self._follow()
         event(logger, "info", "mesh_ready", how=self._link.kind, node=self._link.node_name)
         return self
 
@@ -228,6 +233,7 @@ class Mesh:
         """Be started already, on a node that somebody else made of `definitions` and runs."""
         self._loop = asyncio.get_running_loop()
         self._link = link
+        self._late = self._loop.create_task(self._follow_late(), name="meshd-follow")
 
     async def _become_node(self, definitions: tuple[CapabilityDefinition, ...]) -> Link:
         """Embed a node; where the name is in use on this machine, one with a number behind it."""
@@ -246,6 +252,7 @@ class Mesh:
     async def stop(self) -> None:
         """Finish what runs, and leave. Idempotent."""
         link, self._link = self._link, None
+        await self._program.stop()
         if link is not None:
             await link.close()
 
@@ -418,7 +425,7 @@ class Mesh:
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Run `work` in this Mesh's loop, from another thread."""
         loop = self._loop
-        if loop is None or _running_loop() is loop:
+        if loop is None or running_loop() is loop:
             work.close()
             why = "is not started" if loop is None else "runs in this very loop"
             raise UsageError(f"this Mesh {why}", hint="use `with mesh:`, or await the other method")
@@ -459,13 +466,6 @@ def _with_origin(work: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answe
         return await work
 
     return carried()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _program_name() -> str:

@@ -70,6 +70,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     """A node as another node's table records it.
 
     `lag` is how late it reads its mail by its own word, in steps of 20 ms (`meshd.gossip.lag`).
+    `digest` is 8 bytes over its whole state at `state_version`; empty where that is not known.
     """
 
     node: NodeId
@@ -79,6 +80,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     address: Address
     state_version: int = 0
     lag: int = 0
+    digest: bytes = b""
 
 
 def is_name(text: str) -> bool:

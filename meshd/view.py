@@ -15,6 +15,8 @@ class Peer(msgspec.Struct, frozen=True):
 
     `heard_at` is when this node last had first-hand word of it or a fresh load record; `load_at`
     when the load record was received; `rtt_s` a moving average of probe round trips, or None;
+    `rtt_estimate_s` what network coordinates say of it, right or wrong by the share
+    `rtt_estimate_error`, or None while they say nothing;
     `reachable` is false from the first unanswered probe round until it is heard again: local
     knowledge that is never gossiped, on which routing stops at once.
     """
@@ -34,6 +36,13 @@ class Peer(msgspec.Struct, frozen=True):
     reachable: bool = True
     version: str = ""
     signals: Mapping[str, float] = {}
+    rtt_estimate_s: float | None = None
+    rtt_estimate_error: float | None = None
+
+    @property
+    def distance_s(self) -> Seconds | None:
+        """The round trip: as measured, else as estimated, else unknown."""
+        return self.rtt_estimate_s if self.rtt_s is None else self.rtt_s
 
     def age(self, now: Instant) -> Seconds | None:
         """Seconds since it was last heard; None if it never was."""

@@ -22,11 +22,14 @@ from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
 from meshd.gossip.dialects import Dialects
+from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import ProbeCompleted
+from meshd.gossip.events import EventPlane
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Ack, Join, Records, Update
 from meshd.gossip.prober import Prober
+from meshd.gossip.recent import RecentEvents
 from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import StateStore
 from meshd.gossip.suspicion import Suspicion
@@ -179,9 +182,9 @@ def _believes_it(original: Any) -> Any:
 
 
 def _twice(original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
-        original(self, target, sequence)
-        original(self, target, sequence)
+    def ping(self: Prober, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        original(self, *args, **options)
 
     return ping
 
@@ -301,6 +304,8 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+             "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),
     Mutation("jumping", "an incarnation rises by two", Beliefs, "_raise_self", _jumping, "starved"),
@@ -319,6 +324,8 @@ MUTATIONS = (
              _forgets_epoch, "swarm"),
     Mutation("no_pull", "a newer state is never asked for", StateStore, "note_teller", _refuses,
              "churn"),
+    Mutation("no_documents", "documents are never asked for", Documents, "on_told", _nothing,
+             "documents"),
     Mutation("from_anywhere", "records are answered to where they came from", Exchange,
              "on_records", _from_anywhere, "outsiders"),
     Mutation("generous", "a join too short for its answer is answered", Exchange, "on_join",
@@ -353,5 +360,9 @@ MUTATIONS = (
              _nothing, "third_version"),
     Mutation("garbled", "every fiftieth datagram lacks its last byte", outbox_module.Outbox, "_put",
              _garbled, "crash"),
+    Mutation("echoed", "users' events that are known are taken again", RecentEvents, "knows",
+             _refuses, "told"),
+    Mutation("untold", "users' events are compared and not passed on", EventPlane, "_on_round",
+             _nothing, "told"),
 )  # fmt: skip
 """All of them, with the scenario in which each should be caught within a few seeds."""

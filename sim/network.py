@@ -98,6 +98,8 @@ class Network:
         """
         self.shape = shape
         self.dropped = 0
+        self.crowded_at = 0.0
+        """When a narrow link last had to drop a packet."""
         self._latency = random_for("latency")
         self._loss = random_for("loss")
         self._duplicate = random_for("duplicate")
@@ -124,6 +126,7 @@ class Network:
             wait_s = self._queue_s(source, size, shape.bytes_per_s, now)
             if wait_s > EGRESS_QUEUE_MAX_S:
                 self.dropped += 1
+                self.crowded_at = now
                 return ()
             at += wait_s
         if self._clogs:

@@ -10,7 +10,18 @@ from typing import Any, get_args
 import msgpack
 
 from meshd.gossip.codec import FLAG_LOAD, HEADER_BYTES, LOAD_BYTES, PROTOCOL_VERSION
-from meshd.gossip.messages import Delta, Join, Message, StateEntry, Update, Wanted, Welcome
+from meshd.gossip.messages import (
+    Delta,
+    DocumentPart,
+    Join,
+    Message,
+    StateChange,
+    StateEntry,
+    Update,
+    Wanted,
+    WantedDocument,
+    Welcome,
+)
 
 NEW_KIND = 100
 NEW_KIND_EVERY = 17
@@ -21,6 +32,7 @@ _TIMELESS = tuple(int(kind.__struct_config__.tag or 0) for kind in (Join, Welcom
 _KINDS: dict[int, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _NESTED: dict[str, Any] = {
     "updates": Update, "record": Update, "wanted": Wanted, "deltas": Delta, "entries": StateEntry,
+    "delta": StateChange, "documents": WantedDocument, "parts": DocumentPart,
 }  # fmt: skip
 
 
@@ -82,6 +94,9 @@ def _grow(fields: list[Any], kind: Any, extra: Any, *, nested: bool) -> list[Any
 
 
 def _grow_inner(name: str, value: Any, inner: Any) -> Any:
-    if name == "record":
+    if not isinstance(value, list | tuple):
+        # None, or a number that is called as the fields of another kind are.
+        return value
+    if name in {"record", "delta"}:
         return _grow(value, inner, _NEW_NUMBER, nested=True)
     return [_grow(each, inner, _NEW_NUMBER, nested=True) for each in value]

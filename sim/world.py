@@ -59,9 +59,9 @@ class Host:
 
     __slots__ = (
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
-        "epoch", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at", "mesh",
-        "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds", "speak",
-        "started_at", "stopped", "swim", "versions", "wall_s",
+        "epoch", "event_floor", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at",
+        "mesh", "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds",
+        "speak", "started_at", "stopped", "swim", "versions", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -73,6 +73,7 @@ class Host:
         self.swim: Swim | None = None
         self.epoch = EPOCH_START_MS
         self.saved_epoch = EPOCH_START_MS - 1
+        self.event_floor = 0
         self.speak: Speak | None = None
         self.versions = Versions()
         self.paused_at = LONG_AGO_S
@@ -252,8 +253,8 @@ class World(Calm):
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
         host.swim = Swim(
-            me, host.mesh, self.config, rng, self._local(host), table,
-            host.versions,
+            me, host.mesh, self.config, rng, self._local(host), table, host.versions,
+            host.event_floor,
         )  # fmt: skip
         self.rearm(host)
         if seeds is not None:
@@ -285,6 +286,7 @@ class World(Calm):
         if not host.leaving:
             for tell in self.on_down:
                 tell(host)
+        host.event_floor = host.swim.event_clock
         host.swim = None
         host.down_since = self.now
         host.armed_at = _NEVER
@@ -318,6 +320,7 @@ class World(Calm):
     def forget_state(self, host: Host) -> None:
         """The state directory of a stopped host is lost: its next epoch is its clock's alone."""
         host.saved_epoch = Epoch(0)
+        host.event_floor = 0
         self.unruly[host.id] = None
 
     def clone(self, host: Host, seeds: tuple[int, ...]) -> Host:

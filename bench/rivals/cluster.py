@@ -1,5 +1,6 @@
 """A running cluster of one kind: who believes what since when, and what it costs."""
 
+import bisect
 import contextlib
 import os
 import selectors
@@ -11,16 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import psutil
 
-from rivals.kinds import ALIVE, DEAD, READY, STATES, Kind, Make, Spec
+from rivals.kinds import AGES, ALIVE, BOUND, DEAD, PLAIN, READY, STATES, Kind, Make, Spec
 from rivals.network import Network
 
-POLL_S = 0.02
+POLL_S = 0.05
+"""How often a wait looks. No figure depends on it: what nodes say is timed as it comes."""
+LOOK_AFTER_S = 1.0
+STARTING_MAX = 8
+"""Nodes that start at the same time, but for a crowd: what runs already shall not starve."""
+EARS_NICE = -10
 READY_TIMEOUT_S = 180.0
 LINES_KEPT = 40
 
@@ -40,6 +46,10 @@ class Node:
     key: str = ""
     """What others call it, once it is ready."""
     ready_at: float = 0.0
+    bound_at: float = 0.0
+    """When it had its sockets, where that is told apart from its readiness."""
+    ages: list[tuple[float, list[int]]] = field(default_factory=list)
+    """Monotonic seconds; of each other's load that it held then the age in hundredths of one."""
     changes: list[tuple[float, str, str]] = field(default_factory=list)
     """Monotonic seconds, the other's key, what was said of it."""
     beliefs: dict[str, str] = field(default_factory=dict)
@@ -58,6 +68,12 @@ class Node:
             if heard.what == READY:
                 self.key, self.ready_at = heard.subject, at
                 continue
+            if heard.what == BOUND:
+                self.bound_at = at
+                continue
+            if heard.what == AGES:
+                self.ages.append((at, [int(age) for age in heard.subject.split(",") if age]))
+                continue
             self.changes.append((at, heard.subject, heard.what))
             if heard.what in STATES:
                 self.beliefs[heard.subject] = heard.what
@@ -66,13 +82,12 @@ class Node:
         """When it first said one of `whats` of `subject`, from `since` on."""
         wanted = set(whats)
         return next(
-            (
-                at
-                for at, s, what in list(self.changes)
-                if at >= since and s == subject and what in wanted
-            ),
-            None,
+            (at for at, s, what in self.since(since) if s == subject and what in wanted), None
         )
+
+    def since(self, since: float) -> list[tuple[float, str, str]]:
+        """What it said from then on."""
+        return self.changes[bisect.bisect_left(self.changes, (since,)) :]
 
     def sees(self, keys: Iterable[str]) -> bool:
         """Whether it believes all of these alive, but for itself."""
@@ -100,6 +115,9 @@ class Ears:
         self._selector.register(node.process.stdout, selectors.EVENT_READ, node)
 
     def _run(self) -> None:
+        # While a hundred nodes start, words that wait to be read would look like late ones.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), EARS_NICE)
         while True:
             for key, _ in self._selector.select(0.2):
                 data = os.read(key.fd, 262_144)
@@ -121,7 +139,7 @@ class Cluster:
         network: Network,
         *,
         is_one_address: bool = False,
-        is_watched: bool = False,
+        extra: str = PLAIN,
     ) -> None:
         # A control socket's path may have about 100 bytes: not under a long TMPDIR.
         self.place = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
@@ -129,7 +147,9 @@ class Cluster:
         self.network = network
         self.nodes: list[Node] = []
         self._is_one_address = is_one_address
-        self._is_watched = is_watched
+        self._extra = extra
+        self.is_broken = False
+        """Whether a node that nobody stopped has ended: no round can succeed any more."""
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +174,7 @@ class Cluster:
             port=self.network.port(wished),
             seeds=tuple(node.spec.bind for node in seeds),
             inside=tuple(self.network.inside(host)),
-            is_watched=self._is_watched,
+            extra=self._extra,
         ), host
 
     def _spawn(self, spec: Spec, host: int) -> Node:
@@ -166,8 +186,8 @@ class Cluster:
         EARS.listen(node)
         return node
 
-    def start(self, count: int, *, is_seeded: bool = True) -> None:
-        """Start the first, then all others at once, which know only that one.
+    def start(self, count: int, *, is_seeded: bool = True, is_crowd: bool = False) -> None:
+        """Start the first, then all others, which know only that one: a few at a time, or at once.
 
         Where they are not seeded, they get to know it once they run, by a command: no node then
         has an address that it was told to try for good.
@@ -176,21 +196,23 @@ class Cluster:
         self.wait_ready()
         known = self.nodes[:1]
         for number in range(2, count + 1):
+            if not is_crowd:
+                self._wait_for_room()
             self.nodes.append(self._spawn(*self._spec(number, known if is_seeded else [])))
         self.wait_ready()
         if not is_seeded:
             for node in self.nodes[1:]:
                 self.join(node, known[0])
 
+    def _wait_for_room(self) -> None:
+        def has_room() -> bool:
+            return sum(not node.key for node in self.nodes) < STARTING_MAX
+
+        self.wait(has_room, "nodes to be ready", READY_TIMEOUT_S)
+
     def restart(self, node: Node, seeds: Iterable[Node]) -> Node:
         """Start a node that ended under its old name, address and port."""
-        spec = Spec(
-            **{
-                f: getattr(node.spec, f)
-                for f in ("name", "address", "port", "inside", "is_watched")
-            },
-            seeds=tuple(seed.spec.bind for seed in seeds),
-        )
+        spec = replace(node.spec, seeds=tuple(seed.spec.bind for seed in seeds))
         again = self._spawn(spec, node.host)
         self.nodes[self.nodes.index(node)] = again
         self.wait_ready()
@@ -213,15 +235,27 @@ class Cluster:
             TimeoutError: it did not come true in time.
             EndedError: a node that nobody stopped has ended.
         """
-        give_up = time.monotonic() + timeout_s
+        began = looked_at = time.monotonic()
         while not wanted():
-            for node in self.nodes:
-                if not node.is_meant_to_end and node.process.poll() is not None:
-                    said = b"\n".join(node.lines).decode(errors="replace")
-                    raise EndedError(f"{self.kind.name} {node.spec.name} ended:\n{said}")
-            if time.monotonic() > give_up:
+            now = time.monotonic()
+            if now > looked_at + LOOK_AFTER_S:
+                looked_at = now
+                self.look_for_ended()
+            if now > began + timeout_s:
                 raise TimeoutError(f"{self.kind.name}: waited {timeout_s:g} s for {what}")
             time.sleep(POLL_S)
+
+    def look_for_ended(self) -> None:
+        """Notice what nobody asked for.
+
+        Raises:
+            EndedError: a node that nobody stopped has ended.
+        """
+        for node in self.nodes:
+            if not node.is_meant_to_end and node.process.poll() is not None:
+                self.is_broken = True
+                said = b"\n".join(node.lines).decode(errors="replace")
+                raise EndedError(f"{self.kind.name} {node.spec.name} ended:\n{said}")
 
     def wait_ready(self) -> None:
         """Wait until all serve."""
@@ -245,8 +279,8 @@ class Cluster:
         said = (
             at
             for node in self.nodes
-            for at, key, what in list(node.changes)
-            if what == ALIVE and key in keys and at >= since
+            for at, key, what in node.since(since)
+            if what == ALIVE and key in keys
         )
         return max(said, default=since) - since
 
@@ -267,16 +301,27 @@ class Cluster:
 
     def deaths(self, since: float, *, of: Iterable[str], by: Iterable[Node]) -> int:
         """How often one of the nodes `of` (keys) was declared dead by one of the nodes `by`."""
+        return len(self.said(DEAD, since, of=of, by=by))
+
+    def said(
+        self, what: str, since: float, *, of: Iterable[str], by: Iterable[Node]
+    ) -> list[tuple[float, str]]:
+        """When `what` was said of which of the nodes `of` (keys) by the nodes `by`, sorted."""
         wanted = set(of)
-        return sum(
-            1
+        return sorted(
+            (at, key)
             for node in by
-            for at, key, what in list(node.changes)
-            if at >= since and what == DEAD and key in wanted
+            for at, key, told in node.since(since)
+            if told == what and key in wanted
         )
 
     def usage(self) -> dict[str, float]:
-        """Processor seconds and resident bytes so far, means over the nodes."""
+        """Processor seconds and resident bytes so far, means over the nodes.
+
+        Raises:
+            EndedError: as `look_for_ended` does.
+        """
+        self.look_for_ended()
         processes = [psutil.Process(node.process.pid) for node in self.nodes]
         times = [process.cpu_times() for process in processes]
         memory = [process.memory_info().rss for process in processes]
@@ -296,6 +341,10 @@ class Cluster:
         """Have a running node join another, once."""
         self._do(node, self.kind.join(node.spec, _sender(node), to.spec.bind))
 
+    def block(self, node: Node, how: str, seconds: float) -> None:
+        """Have a node's user code block its event loop; returns at once or when it has."""
+        self.kind.block(node.spec, _sender(node), how, seconds)
+
     def _do(self, node: Node, command: list[str]) -> None:
         if command:
             subprocess.run([*node.spec.inside, *command], check=True, capture_output=True)
@@ -303,4 +352,9 @@ class Cluster:
 
 def _sender(node: Node) -> Callable[[bytes], None]:
     assert node.process.stdin is not None
-    return node.process.stdin.write
+    write = node.process.stdin.write
+
+    def send(data: bytes) -> None:
+        write(data)
+
+    return send

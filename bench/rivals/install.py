@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import venv
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def find(directory: Path) -> Installed:
     serf = own if own.exists() else Path(usual) if usual else None
     python = directory / "kinship" / "bin" / "python"
     kinship = python if python.exists() and (directory / "kinship" / "done").exists() else None
-    own = directory / "memberlist-node"
+    own = directory / _program_name()
     memberlist = own if own.exists() else None
     found = {"serf": serf, "kinship": kinship, "memberlist": memberlist}
     missing = {
@@ -93,8 +94,13 @@ def _install_memberlist(directory: Path) -> None:
             "GOPATH": str(root / "usr" / "share" / "gocode"), "GOCACHE": str(root / "cache"),
             "CGO_ENABLED": "0", "HOME": place,
         }  # fmt: skip
-        built = str(directory / "memberlist-node")
+        built = str(directory / _program_name())
         _run([str(go), "build", "-o", built, str(PROGRAM)], root, environment)
+
+
+def _program_name() -> str:
+    """Another one for each version of our program around memberlist: an old one is not used."""
+    return f"memberlist-node-{zlib.crc32(PROGRAM.read_bytes()):08x}"
 
 
 def _unpack(packages: list[str], root: Path) -> None:

@@ -13,7 +13,11 @@ from mesh_processes import isolated_environment
 from meshd.control import ControlClient
 from rivals.install import Installed
 
-READY, UPDATED = "ready", "updated"
+READY, BOUND, UPDATED, AGES = "ready", "bound", "updated", "ages"
+PLAIN, UPDATES, SOCKETS, LOADS, BLOCKS = "", "updates", "sockets", "loads", "blocks"
+"""What is wanted of nodes besides their beliefs: that they tell of others' updates or of their own
+sockets, change their load each second and tell the ages of others' loads, offer code that blocks.
+"""
 ALIVE, SUSPECT, DEAD, LEFT = "alive", "suspect", "dead", "left"
 STATES = frozenset({ALIVE, SUSPECT, DEAD, LEFT})
 HERE = Path(__file__).resolve().parent
@@ -36,8 +40,8 @@ class Spec:
     seeds: tuple[str, ...]
     inside: tuple[str, ...]
     """What its command line begins with, so that it runs where it shall."""
-    is_watched: bool
-    """Whether updates of its peers are wanted in its output."""
+    extra: str = PLAIN
+    """What is wanted of it besides its beliefs."""
 
     @property
     def bind(self) -> str:
@@ -78,6 +82,10 @@ class Kind(Protocol):
         """Have a running node join another, once; returns as `update` does."""
         ...
 
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
+        """Have user code block the node's event loop for so long; may return before or after."""
+        ...
+
 
 class Meshd:
     """Ours, of this very checkout."""
@@ -91,18 +99,22 @@ class Meshd:
         self._profile = profile
         self._mesh = f"bench-{os.getpid()}"
         self._states = {f"member_{state}": state for state in STATES} | {
-            "started": READY, "state_changed": UPDATED,
+            "started": READY, "bound": BOUND, "state_changed": UPDATED, "ages": AGES,
         }  # fmt: skip
         self.environment = isolated_environment(place)
 
     def command(self, spec: Spec) -> list[str]:
-        """`meshd start`, or the same with a log of what it learns."""
-        program = [str(HERE / "watched_meshd.py")] if spec.is_watched else ["-m", "meshd"]
+        """`meshd start`, or the same with what is wanted besides."""
+        is_watched = spec.extra in {UPDATES, SOCKETS, LOADS}
+        program = [str(HERE / "watched_meshd.py"), spec.extra] if is_watched else ["-m", "meshd"]
+        offers = {UPDATES: str(self._place / f"{spec.name}.toml"), BLOCKS: "blocked_loop:block"}
+        if spec.extra == UPDATES:
+            self._offers(spec, 0)
         return [
             sys.executable, *program, "start", "--name", spec.name, "--mesh", self._mesh,
             "--bind", spec.bind, "--profile", self._profile, "--log-format", "json", "--no-mdns",
             *(part for seed in spec.seeds for part in ("--join", seed)),
-            *(("--capability", str(self._offers(spec, 0))) if spec.is_watched else ()),
+            *(("--capability", offers[spec.extra]) if spec.extra in offers else ()),
         ]  # fmt: skip
 
     def parse(self, line: bytes) -> Heard | None:
@@ -127,16 +139,21 @@ class Meshd:
         self._client(spec).call("join", {"addresses": [address]})
         return []
 
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
+        """A handler does what it should not."""
+        del send
+        params = {"capability": "block", "input": {"how": how, "seconds": seconds}}
+        self._client(spec).call("work", params, timeout_s=seconds + 20)
+
     def _client(self, spec: Spec) -> ControlClient:
         return ControlClient(str(self._place / "run" / "meshd" / self._mesh / f"{spec.name}.sock"))
 
-    def _offers(self, spec: Spec, value: int) -> Path:
+    def _offers(self, spec: Spec, value: int) -> None:
         path = self._place / f"{spec.name}.toml"
         path.write_text(
             f'[[capability]]\nname = "echo"\ndescription = "Version {value}."\ncommand = ["cat"]\n',
             encoding="utf-8",
         )
-        return path
 
 
 class Serf:
@@ -189,6 +206,10 @@ class Serf:
         del send
         return [self._program, "join", "-rpc-addr", f"127.0.0.1:{self._rpc_port(spec)}", address]
 
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
+        """It runs no user code."""
+        raise NotImplementedError
+
 
 class Told:
     """A small program of ours around a library: says two words a line, and obeys its input."""
@@ -204,12 +225,12 @@ class Told:
 
     def command(self, spec: Spec) -> list[str]:
         """The same for all of these programs."""
-        return [*self._program, self._profile, spec.name, spec.bind, *spec.seeds]
+        return [*self._program, self._profile, spec.name, spec.bind, spec.extra, *spec.seeds]
 
     def parse(self, line: bytes) -> Heard | None:
         """A state and a name; the library's own log is something else."""
         what, _, subject = line.decode(errors="replace").partition(" ")
-        is_ours = what in STATES or what in {READY, UPDATED}
+        is_ours = what in STATES or what in {READY, UPDATED, AGES}
         return Heard(what, subject.strip()) if is_ours else None
 
     def update(self, spec: Spec, send: Callable[[bytes], None], value: int) -> list[str]:
@@ -223,6 +244,11 @@ class Told:
         del spec
         send(b"join %s\n" % address.encode())
         return []
+
+    def block(self, spec: Spec, send: Callable[[bytes], None], how: str, seconds: float) -> None:
+        """By an order that the program's own loop carries out."""
+        del spec, how
+        send(b"block %g\n" % seconds)
 
 
 class Kinship(Told):
@@ -250,6 +276,8 @@ class Memberlist(Told):
 Make = Callable[[Path], Kind]
 """Makes a kind whose nodes keep their files in this directory."""
 NAMES = (Meshd.name, Serf.name, Kinship.name)
+BLOCK_WAYS = {Meshd.name: ("sleep", "python"), Kinship.name: ("sleep",)}
+"""How user code can block a node's event loop; the others have none."""
 ALL_NAMES = (*NAMES, Memberlist.name)
 PORTS = [kind.port for kind in (Meshd, Serf, Kinship, Memberlist)]
 

@@ -1,5 +1,6 @@
 """Where nodes run: plain loopback, or a LAN of namespaces that can split, lose and count."""
 
+import itertools
 import json
 import os
 import shutil
@@ -77,7 +78,7 @@ class Lan:
     def __init__(self, hosts: int, ports: list[int]) -> None:
         self._hosts = hosts
         self._ports = ports
-        self._name = f"mb{os.getpid()}"
+        self._name = f"mb{os.getpid()}{next(_LETTERS)}"
         self._switch = f"{self._name}s"
         self._split: range = range(0)
         self._loss_percent = 0
@@ -198,6 +199,8 @@ class Lan:
 
 
 _PROTOCOLS = ("udp", "tcp")
+_LETTERS = itertools.cycle("abcdefghijklmnopqrtuvwxyz")
+"""Several LANs of one bench run side by side. Without an s, which stands for the switch."""
 BRIDGE = """link add br0 type bridge mcast_snooping 0
 link set br0 up
 link set lo up

@@ -26,6 +26,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "peers": "List the nodes of the mesh.",
         "info": "Show everything known of one node.",
         "ping": "Measure the way to a node.",
+        "events": "Show what has happened in the mesh; follow it.",
+        "event": "Tell all nodes of the mesh.",
+        "query": "Ask all nodes and gather their answers.",
         "doctor": "Look for what is wrong, and say how to fix it.",
     },
     "Work": {

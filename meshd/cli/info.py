@@ -71,6 +71,7 @@ def lines(document: dict[str, Any], palette: Palette) -> list[str]:
         ("incarnation", f"{row.get('incarnation', '?')}  epoch {row.get('epoch', '?')}"),
         ("up", age(own["uptime_s"]) if "uptime_s" in own else ""),
         ("heard", "" if row.get("self") else f"{nodes.seen(row)} ago, rtt {nodes.round_trip(row)}"),
+        ("distance", nodes.estimate(row)),
         ("load", _load(row)),
         ("offers", "\n".join(_capability(c) for c in document["capabilities"]) or "nothing"),
         ("history", _history(document["history"])),

@@ -39,8 +39,18 @@ def load_cells(row: Row) -> tuple[str, str, str]:
 
 
 def round_trip(row: Row) -> str:
-    """The measured round trip."""
+    """The measured round trip; with `~` before it, the one that coordinates say."""
+    if row.get("rtt_ms") is None and row.get("rtt_estimate_ms") is not None:
+        return f"~{latency(row['rtt_estimate_ms'])}"
     return latency(row.get("rtt_ms"))
+
+
+def estimate(row: Row) -> str:
+    """The round trip by network coordinates and by how much it may be off, or nothing."""
+    if row.get("rtt_estimate_ms") is None:
+        return ""
+    error = percent(row.get("rtt_estimate_error"))
+    return f"{latency(row['rtt_estimate_ms'])} by coordinates, give or take {error}"
 
 
 def seen(row: Row) -> str:

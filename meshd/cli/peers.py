@@ -54,6 +54,10 @@ def _number(value: Any) -> tuple[bool, float]:
     return (value is None, value if value is not None else 0.0)
 
 
+def _first(one: Any, other: Any) -> Any:
+    return other if one is None else one
+
+
 def _load(name: str) -> Callable[[Row], Any]:
     return lambda row: _number((row.get("load") or {}).get(name))
 
@@ -63,7 +67,7 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "state": lambda row: STATES.index(row["state"]) if row.get("state") in STATES else 9,
     "cpu": _load("cpu"),
     "mem": _load("mem"),
-    "rtt": lambda row: _number(row.get("rtt_ms")),
+    "rtt": lambda row: _number(_first(row.get("rtt_ms"), row.get("rtt_estimate_ms"))),
     "age": lambda row: _number(row.get("age_s")),
 }
 
@@ -113,7 +117,7 @@ def command(
     watch: float | None,
     count: int | None,
 ) -> None:
-    """List the nodes of the mesh; this node is marked by `*`."""
+    """List the nodes of the mesh; this node is marked by `*`, an estimated round trip by `~`."""
 
     def fetch() -> dict[str, Any]:
         result: dict[str, Any] = session.call("peers")

@@ -62,7 +62,7 @@ def command(
                 emit([reply_line(row, replies[-1], via, palette)])
     finally:
         if replies and not as_json:
-            emit([summary(replies)])
+            emit([summary(replies, nodes.estimate(row))])
     if as_json:
         head = {"schema": "meshd.ping/1", "node": row["id"], "name": row.get("name"), "via": via}
         emit_json({**head, "replies": replies})
@@ -87,12 +87,13 @@ def reply_line(row: nodes.Row, reply: Reply, via: str, palette: Palette) -> str:
     )
 
 
-def summary(replies: list[Reply]) -> str:
-    """How many were answered, and the least, mean and greatest round trip."""
+def summary(replies: list[Reply], estimate: str = "") -> str:
+    """How many were answered, the least, mean and greatest round trip, and the expected one."""
     times = [reply["rtt_ms"] for reply in replies if reply.get("rtt_ms") is not None]
     lost = 100 * (len(replies) - len(times)) / len(replies)
     text = f"{len(replies)} sent, {len(times)} answered, {lost:.0f}% lost"
     if not times:
         return text
     mean = sum(times) / len(times)
-    return f"{text} · min {latency(min(times))} · mean {latency(mean)} · max {latency(max(times))}"
+    text += f" · min {latency(min(times))} · mean {latency(mean)} · max {latency(max(times))}"
+    return f"{text} · {estimate}" if estimate else text

@@ -7,6 +7,7 @@ import msgspec
 from meshd.capability.definition import CapabilityDefinition, RemoteHandler, named_for
 from meshd.capability.manifest import Manifest, check_manifest
 from meshd.clock import Seconds
+from meshd.daemon.event_methods import EventMethods
 from meshd.errors import UsageError
 from meshd.model import check_name
 from meshd.rpc.channel import Channel
@@ -34,8 +35,9 @@ class RegisterParams(msgspec.Struct, forbid_unknown_fields=True):
 class Attachments:
     """All programs attached to one node."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: "Node", events: EventMethods) -> None:
         self._node = node
+        self._events = events
 
     async def attach(self, channel: Channel) -> None:
         """Prepare the link of a new program."""
@@ -48,6 +50,7 @@ class Attachments:
 
         channel.methods.add("register", RegisterParams, register)
         channel.on_closed(self._detach)
+        self._events.attach(channel)
 
     def _register(self, channel: Channel, params: RegisterParams) -> dict[str, Any]:
         """Offer what the program offers.

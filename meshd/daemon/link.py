@@ -11,10 +11,13 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Clock, Seconds
 from meshd.config import load_config
 from meshd.control import choose_socket
+from meshd.daemon.event_log import payload_from, payload_shape
+from meshd.daemon.event_methods import PROGRAM_METHODS
+from meshd.daemon.happenings import Answerer, Asked
 from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
 from meshd.deadline import Deadline
-from meshd.errors import MeshError, NoDaemonError
+from meshd.errors import MeshError, NoDaemonError, UsageError
 from meshd.load import default_slots
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel
@@ -59,6 +62,10 @@ class Link(Protocol):
 
     async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
         """Call one of the node's remote methods."""
+        ...
+
+    async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
+        """Answer queries of these names, and no others."""
         ...
 
     async def close(self) -> None:
@@ -113,8 +120,17 @@ class EmbeddedLink:
         if self._has_news:
             self._has_news = False
             await self._node.described()
-        context = CallContext(remote="program", local=False, deadline_s=timeout_s)
+        is_local = method in PROGRAM_METHODS
+        context = CallContext(remote="program", local=is_local, deadline_s=timeout_s)
         return await self._node.registry.call(method, params, context)
+
+    async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
+        """Answer queries of these names, and no others."""
+
+        async def answer(asked: Asked) -> bytes:
+            return await answerers[asked.name](asked)
+
+        self._node.happenings.answer_with(tuple(answerers), answer, self)
 
     async def close(self) -> None:
         """Leave the mesh."""
@@ -128,6 +144,16 @@ class WorkOrder(msgspec.Struct, forbid_unknown_fields=True):
     input: Any = None
     timeout_s: float = 300.0
     hops: tuple[str, ...] = ()
+
+
+class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """The daemon's call `query`: answer this."""
+
+    name: str
+    node: str
+    timeout_s: float
+    payload: str | None = None
+    payload_base64: str | None = None
 
 
 class AttachedLink:
@@ -151,6 +177,7 @@ class AttachedLink:
         self._attached = asyncio.Event()
         self._offers: asyncio.Task[None] | None = None
         self._refused: MeshError | None = None
+        self._answerers: Mapping[str, Answerer] = {}
         self.node_name = ""
 
     @classmethod
@@ -183,6 +210,7 @@ class AttachedLink:
     async def _connect(self) -> None:
         registry = Registry()
         registry.add("work", WorkOrder, self._on_work)
+        registry.add("query", QueryOrder, self._on_query)
         channel = await connect_channel(self._path, methods=registry)
         try:
             info = await channel.call("info", {}, REGISTER_TIMEOUT_S)
@@ -192,6 +220,8 @@ class AttachedLink:
             while names := tuple(m.name for m in self._worker.manifests() if m.name not in told):
                 await self._register(channel, names)
                 told.update(names)
+            if self._answerers:
+                await self._tell_queries(channel)
         except BaseException:
             await channel.close()
             raise
@@ -232,6 +262,38 @@ class AttachedLink:
         ORIGIN.set(Origin(order.hops, deadline))
         done = await self._worker.run(order.capability, order.input, deadline_s=order.timeout_s)
         return done.result
+
+    async def _on_query(self, order: QueryOrder, context: CallContext) -> dict[str, str]:
+        del context
+        answerer = self._answerers.get(order.name)
+        if answerer is None:
+            raise UsageError(f"this program answers no query {order.name!r}")
+        payload = payload_from(order.payload, order.payload_base64)
+        return payload_shape(
+            await answerer(Asked(order.name, payload, order.node, order.timeout_s))
+        )
+
+    async def _tell_queries(self, channel: Channel) -> None:
+        names = {"names": list(self._answerers)}
+        await channel.call("answer_queries", names, REGISTER_TIMEOUT_S)
+
+    async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
+        """Answer queries of these names, and no others.
+
+        Raises:
+            UsageError: another program answers one of them; then nothing has changed.
+        """
+        before, self._answerers = self._answerers, answerers
+        channel = self._channel
+        if channel is None:
+            return  # attaching again tells it
+        try:
+            await self._tell_queries(channel)
+        except MeshError:
+            if channel.closed:
+                return
+            self._answerers = before
+            raise
 
     def offer(self, definitions: Definitions) -> None:
         """Offer more; the daemon is told at once. If it refuses, the next request says so."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from meshd.capability.manifest import CapabilitySummary, Manifest, check_manifest, digest_of
+from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.capability.match import Match, match
 from meshd.clock import Seconds
 from meshd.daemon.shapes import (
@@ -62,7 +62,7 @@ class CapabilitiesParams(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DiscoverParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`discover`: what fits a text. It is answered from the view and calls nobody."""
+    """`discover`: what fits a text. It is answered from what gossip brought, and calls nobody."""
 
     query: str
     tags: tuple[str, ...] = ()
@@ -178,7 +178,9 @@ class RemoteMethods:
         found = []
         for key in sorted(groups):
             summary, peers = summaries[key], groups[key]
-            shape = await self._full_shape(summary, peers, is_fetched=bool(params.name))
+            timeout_s = MANIFEST_TIMEOUT_S if params.name else 0.0
+            manifest = await self._manifest(summary, peers, timeout_s=timeout_s)
+            shape = summary_shape(summary) if manifest is None else manifest_shape(manifest)
             found.append({**shape, "nodes": [holder(peer, view) for peer in peers]})
         if params.name and not found:
             names = sorted({summary.name for _, summary in self._offers()})
@@ -197,42 +199,29 @@ class RemoteMethods:
             raise NoCandidateError(f"no node {text!r} is known", hint="see meshd peers")
         return found
 
-    async def _full_shape(
-        self, summary: CapabilitySummary, peers: list[Peer], *, is_fetched: bool
-    ) -> dict[str, Any]:
-        """The whole manifest where it is here or may be asked for; else what gossip told."""
-        view = self._node.view()
-        mine = self._node.worker.manifest(summary.name)
-        if mine is not None and any(peer.node == view.me for peer in peers):
-            return manifest_shape(mine)
-        manifest = self._manifests.get(summary.digest)
-        if manifest is None and is_fetched:
-            manifest = await self._fetch(summary, peers)
-        return summary_shape(summary) if manifest is None else manifest_shape(manifest)
+    async def _manifest(
+        self, summary: CapabilitySummary, peers: list[Peer], *, timeout_s: Seconds
+    ) -> Manifest | None:
+        """The whole manifest, once a digest: this node's own, else what gossip brought of it.
 
-    async def _fetch(self, summary: CapabilitySummary, peers: list[Peer]) -> Manifest | None:
-        """Ask an owner for the manifest, once a digest."""
-        for peer in peers[:3]:
-            try:
-                answer = await self._node.client.invoke(
-                    peer.address,
-                    "capabilities",
-                    {"node": "self", "name": summary.name},
-                    timeout_s=MANIFEST_TIMEOUT_S,
-                )
-                shape = {k: v for k, v in answer["capabilities"][0].items() if k != "nodes"}
-                manifest = check_manifest(msgspec.convert(shape, Manifest))
-            except (MeshError, msgspec.ValidationError, LookupError, TypeError, AttributeError):
-                # That owner is of no help: it is gone, or of another mind than it told.
-                continue
-            if digest_of(manifest) != summary.digest:
-                # Kept under this digest it would stand for the same capability of all others.
-                continue
+        Args:
+            summary: of which capability.
+            peers: who offers it.
+            timeout_s: how long to wait where gossip has not brought it yet.
+        """
+        me = self._node.node_id
+        mine = self._node.worker.manifest(summary.name)
+        if mine is not None and any(peer.node == me for peer in peers):
+            return mine
+        manifest = self._manifests.get(summary.digest)
+        if manifest is None:
+            manifest = await self._node.gossip.manifest(peers[0].node, summary, timeout_s)
+            if manifest is None:
+                return None
             if len(self._manifests) >= MANIFESTS_CACHED_MAX:
                 del self._manifests[next(iter(self._manifests))]
             self._manifests[summary.digest] = manifest
-            return manifest
-        return None
+        return manifest
 
     def match(
         self, query: str, *, tags: tuple[str, ...] = (), min_score: float = 0.1, limit: int = 5
@@ -254,12 +243,14 @@ class RemoteMethods:
         matches = []
         for each in found:
             offers = [(p, s) for p, s in self._offers() if s.name == each.name]
+            peer, summary = offers[0]
+            manifest = await self._manifest(summary, [peer], timeout_s=0.0)
             matches.append(
                 {
                     "capability": each.name,
                     "score": round(each.score, 3),
                     "why": each.why,
-                    "description": offers[0][1].description,
+                    "description": (manifest or summary).description,
                     "tags": list(offers[0][1].tags),
                     "nodes": [holder(peer, view) for peer, _ in offers],
                 }

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 
 from meshd.capability.definition import CapabilityDefinition
-from meshd.capability.manifest import summarise
 from meshd.clock import Seconds
 from meshd.config import Config
 from meshd.control import socket_path
 from meshd.daemon.attach import Attachments
 from meshd.daemon.control_methods import ControlMethods
+from meshd.daemon.event_methods import EventMethods
 from meshd.daemon.finding import Finding
+from meshd.daemon.happenings import Happenings
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
@@ -123,6 +124,7 @@ class Node:
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self.foreign: dict[Address, str] = {}  # where which versions are spoken, none of them ours
+        self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
@@ -130,7 +132,7 @@ class Node:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self)
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
         self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
@@ -182,6 +184,7 @@ class Node:
 
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)
+        self.happenings.on_view(view)
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)
@@ -232,6 +235,7 @@ class Node:
             # Taken before anybody hears of this node, served when there is something to tell.
             self._server.reserve_control(self.control_path)
         gossip.on_view(self._on_view)
+        self.happenings.start()
         await gossip.start()
         self._describe()
         self._tell_load()
@@ -251,7 +255,7 @@ class Node:
             gossip = GossipService(
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
-                listener=self._on_effect,
+                listener=self._on_effect, event_floor=self.happenings.begin(epoch),
             )  # fmt: skip
             self._gossip = gossip
             try:
@@ -347,6 +351,8 @@ class Node:
             self._ticking = None
         if self._load_handle is not None:
             self._load_handle.cancel()
+        # Whoever waits for news is let go, and so does not hold up the server.
+        await self.happenings.close()
         await self.finding.stop()
         if self._dispatcher is not None:
             self._dispatcher.close()
@@ -360,6 +366,7 @@ class Node:
         if self._gossip is not None:
             self._last_view = self._gossip.view
             await self._gossip.stop()
+            self.happenings.keep_clock()
             self._gossip = None
         await self.client.close()
         await self.forward.close()
@@ -373,8 +380,9 @@ class Node:
             self._gossip.describe(
                 name=self.name,
                 version=__version__,
-                capabilities=tuple(summarise(m) for m in self.worker.manifests()),
+                manifests=tuple(self.worker.manifests()),
             )
+            self.happenings.redescribed(self.node_id)
 
     def load_changed(self) -> None:
         """Work began or ended: tell the load soon, once for many changes."""
@@ -414,6 +422,7 @@ class Node:
                 self.machine_load = self.platform.sample_load()
                 self._tell_load()
                 self.finding.remember()
+                self.happenings.look_at_health()
                 if not self.config.node.advertise:
                     await self._look_at_address()
                 await self._keep_state()
@@ -432,7 +441,8 @@ class Node:
             self.gossip.set_address(now)
 
     async def _keep_state(self) -> None:
-        """Write again what the disk did not take: it may have room by now."""
+        """Write what changed, and again what the disk did not take: it may have room by now."""
+        await asyncio.to_thread(self.happenings.keep_clock)
         if self._identity is not None and not self._identity.kept:
             self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
         if self.state.problem:
@@ -442,6 +452,7 @@ class Node:
     # What gossip reports, from its own thread
 
     def _on_effect(self, effect: Effect) -> None:
+        self.happenings.on_effect(effect)
         match effect:
             case MemberChanged():
                 member = effect.member

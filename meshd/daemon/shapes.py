@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from meshd.capability.manifest import CapabilitySummary, Manifest
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.model import Load
 from meshd.view import ClusterView, Peer
 
@@ -34,6 +34,10 @@ def load_shape(load: Load | None) -> dict[str, Any] | None:
     }
 
 
+def _ms(seconds: Seconds | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
 def percent(fraction: float | None) -> float | None:
     """0..1 to 0..100."""
     return None if fraction is None else round(fraction * 100, 1)
@@ -55,6 +59,7 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
     """One row of `peers`."""
     is_self = peer.node == view.me
     age_s = 0.0 if is_self else peer.age(now)
+    error = peer.rtt_estimate_error
     return {
         "id": peer.node.hex(),
         "name": peer.name,
@@ -67,7 +72,9 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
         "incarnation": peer.incarnation,
         "version": peer.version,
         "load": load_shape(peer.load),
-        "rtt_ms": None if peer.rtt_s is None else round(peer.rtt_s * 1000, 3),
+        "rtt_ms": _ms(peer.rtt_s),
+        "rtt_estimate_ms": _ms(peer.rtt_estimate_s),
+        "rtt_estimate_error": None if error is None else round(error, 3),
         "age_s": None if age_s is None else round(age_s, 3),
         "stale": view.stale(peer, now),
         "reachable": peer.reachable,

@@ -1,6 +1,6 @@
 """What this node believes of each member, and how a rumour changes that."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,45 +11,38 @@ from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects
 from meshd.gossip.doors import Doors
-from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
+from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
 from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     CONFIRMED,
-    GOODBYE,
     HEARD_OF,
     RAN_OUT,
-    REFUTED,
-    RESTARTED,
     RETRACTED,
     TOLD,
     UNANSWERED,
     History,
+    reason_of,
 )
 from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
-from meshd.gossip.members import (
-    MemberTable,
-    doubt_point,
-    in_state,
-    is_live,
-    is_overtaken,
-    join,
-    precedence,
-)
-from meshd.gossip.messages import Update
+from meshd.gossip.members import MemberTable, in_state, is_live, is_overtaken, join, precedence
+from meshd.gossip.messages import StateChange, Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.sponsors import Sponsors
-from meshd.gossip.state import StateStore
+from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
-EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
+RICH_RUMOURS_MAX = 4
+"""While more rumours wait, a change of state does not travel with its own: it is pulled."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
+OUTDATED_MAX = 16
+"""Rumours with which one datagram that tells old news is answered."""
 LAST_CALL_FRACTION = 0.25
 """Of the probe interval: so long before the end of a doubt two others are asked once more."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
@@ -89,10 +82,12 @@ class Beliefs:
         """Subjects of whom a rumour of the step under way told less than is believed here."""
         self._dialects = dialects
         self.sponsors = Sponsors(me.node, table, now)
-        self._entry = Entry(config=config, table=table, doors=doors, sponsors=self.sponsors)
+        self._entry = Entry(
+            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+        )
         self.lag = MailLag()
-        self.outdated: Member | None = None
-        """Of whom the last datagram said what is known better here, if of anybody."""
+        self.outdated: list[Member] = []
+        """Of whom the last datagram said what is known better here."""
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
@@ -102,8 +97,6 @@ class Beliefs:
         self._timers = timers
         self._outbox = outbox
         self._health = health
-        self._started = now
-        self._first_epoch = me.epoch
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
@@ -116,7 +109,7 @@ class Beliefs:
 
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
-        self.outdated = None
+        self.outdated.clear()
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -139,6 +132,8 @@ class Beliefs:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
                 self._hear_opinion(update, current, now)
+            if update.delta is not None and update.state_version == current.state_version:
+                self._hear_change(current, update.delta)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -173,7 +168,7 @@ class Beliefs:
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
             return
-        refusal = self._refusal(member, current, now)
+        refusal = self._entry.leap(member, current, now)
         if current is None and not refusal:
             refusal = self._entry.refusal(update, member, source, now, own=own, asked=asked)
             if refusal == "disowned" and self.sponsors.may_deny(now):
@@ -181,6 +176,8 @@ class Beliefs:
         if refusal:
             self._outbox.reject(refusal, source)
             return
+        if update.delta is not None:
+            self._states.offered(member, update.delta)
         if synced and member.state is MemberState.DEAD:
             member = in_state(member, MemberState.SUSPECT)
         accusers: tuple[NodeId, ...] = ()
@@ -197,13 +194,33 @@ class Beliefs:
             return
         merged = join(current, member)
         if precedence(member) < precedence(current):
-            self.outdated = current
+            self._note_outdated(current)
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
         elif is_live(member.state) and is_overtaken(member, current):
             self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
+
+    def _note_outdated(self, current: Member) -> None:
+        if current.state in {MemberState.ALIVE, MemberState.LEFT}:
+            if len(self.outdated) == OUTDATED_MAX:
+                self.outdated.pop(0)
+            self.outdated.append(current)
+
+    def _hear_change(self, member: Member, change: StateChange) -> None:
+        """The rumour came before, but by then without the change itself: it may be of use still."""
+        if self._states.want(member.node) is not None:
+            self._states.offered(member, change)
+            self._hear_state(member)
+
+    def _hear_state(self, member: Member) -> bool:
+        """See what a record means for what is held of its state; true if it tells of more."""
+        if self._states.heard(member):
+            self._outbox.add(StateChanged(member.node))
+            self._touched[member.node] = None
+            return True
+        return self._states.want(member.node) is not None
 
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
         """Count the opinions on a doubt that is known, as far as they are new."""
@@ -236,25 +253,12 @@ class Beliefs:
         member = self.table.get(accuser)
         return None if member is None or not is_live(member.state) else member.node
 
-    def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
-        """Why a rumour is not even looked at; empty if it is."""
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
-        if member.epoch > self._first_epoch + ahead_ms:
-            return "epoch_ahead"
-        if current is None:
-            return ""
-        jump = member.incarnation - current.incarnation
-        if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
-            return "incarnation_jump"
-        return ""
-
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
         mine = self.me
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
         if member.epoch > mine.epoch:
             # An earlier run, with its clock ahead, or somebody else with this key.
-            if member.epoch <= self._first_epoch + ahead_ms:
+            if not self._entry.is_ahead(member, now):
                 self._outrank(member, now)
             return
         if member.epoch < mine.epoch or self.leaving:
@@ -265,14 +269,29 @@ class Beliefs:
             news = member.incarnation > mine.incarnation or (
                 member.incarnation == mine.incarnation and member.address != mine.address
             )
-            if news:
+            if news or self._claims_more(member):
                 self._outrank(member, now)
         elif member.incarnation < mine.incarnation:
             # Refuted before; the news has not got round.
             self.spread_self(now)
         else:
             self._health.refuted()
-            self._raise_self(mine.epoch, member.incarnation + 1, now)
+            self._raise_self(mine.epoch, member.incarnation + 1, now, **self._above(member))
+
+    def _claims_more(self, member: Member) -> bool:
+        """Whether a record of this run tells of a state that this node never had."""
+        mine = self.me
+        return (member.state_version, member.digest) > (mine.state_version, mine.digest)
+
+    def _above(self, member: Member) -> dict[str, object]:
+        """What the own record needs so that its state outranks the one that another tells of.
+
+        The digest stays: what others hold of the state is right for the new version, too.
+        """
+        if not self._claims_more(member):
+            return {}
+        self._states.outrank(member.state_version)
+        return {"state_version": self._states.own.version}
 
     def _outrank(self, member: Member, now: Instant) -> None:
         """Answer a record of this node that it did not write, in this run at least.
@@ -293,8 +312,12 @@ class Beliefs:
         self._outrank_at = Instant(now + self._outrank_pause_s)
         if member.epoch > self.me.epoch:
             self._raise_self(member.epoch + 1, 0, now)
+        elif member.state_version > self.me.state_version + STATE_VERSION_JUMP_MAX:
+            # Others refuse such a jump, those who know us: for the rest we begin anew.
+            self._raise_self(self.me.epoch + 1, 0, now)
         else:
-            self._raise_self(self.me.epoch, member.incarnation + 1, now)
+            incarnation = max(member.incarnation, self.me.incarnation) + 1
+            self._raise_self(self.me.epoch, incarnation, now, **self._above(member))
 
     # Own record
 
@@ -313,12 +336,13 @@ class Beliefs:
         """Change the own record and tell everybody."""
         if me.epoch != self.me.epoch:
             self._states.own.epoch = me.epoch
+        is_state_news = me.state_version != self.me.state_version
         self.me = me
         self.table.put(me)
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
-        self.spread_self(now)
+        self._spread(me, now, is_state_news=is_state_news)
 
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
@@ -396,15 +420,15 @@ class Beliefs:
     def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
         """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
         self._touched[member.node] = None
-        self._timers.set(("suspicion", member.node), self._due(suspicion))
+        self.await_end(member.node, suspicion)
         self.rumours.amend(member.node, self._encoded(member))
         self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
 
     def _encoded(self, member: Member) -> bytes:
-        """A rumour of a member, with who doubts it."""
+        """A rumour of a member, with who doubts it, and without its state's digest."""
         suspicion = self.suspicions.get(member.node)
         if suspicion is None:
-            return encode_update(member)
+            return encode_update(member, with_digest=False)
         return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
@@ -425,14 +449,15 @@ class Beliefs:
         self._follow_suspicion(member, before, accusers, now)
         if is_live(member.state):
             self.gone.pop(node, None)
-            self._states.heard_version(node, member.epoch, member.state_version)
+            is_state_news = self._hear_state(member)
         else:
+            is_state_news = False
             self.gone.setdefault(node, now)
             self._loads.forget(node)
             self._states.unwant(node)
             self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
-            self._spread(member, now)
+            self._spread(member, now, is_state_news=is_state_news)
         if self.table.live == 1 and member.state is MemberState.DEAD:
             self._keep_deaths_quiet()
         if before is None or (before.state, before.epoch, before.address) != (
@@ -446,14 +471,9 @@ class Beliefs:
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
         now: Instant,
     ) -> None:  # fmt: skip
-        if before is not None and before.epoch != member.epoch:
-            reason = RESTARTED
-        elif before is not None and is_live(member.state) < is_live(before.state):
-            reason = GOODBYE if member.state is MemberState.LEFT else reason
-        elif before is not None and member.incarnation > before.incarnation:
-            reason = REFUTED if member.state is MemberState.ALIVE else reason
+        reason = reason_of(member, before, reason)
         self._history.note(member, reason, accuser, now)
-        self._outbox.add(MemberChanged(member, before.state if before else None, reason))
+        self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
     def _follow_suspicion(
         self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
@@ -470,35 +490,34 @@ class Beliefs:
         for accuser in accusers:
             suspicion.confirm(accuser)
         self.suspicions[node] = suspicion
-        self._timers.set(("suspicion", node), self._due(suspicion))
+        self.await_end(node, suspicion)
         if self.me.node not in accusers and self._is_verifier(member):
             self._timers.set(("verify", node), now)
 
-    def _due(self, suspicion: Suspicion) -> float:
-        """When something has to be done about a doubt: its end, or the last call before it."""
-        if suspicion.is_last_called:
-            return suspicion.deadline()
-        return suspicion.deadline() - self._config.probe_interval_s * LAST_CALL_FRACTION
+    def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
+        """Wake up when something has to be done about a doubt: at its end, or the last call."""
+        at: float = suspicion.deadline()
+        if not suspicion.is_last_called:
+            at -= self._config.probe_interval_s * LAST_CALL_FRACTION
+        self._timers.set(("suspicion", node), at)
 
     def _is_verifier(self, suspect: Member) -> bool:
-        """Whether this node is among those who shall probe a suspect at once.
-
-        They are the first on the ring of all ids from a point that the doubt itself gives, so that
-        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
-        """
-        if self.leaving:
-            return False
-        chosen = self.table.first_from(
-            doubt_point(suspect),
-            self._config.verifiers,
-            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
-        )
+        """Whether this node is among those who shall probe a suspect at once."""
+        chosen = () if self.leaving else self.table.verifiers(suspect, self._config.verifiers)
         return any(member is self.me for member in chosen)
 
-    def _spread(self, member: Member, now: Instant) -> None:
+    def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
+        """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
+        rich = None
         sponsor = self.sponsors.named(member, now) if member.state is MemberState.ALIVE else b""
-        rumour = encode_update(member, sponsor) if sponsor else self._encoded(member)
-        self.rumours.add(member.node, rumour)
+        if is_state_news and member.state is MemberState.ALIVE:
+            lean = encode_update(member, sponsor)
+            change = self._states.change_of(member)
+            if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
+                rich = encode_update(member, sponsor, change=change)
+        else:
+            lean = encode_update(member, sponsor) if sponsor else self._encoded(member)
+        self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
     def _keep_deaths_quiet(self) -> None:
@@ -515,6 +534,11 @@ class Beliefs:
 
     # For others
 
+    def accusations(self, nodes: Sequence[NodeId]) -> list[bytes]:
+        """What is believed of some suspects, each as a rumour."""
+        found = (self.accusation(node) for node in nodes)
+        return [each[1] for each in found if each is not None]
+
     def accusation(self, node: NodeId) -> tuple[NodeId, bytes] | None:
         """The rumour that a member must hear to defend itself; None if it is alive."""
         member = self.table.get(node)
@@ -523,10 +547,12 @@ class Beliefs:
         waiting = self.rumours.peek(node)
         return node, waiting if waiting is not None else self._encoded(member)
 
-    def correction(self) -> tuple[NodeId, bytes] | None:
-        """The rumour that the sender of the last datagram lacks; None if it lacks none."""
-        member = self.outdated
-        return None if member is None else (member.node, self._encoded(member))
+    def corrections(self) -> list[bytes]:
+        """The rumours that the sender of the last datagram lacks.
+
+        Deaths are none of these: in a heal they would be believed before their subjects can refute.
+        """
+        return [self._encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""

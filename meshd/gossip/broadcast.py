@@ -6,6 +6,8 @@ from functools import lru_cache
 
 CROWD = 32
 """Rumours that may wait before a rumour that is heard again counts as sent."""
+RICH_SENDS = 6
+"""So many first sends of a rumour carry what it brings along; by then most have it."""
 _MISFITS_MAX = 4  # rumours are about equally long: past this many, the rest is not searched
 
 
@@ -32,6 +34,7 @@ class BroadcastQueue:
         self.tier_of: dict[Hashable, int] = {}
         """How often each rumour that waits was sent. To be read, not written."""
         self._tiers: list[dict[Hashable, bytes]] = []
+        self._rich: dict[Hashable, bytes] = {}
         self._crowd = crowd
 
     def __len__(self) -> int:
@@ -42,10 +45,23 @@ class BroadcastQueue:
         """Whether so many wait that what is heard again counts as sent."""
         return len(self.tier_of) > self._crowd
 
-    def add(self, subject: Hashable, rumour: bytes) -> None:
-        """Queue a fresh rumour about `subject`, in place of an older one."""
+    @property
+    def is_rich(self) -> bool:
+        """Whether a rumour waits that brings something along and was hardly sent yet."""
+        return bool(self._rich)
+
+    def add(self, subject: Hashable, rumour: bytes, rich: bytes | None = None) -> None:
+        """Queue a fresh rumour about `subject`, in place of an older one.
+
+        Args:
+            subject: whom it is about.
+            rumour: what is said.
+            rich: the same and more, which is said instead as long as hardly anybody has heard it.
+        """
         self.discard(subject)
         self._put(0, subject, rumour)
+        if rich is not None:
+            self._rich[subject] = rich
 
     def amend(self, subject: Hashable, rumour: bytes) -> None:
         """Queue a further opinion: fresh, but in a crowd it takes the elder's place."""
@@ -54,12 +70,14 @@ class BroadcastQueue:
             self.add(subject, rumour)
         else:
             self._tiers[tier][subject] = rumour
+            self._rich.pop(subject, None)
 
     def discard(self, subject: Hashable) -> None:
         """Forget what waits about `subject`. Idempotent."""
         tier = self.tier_of.pop(subject, None)
         if tier is not None:
             del self._tiers[tier][subject]
+            self._rich.pop(subject, None)
 
     def heard(self, subject: Hashable, limit: int) -> None:
         """Somebody told what waits here about `subject`: in a crowd that is as good as sending it.
@@ -72,6 +90,7 @@ class BroadcastQueue:
         if tier is None or not self.is_crowded:
             return
         rumour = self._tiers[tier].pop(subject)
+        self._rich.pop(subject, None)
         if tier + 1 < limit:
             self._put(tier + 1, subject, rumour)
         else:
@@ -98,6 +117,7 @@ class BroadcastQueue:
             count: how many at most.
         """
         moved: list[tuple[int, Hashable, bytes]] = []
+        taken: list[bytes] = []
         misfits = 0
         for tier, waiting in enumerate(self._tiers):
             if not waiting:
@@ -105,10 +125,14 @@ class BroadcastQueue:
             for subject, rumour in reversed(waiting.items()):
                 if subject == exclude:
                     continue
-                if len(rumour) > bytes_free:
+                said = self._rich.get(subject, rumour) if self._rich else rumour
+                if len(said) > bytes_free:
+                    said = rumour
+                if len(said) > bytes_free:
                     misfits += 1
                 else:
-                    bytes_free -= len(rumour)
+                    bytes_free -= len(said)
+                    taken.append(said)
                     moved.append((tier, subject, rumour))
                 if len(moved) == count or misfits == _MISFITS_MAX:
                     break
@@ -119,6 +143,8 @@ class BroadcastQueue:
         tiers, tier_of = self._tiers, self.tier_of
         for tier, subject, rumour in reversed(moved):
             del tiers[tier][subject]
+            if tier + 1 >= min(limit, RICH_SENDS):
+                self._rich.pop(subject, None)
             if tier + 1 >= limit:
                 del tier_of[subject]
                 continue
@@ -126,7 +152,7 @@ class BroadcastQueue:
                 tiers.append({})
             tiers[tier + 1][subject] = rumour
             tier_of[subject] = tier + 1
-        return [rumour for _, _, rumour in moved]
+        return taken
 
     def _put(self, tier: int, subject: Hashable, rumour: bytes) -> None:
         if len(self._tiers) == tier:

@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Any, get_args
 
@@ -24,7 +25,16 @@ import msgspec
 
 from meshd.errors import DecodeError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX
-from meshd.gossip.messages import Delta, Join, Message, Update, Welcome
+from meshd.gossip.messages import (
+    Delta,
+    Join,
+    Message,
+    StateChange,
+    StateEntry,
+    Update,
+    UserEvent,
+    Welcome,
+)
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
 
 PROTOCOL_VERSION = 1
@@ -105,13 +115,23 @@ def encode_body(
     return with_riders(body, updates, loads) if updates or loads else body
 
 
-def with_riders(body: bytes, updates: Sequence[bytes], loads: bytes = b"") -> bytes:
-    """A body with rumours, and loads if there are any, appended as its next fields."""
-    start = body[0] + (2 if loads else 1)
-    ending = _pack(loads) if loads else b""
+def with_riders(
+    body: bytes, updates: Sequence[bytes], loads: bytes = b"", last: bytes = b""
+) -> bytes:
+    """A body with rumours, and loads if there are any, appended as its next fields.
+
+    `last` is one more field after them, encoded by `encode_field`, if not empty.
+    """
+    start = body[0] + (3 if last else 2 if loads else 1)
+    ending = _pack(loads) if loads or last else b""
     return b"".join(
-        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending)
+        (start.to_bytes(1, "big"), body[1:], _array_header(len(updates)), *updates, ending, last)
     )
+
+
+def encode_field(value: Any) -> bytes:
+    """One field by itself, so that its bytes can be counted."""
+    return _pack(value)
 
 
 def decode(
@@ -198,9 +218,30 @@ def _array_header(count: int) -> bytes:
     return bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
 
 
-def update_fields(member: Member, accusers: bytes = b"", retracted: bytes = b"") -> tuple[Any, ...]:
-    """A rumour's fields in wire order."""
-    doubt = (accusers, retracted) if retracted else (accusers,) if accusers else ()
+def update_fields(
+    member: Member,
+    accusers: bytes = b"",
+    retracted: bytes = b"",
+    change: StateChange | None = None,
+    *,
+    with_digest: bool = True,
+) -> tuple[Any, ...]:
+    """A rumour's fields in wire order.
+
+    The digest is told of the living only, and where the state is news: who doubts a member, buries
+    it, or takes a doubt back says nothing of its state that the others could not know, and in a
+    storm such rumours are many.
+    """
+    digest = member.digest if with_digest and member.state is MemberState.ALIVE else b""
+    ending: tuple[Any, ...]
+    if change is not None:
+        ending = (digest, accusers, retracted, _change_fields(change))
+    elif retracted:
+        ending = (digest, accusers, retracted)
+    elif accusers:
+        ending = (digest, accusers)
+    else:
+        ending = (digest,) if digest else ()
     return (
         int(member.state),
         member.node,
@@ -209,18 +250,39 @@ def update_fields(member: Member, accusers: bytes = b"", retracted: bytes = b"")
         pack_address(member.address),
         member.state_version,
         member.lag,
-        *doubt,
+        *ending,
     )
 
 
-def encode_update(member: Member, accusers: bytes = b"", retracted: bytes = b"") -> bytes:
+def encode_update(
+    member: Member,
+    accusers: bytes = b"",
+    retracted: bytes = b"",
+    *,
+    change: StateChange | None = None,
+    with_digest: bool = True,
+) -> bytes:
     """One rumour, encoded once and kept."""
-    return _pack(update_fields(member, accusers, retracted))
+    return _pack(update_fields(member, accusers, retracted, change, with_digest=with_digest))
 
 
 def ids_of(packed: bytes) -> Iterator[NodeId]:
     """The ids in a field of accusers; a torn last one is left out."""
     return (NodeId(packed[at : at + 8]) for at in range(0, len(packed) - 7, 8))
+
+
+def change_bytes(change: StateChange) -> int:
+    """By how much a change makes a rumour longer."""
+    return len(_pack(_change_fields(change)))
+
+
+def _change_fields(change: StateChange) -> tuple[Any, ...]:
+    return change.base, [_entry_fields(entry) for entry in change.entries]
+
+
+def _entry_fields(entry: StateEntry) -> tuple[Any, ...]:
+    plain = (entry.key, entry.version, entry.value)
+    return (*plain, entry.size) if entry.size else plain
 
 
 def member_from(update: Update) -> Member:
@@ -237,13 +299,14 @@ def member_from(update: Update) -> Member:
         update.address,
         update.state_version,
         update.lag,
+        update.digest,
     )
 
 
 @lru_cache(maxsize=16_384)
 def _member(
     node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int,
-    lag: int,
+    lag: int, digest: bytes,
 ) -> Member:  # fmt: skip
     """One value for the same record, however often it is told; simulated nodes share it, too."""
     return Member(
@@ -254,6 +317,7 @@ def _member(
         address=unpack_address(address),
         state_version=state_version,
         lag=lag,
+        digest=digest,
     )
 
 
@@ -264,6 +328,7 @@ def states(update: Update, member: Member) -> bool:
         and update.incarnation == member.incarnation
         and update.epoch == member.epoch
         and update.state_version <= member.state_version
+        and (update.digest <= member.digest or update.state_version < member.state_version)
         and update.lag <= member.lag
         and update.address == pack_address(member.address)
     )
@@ -376,5 +441,20 @@ def _from_scale(code: int, mantissa_bits: int) -> int:
 
 def encode_delta(delta: Delta) -> bytes:
     """One delta, to be counted against the room of a datagram before it is sent."""
-    entries = [(entry.key, entry.version, entry.value) for entry in delta.entries]
-    return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries))
+    entries = [_entry_fields(entry) for entry in delta.entries]
+    ending = (delta.digest,) if delta.digest else ()
+    return _pack((delta.node, delta.epoch, delta.base, delta.upto, entries, *ending))
+
+
+def encode_event(event: UserEvent) -> bytes:
+    """One user event, encoded once and kept."""
+    return _pack(event)
+
+
+def event_key(event: UserEvent) -> bytes:
+    """What tells one event from all others: a hash of its Lamport time, origin, name and payload.
+
+    Fields of later versions stay out of it, so that all versions tell events apart alike.
+    """
+    told = _pack((event.time, event.origin, event.name, event.payload))
+    return blake2b(told, digest_size=8).digest()

@@ -38,6 +38,8 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
         load_interval_s: shortest time between two rumours of one's own load.
         load_transmit_limit: how often each node passes on one load rumour; lossy on purpose.
         load_bytes_per_s: budget that stretches the load period in large meshes.
+        document_bytes_per_s: budget for fetching the documents of others; a node hands out eight
+            times as many. At least 16 KiB, which is one question.
         reconnect_interval_s: how often one member that is not alive is pinged.
         tombstone_s: how long the dead and the left are remembered.
         sync_interval_s: shortest time between two syncs that this node starts.
@@ -62,6 +64,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     load_interval_s: float = 1.0
     load_transmit_limit: int = 3
     load_bytes_per_s: float = 8_192.0
+    document_bytes_per_s: float = 131_072.0
     reconnect_interval_s: float = 1.0
     tombstone_s: float = 86_400.0
     sync_interval_s: float = 5.0
@@ -115,6 +118,7 @@ _PROFILES = {
         sync_interval_s=1.0,
         quiet_s=0.5,
         load_interval_s=0.5,
+        document_bytes_per_s=1_048_576.0,
         leave_linger_s=1.0,
     ),
     # memberlist's LAN intervals, which the field knows; T_min = 3 T instead of its 4 log10(n) T.
@@ -126,6 +130,7 @@ _PROFILES = {
         gossip_interval_s=0.5,
         gossip_fanout=4,
         load_interval_s=5.0,
+        document_bytes_per_s=65_536.0,
         sync_interval_s=15.0,
         leave_linger_s=6.0,
     ),

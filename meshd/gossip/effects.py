@@ -13,11 +13,15 @@ class SendDatagram(msgspec.Struct, frozen=True, gc=False):
 
 
 class MemberChanged(msgspec.Struct, frozen=True):
-    """A member is now believed to be in another state, run or place. `before` is None if new."""
+    """A member is now believed to be in another state, run or place. `before` is None if new.
+
+    `accuser` is whose failed probe stands behind it, if anybody's does.
+    """
 
     member: Member
     before: MemberState | None
     reason: str
+    accuser: NodeId | None = None
 
 
 class StateChanged(msgspec.Struct, frozen=True):
@@ -75,6 +79,42 @@ class VersionRefused(msgspec.Struct, frozen=True):
     newest: int
 
 
+class EventHeard(msgspec.Struct, frozen=True):
+    """A user's event came, or was told here: once a node. `age_s` is the time since it was told."""
+
+    time: int
+    origin: NodeId
+    name: str
+    payload: bytes
+    coalesce: bool
+    age_s: float
+
+
+class QueryHeard(msgspec.Struct, frozen=True):
+    """A query that this node may answer by an AnswerGiven within `timeout_s`."""
+
+    origin: NodeId
+    query: int
+    name: str
+    payload: bytes
+    timeout_s: float
+
+
+class QueryAnswered(msgspec.Struct, frozen=True):
+    """A node got this node's query (`payload` is None), or answers it, or says why it cannot."""
+
+    query: int
+    node: NodeId
+    payload: bytes | None
+    is_error: bool = False
+
+
+class QueryEnded(msgspec.Struct, frozen=True):
+    """The time for answers is over, or all who were asked have answered."""
+
+    query: int
+
+
 Effect = (
     SendDatagram
     | MemberChanged
@@ -86,4 +126,8 @@ Effect = (
     | IdentityRaised
     | ConflictSeen
     | VersionRefused
+    | EventHeard
+    | QueryHeard
+    | QueryAnswered
+    | QueryEnded
 )

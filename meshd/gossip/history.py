@@ -3,6 +3,7 @@
 import struct
 
 from meshd.clock import Instant
+from meshd.gossip.members import is_live
 from meshd.model import Member, MemberState, NodeId
 
 LINES_MAX = 32
@@ -55,6 +56,18 @@ class History:
     def forget(self, node: NodeId) -> None:
         """Drop what is known of a member. Idempotent."""
         self._events.pop(node, None)
+
+
+def reason_of(member: Member, before: Member | None, reason: str) -> str:
+    """What really happened, where the two records tell more than `reason` does."""
+    if before is None:
+        return reason
+    if before.epoch != member.epoch:
+        return RESTARTED
+    if is_live(member.state) < is_live(before.state):
+        return GOODBYE if member.state is MemberState.LEFT else reason
+    is_raised = member.incarnation > before.incarnation
+    return REFUTED if is_raised and member.state is MemberState.ALIVE else reason
 
 
 def _text(reason: str, state: MemberState, incarnation: int, accuser: bytes) -> str:

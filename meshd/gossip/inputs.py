@@ -55,6 +55,38 @@ class AddressChanged(msgspec.Struct, frozen=True):
     address: Address
 
 
+class EventFired(msgspec.Struct, frozen=True):
+    """Tell all nodes this. With `coalesce` only the newest of the name need arrive."""
+
+    name: str
+    payload: bytes = b""
+    coalesce: bool = False
+
+
+class QueryFired(msgspec.Struct, frozen=True):
+    """Ask all nodes this, or those in `nodes`, or those that offer `capability`.
+
+    `query` is a number that nobody can guess; `timeout_s` of None is the usual time.
+    """
+
+    query: int
+    name: str
+    payload: bytes = b""
+    timeout_s: float | None = None
+    nodes: tuple[NodeId, ...] = ()
+    capability: str = ""
+    wants_acks: bool = True
+
+
+class AnswerGiven(msgspec.Struct, frozen=True):
+    """This node's answer to a query that was heard, or in words why there is none."""
+
+    origin: NodeId
+    query: int
+    payload: bytes
+    is_error: bool = False
+
+
 Input = (
     DatagramReceived
     | DeadlineReached
@@ -65,4 +97,7 @@ Input = (
     | LoadSampled
     | AddressChanged
     | PingRequested
+    | EventFired
+    | QueryFired
+    | AnswerGiven
 )

@@ -29,26 +29,29 @@ def join(one: Member, other: Member) -> Member:
 
     The higher precedence wins the state; the higher (epoch, incarnation) the address, because only
     the member itself raises those, and with it the lag; the state version is the highest heard of
-    the winning run.
+    the winning run, and the digest goes with it.
     """
     high, low = (one, other) if precedence(one) >= precedence(other) else (other, one)
     if (high.epoch, high.incarnation) == (low.epoch, low.incarnation):
         address, lag = max(high.address, low.address), max(high.lag, low.lag)
     else:
         address, lag = high.address, high.lag
-    version = high.state_version
+    version, digest = high.state_version, high.digest
     if high.epoch == low.epoch:
-        version = max(version, low.state_version)
-    if address is high.address and version == high.state_version and lag == high.lag:
+        version, digest = max((version, digest), (low.state_version, low.digest))
+    told = (version, lag, digest)
+    if address is high.address and told == (high.state_version, high.lag, high.digest):
         return high
-    return Member(high.node, high.epoch, high.incarnation, high.state, address, version, lag)
+    return Member(
+        high.node, high.epoch, high.incarnation, high.state, address, version, lag, digest
+    )
 
 
 def in_state(member: Member, state: MemberState) -> Member:
     """The same record, but for its state."""
     return Member(
         member.node, member.epoch, member.incarnation, state, member.address, member.state_version,
-        member.lag,
+        member.lag, member.digest,
     )  # fmt: skip
 
 
@@ -247,6 +250,18 @@ class MemberTable:
         """The record in a row."""
         base = len(self._base_rows)
         return self.get(self._base_rows[row] if row < base else self._rows[row - base])
+
+    def verifiers(self, suspect: Member, count: int) -> Sequence[Member]:
+        """Who shall probe a suspect at once.
+
+        They are the first on the ring of all ids from a point that the doubt itself gives, so that
+        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
+        """
+        return self.first_from(
+            doubt_point(suspect),
+            count,
+            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
+        )
 
     def at_address(self, address: Address) -> list[Member]:
         """The members that claim an address. Indexed on the first call, kept up from then on."""

@@ -11,6 +11,31 @@ import msgspec
 
 from meshd.model import NodeId
 
+STATE_KEY_CHARS_MAX = 72
+INLINE_BYTES_MAX = 400
+"""The longest value that travels within its entry; a longer one is a document of its own."""
+DOCUMENT_BYTES_MAX = 65_536
+"""The longest value that a key may have."""
+CHUNK_BYTES = 512
+"""Documents travel in pieces of this size, the last one shorter; two fit the usual datagram."""
+CHUNKS_MAX = DOCUMENT_BYTES_MAX // CHUNK_BYTES
+DIGEST_BYTES = 16
+"""BLAKE2b of a document: what it is asked for by."""
+BUCKETS = 64
+JOIN_PADDING_BYTES = 80
+"""What a join is filled up with, so that it is no shorter than its welcome."""
+EVENT_PAYLOAD_BYTES_MAX = 400
+"""With it an event of the longest name fits the smallest datagram that may be configured."""
+EVENT_BYTES_MAX = 520
+"""One encoded event or query, its filters included: a datagram of 640 bytes has room for it."""
+ANSWER_BYTES_MAX = 1_024
+"""One answer to a query, where the configured datagram holds that much."""
+EVENTS_PER_DATAGRAM = 16
+QUERY_NODES_MAX = 16
+"""Nodes that a query may name; a query to more is one to all."""
+QUERY_TIMEOUT_MS_MAX = 600_000
+DIGEST_EVENTS_MAX = 64
+EVENT_HASH_BYTES = 4
 ACCUSERS_MAX = 8
 """Whose failed probes a doubt may name; more are not needed by any configuration."""
 
@@ -22,26 +47,43 @@ U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
 U16 = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U53 = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
 PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
+Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
 
-STATE_KEY_CHARS_MAX = 72
-STATE_VALUE_BYTES_MAX = 400
-BUCKETS = 64
-JOIN_PADDING_BYTES = 64
-"""What a join is filled up with, so that it is no shorter than its welcome."""
 BUSY_ADDRESSES_MAX = 5
 VERSION = Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
+
+
+class StateEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One key of a node's state. A value of None says that the key was deleted.
+
+    Where `size` is not 0 the value is a document of that many bytes, and `value` its digest.
+    """
+
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=STATE_KEY_CHARS_MAX)]
+    version: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
+    value: Annotated[bytes, msgspec.Meta(max_length=INLINE_BYTES_MAX)] | None
+    size: Annotated[int, msgspec.Meta(ge=0, le=DOCUMENT_BYTES_MAX)] = 0
+
+
+class StateChange(msgspec.Struct, frozen=True, array_like=True):
+    """What a node changed last: with `entries`, who holds version `base` holds the newest one."""
+
+    base: U32
+    entries: Annotated[tuple[StateEntry, ...], msgspec.Meta(max_length=16)]
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One rumour: a belief about a member.
 
-    `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. Behind a doubt
-    stand the failed probes of its `accusers`; `retracted` are those who heard an answer after all.
-    A newcomer's record names its sponsor there: the member that has shaken hands with it.
-    Both are ids of 8 bytes, one after the other.
+    `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. `digest` stands
+    for its whole state at `state_version`, where the sender knows it. Behind a doubt stand the
+    failed probes of its `accusers`; `retracted` are those who heard an answer after all. Both are
+    ids of 8 bytes, one after the other; a newcomer's sponsor, which shook hands with it, stands
+    in place of accusers. `delta` is the member's last change, if it is small.
     """
 
     state: StateCode
@@ -51,19 +93,13 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     address: PackedAddress
     state_version: U32 = 0
     lag: U8 = 0
+    digest: BytesTo8 = b""
     accusers: Ids = b""
     retracted: Ids = b""
+    delta: StateChange | None = None
 
 
 Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=64)]
-
-
-class StateEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One key of a node's state. A value of None says that the key was deleted."""
-
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=STATE_KEY_CHARS_MAX)]
-    version: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
-    value: Annotated[bytes, msgspec.Meta(max_length=STATE_VALUE_BYTES_MAX)] | None
 
 
 class Wanted(msgspec.Struct, frozen=True, array_like=True):
@@ -77,7 +113,8 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True):
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """Entries of a node's state in version order, following on from version `base`.
 
-    With them the receiver holds version `upto`; keys that were written again leave gaps.
+    With them the receiver holds version `upto`; keys that were written again leave gaps. `digest`
+    is that of the whole state, where `upto` is the newest version that the sender holds.
     """
 
     node: Id
@@ -85,23 +122,47 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     base: U32
     upto: U32
     entries: Annotated[tuple[StateEntry, ...], msgspec.Meta(max_length=64)]
+    digest: BytesTo8 = b""
+
+
+class WantedDocument(msgspec.Struct, frozen=True, array_like=True):
+    """Which chunks of a document are asked for: bit i of `mask` (big-endian) is chunk i."""
+
+    digest: Digest
+    mask: Annotated[bytes, msgspec.Meta(min_length=1, max_length=CHUNKS_MAX // 8)]
+
+
+class DocumentPart(msgspec.Struct, frozen=True, array_like=True):
+    """Chunks of a document, one after another from number `first`; none: not here, or not now."""
+
+    digest: Digest
+    first: U8
+    data: Annotated[bytes, msgspec.Meta(max_length=1_400)]
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Are you there? Answered by an ack with the same `sequence`."""
+    """Are you there? Answered by an ack with the same `sequence`.
+
+    `wanted`: how many members' coordinates the sender would like to be told.
+    """
 
     sequence: U16
     updates: Updates = ()
     loads: Loads = b""
+    wanted: U8 = 0
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing."""
+    """Yes. `view_hash` is the low half of the sender's view hash; 0, or none, says nothing.
+
+    `coordinates`: the sender's (21 bytes), then others' with their ids (29 each).
+    """
 
     sequence: U16
     view_hash: U32 = 0
     updates: Updates = ()
     loads: Loads = b""
+    coordinates: Coordinates = b""
 
 
 class PingReq(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -168,16 +229,72 @@ class Records(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class StatePull(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Please send what I lack of these nodes' states."""
+    """Please send what I lack of these nodes' states, or these chunks of documents."""
 
-    wanted: Annotated[tuple[Wanted, ...], msgspec.Meta(min_length=1, max_length=40)]
+    wanted: Annotated[tuple[Wanted, ...], msgspec.Meta(max_length=40)]
+    documents: Annotated[tuple[WantedDocument, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class StateDelta(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Parts of nodes' states: one of `count` datagrams that make up an answer, be it empty."""
+    """Parts of states, or of documents: one of `count` datagrams of an answer, be it empty."""
 
     count: Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
     deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=64)] = ()
+    parts: Annotated[tuple[DocumentPart, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class Question(msgspec.Struct, frozen=True, array_like=True):
+    """What makes an event a query: who shall answer, and for how long answers are gathered.
+
+    `nodes` are ids, 8 bytes each, none for everybody; `capability` is a name, or empty for any.
+    """
+
+    query: U32
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=QUERY_TIMEOUT_MS_MAX)]
+    nodes: Annotated[bytes, msgspec.Meta(max_length=8 * QUERY_NODES_MAX)] = b""
+    capability: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class UserEvent(msgspec.Struct, frozen=True, array_like=True):
+    """What a user tells all nodes. `time` is a Lamport time; bits of `flags` are in `events`."""
+
+    time: U53
+    origin: Id
+    flags: U8
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=EVENT_PAYLOAD_BYTES_MAX)]
+    question: Question | None = None
+
+
+class Events(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """User events on their way; `age_ms` is the time since the eldest of them was told."""
+
+    age_ms: U16
+    events: Annotated[
+        tuple[UserEvent, ...], msgspec.Meta(min_length=1, max_length=EVENTS_PER_DATAGRAM)
+    ]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """To the asker of `query`: got it (0), an answer (1), a refusal in words (2).
+
+    From the asker: your answer has come (3); without that, it is sent again.
+    """
+
+    query: U32
+    part: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=ANSWER_BYTES_MAX)] = b""
+
+
+class EventDigest(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """The recent events that I hold from `since` on, 4 bytes of hash each: send what I lack.
+
+    One that `is_answer` asks for nothing but events.
+    """
+
+    since: U53
+    hashes: Annotated[bytes, msgspec.Meta(max_length=EVENT_HASH_BYTES * DIGEST_EVENTS_MAX)]
+    is_answer: bool = False
 
 
 class Busy(msgspec.Struct, frozen=True, array_like=True, tag=15):
@@ -204,5 +321,8 @@ Message = (
     | Records
     | StatePull
     | StateDelta
+    | Events
+    | Answer
+    | EventDigest
     | Busy
 )

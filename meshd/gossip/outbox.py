@@ -9,6 +9,7 @@ from meshd.gossip.codec import (
     LOAD_ENTRY_BYTES,
     SEAL_BYTES_RESERVED,
     encode_body,
+    encode_field,
     with_riders,
 )
 from meshd.gossip.config import GossipConfig
@@ -103,6 +104,8 @@ class Outbox:
         fields: Sequence[Any],
         *,
         first: tuple[NodeId, bytes] | None = None,
+        also: Sequence[bytes] = (),
+        last: Any = None,
     ) -> None:
         """Send a message and fill its datagram with rumours, then with load records.
 
@@ -113,13 +116,23 @@ class Outbox:
             fields: its fixed fields, in order.
             first: subject and rumour that must ride along before all others: what the receiver
                 has to hear to defend itself (Lifeguard's buddy system).
+            also: rumours that go before all others as far as there is room.
+            last: the field after what rides along; none if it is empty or 0.
         """
         body = encode_body(_TAGS[kind], fields)
+        ending = encode_field(last) if last else b""
         free = self.room - len(body) - _ARRAY_HEADER_BYTES
+        if ending:
+            # Before it stand the loads, be they empty.
+            free -= len(ending) + _BIN_HEADER_BYTES
         updates: list[bytes] = []
         if first is not None:
             updates.append(first[1])
             free -= len(first[1])
+        for rumour in also:
+            if len(rumour) <= free:
+                updates.append(rumour)
+                free -= len(rumour)
         if free > _FULL and self._rumours.tier_of:
             taken = self._rumours.take(
                 free,
@@ -132,8 +145,8 @@ class Outbox:
         loads = b""
         if free > LOAD_ENTRY_BYTES + _BIN_HEADER_BYTES and self._loads.waiting:
             loads = self._loads.take(free - _BIN_HEADER_BYTES)
-        if updates or loads:
-            body = with_riders(body, updates, loads)
+        if updates or loads or ending:
+            body = with_riders(body, updates, loads, ending)
         self._put(to, address, body)
 
     def _put(self, to: NodeId, address: Address, body: bytes) -> None:

@@ -1,11 +1,13 @@
 """Failure detection: probe rounds, help by others, and help for others (SWIM section 3)."""
 
 import random
+from collections.abc import Sequence
 
 from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects
+from meshd.gossip.distances import Distances
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
@@ -23,6 +25,7 @@ SLOW_MAX = 16
 """Rounds with slow targets that go on beside the usual one; further ones get no extra time."""
 MISSED_MAX = 16
 """Failed rounds that are remembered, so that a late answer takes the verdict back."""
+_FIELD_BYTES = 16  # of a ping, but for what rides along
 _SEQUENCES = 2**16
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
@@ -40,6 +43,7 @@ class Prober:
         health: LocalHealth,
         doors: Doors,
         dialects: Dialects,
+        distances: Distances,
         rng: random.Random,
         now: Instant,
     ) -> None:
@@ -50,6 +54,7 @@ class Prober:
         self._health = health
         self._doors = doors
         self._dialects = dialects
+        self._distances = distances
         self._rng = rng
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
@@ -87,7 +92,7 @@ class Prober:
         else:
             self._round = current
             self._timers.set("probe_timeout", now + timeout_s)
-        self._ping(target, sequence)
+        self._ping(target, sequence, wanted=self._distances.wanted())
 
     def on_slow_due(self, sequence: int, now: Instant) -> None:
         """A round with a slow target has come to its timeout, then to its end."""
@@ -119,26 +124,34 @@ class Prober:
             and not self._dialects.is_foreign(member.node)
         )
 
-    def ask(self, target: Member, about: NodeId | None = None) -> int:
-        """Ping a member for another reason than the own round; returns the sequence.
-
-        With `about`, what is believed of that node rides along: who knows better says so.
-        """
+    def ask(self, target: Member) -> int:
+        """Ping a member for another reason than the own round; returns the sequence."""
         sequence = self._next_sequence()
-        self._ping(target, sequence, about)
+        self._ping(target, sequence)
         return sequence
+
+    def ask_about(self, target: Member, suspects: Sequence[NodeId]) -> None:
+        """Ping a member with what is believed of some others: if it knows better, it says so."""
+        fields, free = (self._next_sequence(),), self._outbox.room - _FIELD_BYTES
+        accusations = []
+        for accusation in self._beliefs.accusations(suspects):
+            free -= len(accusation)
+            if free >= 0:
+                accusations.append(accusation)
+        self._outbox.send_with(target.node, target.address, Ping, fields, accusations)
 
     def ask_again(self, target: Member, sequence: int) -> None:
         """The same once more: any of the two answers will do."""
         self._ping(target, sequence)
 
-    def _ping(self, target: Member, sequence: int, about: NodeId | None = None) -> None:
+    def _ping(self, target: Member, sequence: int, wanted: int = 0) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
-            first=self._beliefs.accusation(target.node if about is None else about),
+            first=self._beliefs.accusation(target.node),
+            last=wanted,
         )
 
     def on_timeout(self, now: Instant) -> None:
@@ -193,6 +206,7 @@ class Prober:
                 rtt_s = max(0.0, now - current.started - waited_s) if direct else None
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
+                    self._distances.measured(source, rtt_s, ack.coordinates)
                 else:
                     self._beliefs.heard_from(current.target, now)
                 self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
@@ -255,8 +269,9 @@ class Prober:
             member.address,
             Ack,
             (ping.sequence, view_hash),
-            first=self._beliefs.correction()
-            or self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            also=self._beliefs.corrections(),
+            last=self._distances.for_ack(member.node, ping.wanted),
         )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:

@@ -1,22 +1,25 @@
 """Asking for the node state that rumours tell of, and answering those who ask.
 
-A rumour carries a version only. Whoever told of it is asked first, a moment later and for all that
-it told of at once; if it lacks the state itself it says so, and the owner or somebody else is next.
+A rumour carries a version and a digest. Whoever told of it is asked first, a moment later and for
+all that it told of at once; if it lacks the state itself it says so, and the owner or somebody else
+is next. What comes is checked against the digest.
 """
 
-import random
 from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
-from meshd.gossip.codec import encode_delta
-from meshd.gossip.config import GossipConfig
+from meshd.gossip.codec import encode_delta, update_fields
+from meshd.gossip.documents import Documents
 from meshd.gossip.effects import StateChanged
-from meshd.gossip.messages import Delta, StateDelta, StatePull
+from meshd.gossip.messages import Delta, StateDelta, StatePull, Update
 from meshd.gossip.outbox import Outbox
-from meshd.gossip.state import StateStore, Want
+from meshd.gossip.sources import Sources
+from meshd.gossip.state import Merged, StateStore, Want
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, MemberState, NodeId
+from meshd.model import Address, Member, NodeId
 
 PULLS_MAX = 8
 """Nodes asked at a time."""
@@ -24,12 +27,7 @@ PULL_NODES_MAX = 32
 """Nodes whose state one pull asks for."""
 STATE_DATAGRAMS_MAX = 16
 """Datagrams in one answer; what is left is asked for again."""
-_OWNER_ASKERS = 64  # about so many nodes ask the owner itself; in a larger mesh the others spread
-_GATHER_FRACTION = 0.25  # of the gossip interval: the teller may get the state meanwhile
 _EARLY_MAX = 64  # deltas of one answer that wait for those before them
-_ANSWER_S = 0.5  # how long an answer is waited for
-_RETRY_MAX_S = 8.0
-_DOUBLINGS_MAX = 10
 _FIELD_BYTES = 16
 
 
@@ -52,19 +50,19 @@ class Pulls:
     def __init__(
         self,
         *,
-        config: GossipConfig,
         beliefs: Beliefs,
         states: StateStore,
         timers: Timers,
         outbox: Outbox,
-        rng: random.Random,
+        sources: Sources,
+        documents: Documents,
     ) -> None:
-        self._gather_s = config.gossip_interval_s * _GATHER_FRACTION
         self._beliefs = beliefs
         self._states = states
         self._timers = timers
         self._outbox = outbox
-        self._rng = rng
+        self._sources = sources
+        self._documents = documents
         self._open: dict[NodeId, Question] = {}
 
     def __len__(self) -> int:
@@ -73,9 +71,10 @@ class Pulls:
     # Asking
 
     def on_told(self, teller: NodeId, now: Instant) -> None:
-        """A datagram was taken in: ask soon for the state that it told of."""
+        """A datagram was taken in: ask soon for the state, and the documents, that it told of."""
         if self._states.note_teller(teller):
-            self._timers.set_earlier("pull", now + self._gather_s)
+            self._timers.set_earlier("pull", now + self._sources.gather_s)
+        self._documents.on_told(now)
 
     def on_due(self, now: Instant) -> None:
         """Send the questions that are due; give up those that had no answer in time."""
@@ -87,7 +86,7 @@ class Pulls:
             member = self._beliefs.table.get(source)
             assert member is not None
             nodes = tuple(want.node for want in wants)
-            self._open[source] = Question(nodes, Instant(now + _ANSWER_S))
+            self._open[source] = Question(nodes, Instant(now + self._sources.answer_s))
             fields = ([(w.node, w.epoch, self._states.held_version(w)) for w in wants],)
             self._outbox.send(source, member.address, StatePull, fields)
         self._rearm(now)
@@ -96,11 +95,13 @@ class Pulls:
         """Whom to ask for what."""
         batches: dict[NodeId, list[Want]] = {}
         asked = self._asked()
-        anybody = self._anybody()
+        anybody = self._sources.anybody()
         for want in self._states.wants():
             if want.node in asked or want.not_before > now:
                 continue
-            source = self._source(want, anybody)
+            source = self._sources.of(
+                want.node, want.teller, anybody, tries=want.tries, is_doubted=want.doubted
+            )
             if source is None or source in self._open:
                 continue
             if source not in batches and len(self._open) + len(batches) == PULLS_MAX:
@@ -110,29 +111,9 @@ class Pulls:
                 batch.append(want)
         return batches
 
-    def _source(self, want: Want, anybody: NodeId | None) -> NodeId | None:
-        """First the teller, then the owner as often as it can bear, else anybody."""
-        if want.tries == 0 and want.teller is not None and self._is_alive(want.teller):
-            return want.teller
-        owners_share = _OWNER_ASKERS / max(1, self._beliefs.table.live)
-        if self._is_alive(want.node) and self._rng.random() < owners_share:
-            return want.node
-        return anybody
-
     def _asked(self) -> set[NodeId]:
         """Nodes whose state is being asked for."""
         return {node for question in self._open.values() for node in question.nodes}
-
-    def _is_alive(self, node: NodeId) -> bool:
-        member = self._beliefs.table.get(node)
-        return member is not None and member.state is MemberState.ALIVE
-
-    def _anybody(self) -> NodeId | None:
-        me = self._beliefs.me.node
-        found = self._beliefs.table.pick(
-            1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
-        )
-        return found[0].node if found else None
 
     def _try_elsewhere(self, nodes: Iterable[NodeId]) -> None:
         for node in nodes:
@@ -145,8 +126,7 @@ class Pulls:
         for node in nodes:
             want = self._states.want(node)
             if want is not None and want.tries > 1:
-                pause_s = self._gather_s * 2 ** min(want.tries - 1, _DOUBLINGS_MAX)
-                want.not_before = Instant(now + min(_RETRY_MAX_S, pause_s))
+                want.not_before = Instant(now + self._sources.pause_s(want.tries))
 
     def _rearm(self, now: Instant) -> None:
         """Wake up for the first question that runs out, or the first want whose pause ends."""
@@ -154,20 +134,20 @@ class Pulls:
         asked = self._asked()
         times += [w.not_before for w in self._states.wants() if w.node not in asked]
         if times:
-            self._timers.set("pull", max(min(times), now + self._gather_s))
+            self._timers.set("pull", max(min(times), now + self._sources.gather_s))
 
     def on_state_delta(self, message: StateDelta, source: NodeId, address: Address, now: Instant
     ) -> None:  # fmt: skip
         """Take in parts of states. With the last of an answer, see who has what it lacked."""
         question = self._open.get(source)
-        if question is None:
-            self._outbox.reject("unasked", address)
+        if question is None or message.parts:
+            self._documents.on_answer(message, source, address, now)
             return
         question.received += 1
         deltas = [*question.early, *message.deltas]
         # Datagrams of one answer may overtake each other: what does not follow on yet waits.
         while deltas:
-            held_back = [delta for delta in deltas if not self._merge(delta, question, source)]
+            held_back = [d for d in deltas if not self._merge(d, question, source, address, now)]
             if len(held_back) == len(deltas):
                 break
             deltas = held_back
@@ -178,23 +158,47 @@ class Pulls:
             self._pause(question.lacking, now)
             self.on_due(now)
 
-    def _merge(self, delta: Delta, question: Question, source: NodeId) -> bool:
+    def _merge(
+        self, delta: Delta, question: Question, source: NodeId, address: Address, now: Instant
+    ) -> bool:
         node = delta.node
-        if not self._states.merge(delta):
+        merged = self._states.merge(delta, source)
+        if merged is Merged.NOTHING:
             return False
-        self._beliefs.touch(node)
-        self._outbox.add(StateChanged(node))
+        if merged is Merged.WRONG:
+            # Still lacking, so that it is asked for elsewhere: of the owner.
+            self._outbox.reject("digest_mismatch", address)
+            return True
         question.lacking.pop(node, None)
+        if merged is Merged.WHOLE:
+            self._beliefs.touch(node)
+            self._outbox.add(StateChanged(node))
+            self._follow(node, address, now)
+            return True
         want = self._states.want(node)
-        if want is not None:
-            # What did not fit is asked for again: the same source, and no new try.
-            want.tries, want.teller = 0, source
+        assert want is not None
+        # What did not fit is asked for again: the same source, and no new try.
+        want.tries, want.teller = 0, source
         return True
+
+    def _follow(self, node: NodeId, address: Address, now: Instant) -> None:
+        """Where the state is newer than the record, its rumour is still on its way: as if heard."""
+        member, state = self._beliefs.table.get(node), self._states.get(node)
+        assert member is not None
+        assert state is not None
+        if state.epoch == member.epoch and state.version > member.state_version:
+            newer = msgspec.structs.replace(
+                member, state_version=state.version, digest=state.digest
+            )
+            self._beliefs.hear(Update(*update_fields(newer)), address, now)
 
     # Answering
 
-    def on_state_pull(self, pull: StatePull, requester: Member) -> None:
+    def on_state_pull(self, pull: StatePull, requester: Member, now: Instant) -> None:
         """Answer with what fits into a few datagrams, be it nothing."""
+        if pull.documents:
+            self._documents.on_pull(pull, requester, now)
+            return
         answers = list(self._answers(pull))[:STATE_DATAGRAMS_MAX] or [[]]
         for deltas in answers:
             fields = (len(answers),)

@@ -2,29 +2,52 @@
 
 import msgspec
 
-from meshd.capability.manifest import CapabilitySummary
+from meshd.capability.manifest import (
+    CapabilitySummary,
+    Manifest,
+    check_manifest,
+    digest_of,
+    encode_manifest,
+    summarise,
+)
 from meshd.clock import Instant, Seconds
+from meshd.errors import MeshError
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.state import NodeState
+from meshd.gossip.state import CAPABILITY_KEY, DOCUMENT_KEY, NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Member, NodeId, is_name
 from meshd.view import ClusterView, Peer
 
 NAME_KEY = "name"
 VERSION_KEY = "version"
-CAPABILITY_KEY = "cap/"
+MANIFEST_KEY = DOCUMENT_KEY
 _STALE_ROUNDS = 3
 
 
 def own_entries(
-    name: str, version: str, capabilities: tuple[CapabilitySummary, ...]
+    name: str, version: str, manifests: tuple[Manifest, ...]
 ) -> dict[str, bytes | None]:
-    """What a node says of itself, as keys of its state."""
-    return {
-        NAME_KEY: name.encode(),
-        VERSION_KEY: version.encode(),
-        **{CAPABILITY_KEY + c.name: msgspec.msgpack.encode(c) for c in capabilities},
-    }
+    """What a node says of itself, as keys of its state.
+
+    Of each capability that is a summary, by which others choose, and the manifest itself, which is
+    a document and comes a little later.
+    """
+    entries: dict[str, bytes | None] = {NAME_KEY: name.encode(), VERSION_KEY: version.encode()}
+    for manifest in manifests:
+        body, summary = encode_manifest(manifest), summarise(manifest)
+        entries[CAPABILITY_KEY + manifest.name] = msgspec.msgpack.encode(summary)
+        entries[MANIFEST_KEY + manifest.name] = body
+    return entries
+
+
+def manifest_from(body: bytes, summary: CapabilitySummary) -> Manifest | None:
+    """A manifest as its owner wrote it; None if it is not the one that the summary is of."""
+    try:
+        manifest = check_manifest(msgspec.json.decode(body, type=Manifest))
+        is_told = digest_of(manifest) == summary.digest and manifest.name == summary.name
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MeshError):
+        return None
+    return manifest if is_told else None
 
 
 def stale_after_s(config: GossipConfig, members: int) -> Seconds:
@@ -74,6 +97,7 @@ class ViewBuilder:
         node = member.node
         told = self._told_by(swim, node)
         load = swim.load_of(node)
+        expected = swim.rtt_expected(node)
         heard_at = swim.heard_at(node)
         if load is not None and (heard_at is None or load[1] > heard_at):
             heard_at = load[1]
@@ -92,6 +116,8 @@ class ViewBuilder:
             rtt_s=swim.rtt_s(node),
             reachable=swim.is_reachable(node),
             version=told.version,
+            rtt_estimate_s=None if expected is None else expected.rtt_s,
+            rtt_estimate_error=None if expected is None else expected.error,
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":
@@ -102,8 +128,9 @@ class ViewBuilder:
         held = self._told.get(node)
         if held is not None and held[0] is state and held[1] == state.version:
             return held[2]
-        told = _read_state(state)
-        self._told[node] = (state, state.version, told)
+        told = _read_state(swim, node, state)
+        if told.is_whole:
+            self._told[node] = (state, state.version, told)
         return told
 
 
@@ -111,24 +138,33 @@ class _Told(msgspec.Struct, frozen=True):
     name: str = ""
     version: str = ""
     capabilities: tuple[CapabilitySummary, ...] = ()
+    is_whole: bool = True
 
 
-def _read_state(state: NodeState) -> _Told:
-    """Decode a state. A peer wrote it: what is not as it should be is left out."""
-    values = state.values()
+def _read_state(swim: Swim, node: NodeId, state: NodeState) -> _Told:
+    """Decode a state. A peer wrote it: what is not as it should be is left out.
+
+    So is a summary so long that it is a document, until that is here.
+    """
     capabilities = []
-    for key, value in sorted(values.items()):
+    is_whole = True
+    for key in sorted(state.values()):
         if key.startswith(CAPABILITY_KEY):
+            value = swim.value_of(node, key)
+            if value is None:
+                is_whole = False
+                continue
             try:
                 summary = msgspec.msgpack.decode(value, type=CapabilitySummary)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
             if is_name(summary.name) and key == CAPABILITY_KEY + summary.name:
                 capabilities.append(summary)
-    name = values.get(NAME_KEY, b"").decode(errors="replace")
-    version = values.get(VERSION_KEY, b"").decode(errors="replace")
+    name = (swim.value_of(node, NAME_KEY) or b"").decode(errors="replace")
+    version = (swim.value_of(node, VERSION_KEY) or b"").decode(errors="replace")
     return _Told(
         name=name if is_name(name) else "",
         version=version if is_name(version.replace("+", "-")) else "",
         capabilities=tuple(capabilities),
+        is_whole=is_whole,
     )

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from meshd.capability.manifest import CapabilitySummary
+from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
+from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from meshd.gossip.effects import (
     DatagramRejected,
@@ -24,18 +25,21 @@ from meshd.gossip.effects import (
 )
 from meshd.gossip.inputs import (
     AddressChanged,
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     Input,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
     RejoinRequested,
     StateSet,
 )
 from meshd.gossip.members import new_member
-from meshd.gossip.rows import ViewBuilder, own_entries
+from meshd.gossip.rows import MANIFEST_KEY, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
@@ -67,6 +71,7 @@ class GossipService:
         advertise: Callable[[Address], Address],
         config: GossipConfig,
         listener: Callable[[Effect], None],
+        event_floor: int = 0,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -79,6 +84,7 @@ class GossipService:
             advertise: from the bound address to the one that others are told.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
+            event_floor: Lamport time up to which an earlier run heard all users' events.
 
         Raises:
             OSError: the address cannot be bound.
@@ -91,7 +97,7 @@ class GossipService:
         self.address = advertise(self.bound)
         me = new_member(node, epoch, self.address)
         rng = platform.random("gossip")
-        self._swim = Swim(me, mesh, config, rng, self._clock.now())
+        self._swim = Swim(me, mesh, config, rng, self._clock.now(), event_floor=event_floor)
         self._rows = ViewBuilder(config)
         self._runner: ProtocolRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -99,6 +105,7 @@ class GossipService:
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
+        self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
@@ -129,19 +136,40 @@ class GossipService:
         """Try to meet whoever is at these addresses."""
         self._submit(JoinRequested(addresses))
 
-    def describe(
-        self, *, name: str, version: str, capabilities: tuple[CapabilitySummary, ...]
-    ) -> None:
+    def describe(self, *, name: str, version: str, manifests: tuple[Manifest, ...]) -> None:
         """Set this node's own state: what others see of it.
 
         Raises:
-            UsageError: a capability's summary is too large to be gossiped; nothing changed.
+            UsageError: the manifests are too large to be gossiped; nothing changed.
         """
-        entries = own_entries(name, version, capabilities)
-        trial = NodeState(Epoch(0))
-        for key, value in entries.items():
-            trial.write(key, value)
+        entries = own_entries(name, version, manifests)
+        NodeState(Epoch(0)).write_all(entries)
         self._call(self._describe, entries)
+
+    async def manifest(
+        self, node: NodeId, summary: CapabilitySummary, timeout_s: Seconds
+    ) -> Manifest | None:
+        """What a node says in full of a capability of which it told `summary`.
+
+        None if that is not here, and does not come within `timeout_s`, or is not what the summary
+        is of.
+        """
+        key = MANIFEST_KEY + summary.name
+
+        async def read() -> bytes | None:
+            body = self._swim.value_of(node, key)
+            if body is None and timeout_s > 0:
+                changed = asyncio.get_running_loop().create_future()
+                self._readers[changed] = (node, key)
+                try:
+                    await asyncio.wait([changed], timeout=timeout_s)
+                finally:
+                    del self._readers[changed]
+                body = self._swim.value_of(node, key)
+            return body
+
+        body = await self._ask(read, timeout_s + _ASK_TIMEOUT_S)
+        return None if body is None else manifest_from(body, summary)
 
     def set_load(self, load: Load) -> None:
         """Tell how busy this node is."""
@@ -188,6 +216,30 @@ class GossipService:
 
         return await self._ask(read)
 
+    async def wish(self, event: EventFired | QueryFired) -> None:
+        """Tell all nodes, or ask them.
+
+        Raises:
+            UsageError: gossip cannot carry it, or does not run; nothing was told.
+            BusyError: it is one too many; nothing was told.
+        """
+        if self._runner is None:
+            raise UsageError("this node is not running", hint="start it again: meshd start")
+
+        async def step() -> None:
+            self._step(event)
+
+        await self._ask(step)
+
+    def answer(self, given: AnswerGiven) -> None:
+        """Answer a query that was heard."""
+        self._submit(given)
+
+    @property
+    def event_clock(self) -> int:
+        """The highest Lamport time of a user's event: what the next run skips. For any thread."""
+        return self._swim.event_clock
+
     def on_view(self, callback: Callable[[ClusterView], None]) -> None:
         """Call `callback` in the running loop with new views; at least with the newest."""
         loop = asyncio.get_running_loop()
@@ -203,6 +255,7 @@ class GossipService:
         return {
             **self._counters.copy(),
             **{f"pending_{what}": count for what, count in self._swim.pending().items()},
+            "events_dropped": self._swim.events_dropped,
             "health_score": self._swim.health,
         }
 
@@ -328,6 +381,10 @@ class GossipService:
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+        elif isinstance(effect, StateChanged):
+            for reader, (node, key) in self._readers.items():
+                if not reader.done() and self._swim.value_of(node, key) is not None:
+                    reader.set_result(None)
         elif isinstance(effect, PingAnswered):
             for answer, asked_at in self._pings.get(effect.node, {}).items():
                 # A late answer to an earlier question is older than this one.

@@ -22,6 +22,15 @@ def suspicion_bounds_s(config: GossipConfig, members: int) -> tuple[Seconds, Sec
     return shortest, shortest * config.suspicion_max_mult
 
 
+def crowded_bounds_s(config: GossipConfig, members: int) -> tuple[Seconds, Seconds]:
+    """T_min and T_max while many are suspected at once: Lifeguard's, from 4 max(1, log10 n) T.
+
+    Rumours queue up then, and a refutation takes longer to come round.
+    """
+    shortest = 4.0 * max(1.0, math.log10(max(1, members))) * config.probe_interval_s
+    return shortest, shortest * config.suspicion_max_mult
+
+
 class Suspicion:
     """One suspected member at one incarnation.
 
@@ -30,7 +39,8 @@ class Suspicion:
     """
 
     __slots__ = (
-        "_longest", "_needed", "_shortest", "accusers", "is_last_called", "retracted", "started",
+        "_longest", "_needed", "_shortest", "accusers", "is_last_called", "not_before",
+        "retracted", "started",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +62,8 @@ class Suspicion:
         self.accusers: tuple[NodeId, ...] = ()
         self.retracted: tuple[NodeId, ...] = ()
         self.is_last_called = False
+        self.not_before = now
+        """When answers to the last call should be there."""
 
     def confirm(self, accuser: NodeId) -> bool:
         """Count one more opinion; false if it is not new or no more are needed."""
@@ -92,15 +104,22 @@ class Suspicion:
         """K: the confirmations that bring the doubt down to its shortest."""
         return self._needed
 
+    def lengthen(self, bounds_s: tuple[Seconds, Seconds]) -> bool:
+        """Last as long as these bounds at least; false if it does anyway."""
+        before = self._shortest, self._longest
+        self._shortest = max(self._shortest, bounds_s[0])
+        self._longest = max(self._longest, bounds_s[1])
+        return before != (self._shortest, self._longest)
+
     def deadline(self) -> Instant:
         """When doubt becomes certainty: T(c) of Lifeguard, from T_max down to T_min.
 
         If all who doubted took it back, somebody's mere hearsay is left: that lasts longest.
         """
+        wait_s = self._shortest
         if self.accusers and not self._active:
-            return Instant(self.started + self._longest)
-        if self._needed == 0:
-            return Instant(self.started + self._shortest)
-        share = math.log(self.confirmations + 1) / math.log(self._needed + 1)
-        wait_s = self._longest - (self._longest - self._shortest) * min(1.0, share)
-        return Instant(self.started + max(self._shortest, wait_s))
+            wait_s = self._longest
+        elif self._needed:
+            share = math.log(self.confirmations + 1) / math.log(self._needed + 1)
+            wait_s = self._longest - (self._longest - self._shortest) * min(1.0, share)
+        return Instant(max(self.not_before, self.started + max(self._shortest, wait_s)))

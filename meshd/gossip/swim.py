@@ -21,18 +21,24 @@ from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects, Versions
+from meshd.gossip.distances import Distances, Expected
+from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import Effect
+from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
     AddressChanged,
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     Input,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
     RejoinRequested,
     StateSet,
 )
@@ -40,7 +46,10 @@ from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, is_live, record_hash
 from meshd.gossip.messages import (
     Ack,
+    Answer,
     Busy,
+    EventDigest,
+    Events,
     Gossip,
     Join,
     Message,
@@ -57,6 +66,7 @@ from meshd.gossip.messages import (
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
 from meshd.gossip.pulls import Pulls
+from meshd.gossip.sources import Sources
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
@@ -67,6 +77,7 @@ from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
+_RICH_HASTE = 2  # rounds that a change of state, which travels with its rumour, takes at once
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
@@ -84,6 +95,7 @@ class Swim:
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
         versions: the protocol versions that it speaks.
+        event_floor: Lamport time up to which an earlier run heard all users' events.
     """
 
     def __init__(
@@ -95,6 +107,7 @@ class Swim:
         now: Instant,
         table: MemberTable | None = None,
         versions: Versions = Versions(),  # noqa: B008 - a frozen value
+        event_floor: int = 0,
     ) -> None:
         self._mesh = mesh
         self._config = config
@@ -124,20 +137,32 @@ class Swim:
             dialects=self._dialects,
             now=now,
         )
+        self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, doors=self._doors, dialects=self._dialects, rng=rng, now=now,
+            health=self._health, doors=self._doors, dialects=self._dialects,
+            distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
-            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
-        )
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
+            health=self._health, rng=rng,
+        )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
+        sources = Sources(config, self._beliefs, rng)
+        self._documents = Documents(
+            config=config, beliefs=self._beliefs, library=self._states.library,
+            timers=self._timers, outbox=self._outbox, sources=sources, now=now,
+        )  # fmt: skip
         self._pulls = Pulls(
+            beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
+            sources=sources, documents=self._documents,
+        )  # fmt: skip
+        self._events = EventPlane(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
-            outbox=self._outbox, rng=rng,
+            outbox=self._outbox, rng=rng, floor=event_floor, now=now,
         )  # fmt: skip
         self._trust = Trust(
             mesh=mesh, beliefs=self._beliefs, exchange=self._exchange, pulls=self._pulls,
@@ -154,7 +179,9 @@ class Swim:
         """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
 
         Raises:
-            UsageError: a StateSet holds what gossip cannot carry; nothing changed.
+            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry;
+                nothing changed.
+            BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
         match event:
             case DatagramReceived():
@@ -179,6 +206,12 @@ class Swim:
             case AddressChanged():
                 if event.address != self._beliefs.me.address:
                     self._beliefs.raise_incarnation(now, address=event.address)
+            case EventFired():
+                self._events.fire(event, now)
+            case QueryFired():
+                self._events.ask(event, now)
+            case AnswerGiven():
+                self._events.give(event, now)
             case _:
                 assert_never(event)
         return self._outbox.drain()
@@ -228,6 +261,7 @@ class Swim:
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
+                self._events.stir(now)
             case Sync() as sync:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
@@ -267,6 +301,7 @@ class Swim:
         assert current is not None
         if member.state is MemberState.DEAD and current.state is MemberState.ALIVE:
             self._exchange.reunite(current, now)
+            self._events.reunited(now)
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
 
@@ -324,17 +359,20 @@ class Swim:
             case Records():
                 self._exchange.on_records(message, node, address, now)
             case StatePull():
-                self._pulls.on_state_pull(message, member)
+                self._pulls.on_state_pull(message, member, now)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
+            case Events():
+                self._events.on_events(message, address, now)
+            case Answer():
+                self._events.on_answer(message, member, address)
+            case EventDigest():
+                self._events.on_digest(message, member, address, now)
             case _:
                 assert_never(message)
 
-    def _get(self, node: NodeId) -> Member | None:
-        return self._beliefs.table.get(node)
-
     def _is_live(self, node: NodeId) -> bool:
-        member = self._get(node)
+        member = self._beliefs.table.get(node)
         return member is not None and is_live(member.state)
 
     # Timers
@@ -370,6 +408,8 @@ class Swim:
                 self._prober.on_reconnect(now)
             case "pull":
                 self._pulls.on_due(now)
+            case "documents":
+                self._documents.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
                 self._beliefs.lag_faded(now)
@@ -388,6 +428,8 @@ class Swim:
                 self._prober.on_relay_over(sequence)
             case ("join", Address() as address):
                 self._exchange.on_join_due(address, now)
+            case ("events", what):
+                self._events.on_due(what, now)
             case _:
                 raise AssertionError(f"no such timer: {key!r}")
 
@@ -402,11 +444,13 @@ class Swim:
         if wait > _ROUNDING:
             self._timers.set("gossip", now + wait * config.gossip_interval_s)
             return
+        # What a change brings along is worth most to those who have not heard of it.
+        haste = _RICH_HASTE if self._rumours.is_rich else 1
         self._gossiped_at = now
-        self._rounds_left = rounds_left - 1
+        self._rounds_left = rounds_left - haste
         me = self._beliefs.me.node
         targets = self._beliefs.table.pick(
-            config.gossip_fanout,
+            config.gossip_fanout * haste,
             self._rng,
             lambda m: m.state <= MemberState.SUSPECT and m.node != me,
         )
@@ -419,8 +463,11 @@ class Swim:
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        if self._states.own.write_all(event.entries):
-            me = msgspec.structs.replace(self._beliefs.me, state_version=self._states.own.version)
+        if self._states.write(event.entries):
+            own = self._states.own
+            me = msgspec.structs.replace(
+                self._beliefs.me, state_version=own.version, digest=own.digest
+            )
             self._beliefs.replace_self(me, now)
 
     def _on_leave(self, now: Instant) -> None:
@@ -457,6 +504,10 @@ class Swim:
         """What is held of a node's state."""
         return self._states.get(node)
 
+    def value_of(self, node: NodeId, key: str) -> bytes | None:
+        """What a node says under a key; None if nothing, or a document that is not here yet."""
+        return self._states.value(node, key)
+
     def load_of(self, node: NodeId) -> tuple[Load, Instant] | None:
         """A node's newest load record and when it came."""
         return self._loads.get(node)
@@ -474,6 +525,10 @@ class Swim:
         """Moving average of direct probes' round trips."""
         return self._beliefs.rtt_s.get(node)
 
+    def rtt_expected(self, node: NodeId) -> Expected | None:
+        """The round trip by network coordinates, and how far off that may be."""
+        return self._distances.expected(node)
+
     def is_reachable(self, node: NodeId) -> bool:
         """False from an own failed probe round until the member is heard again."""
         return node not in self._beliefs.unreachable
@@ -490,6 +545,16 @@ class Swim:
         """The last events of a member, oldest first: why it is believed to be what it is."""
         return self._beliefs.history(node)
 
+    @property
+    def event_clock(self) -> int:
+        """The highest Lamport time of a user's event heard or told: what the next run skips."""
+        return self._events.clock
+
+    @property
+    def events_dropped(self) -> int:
+        """Users' events that were not passed on as often as they should: too many waited."""
+        return self._events.dropped
+
     def pending(self) -> Mapping[str, int]:
         """What waits, for metrics and for resource checks."""
         return {
@@ -498,9 +563,11 @@ class Swim:
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
             "verifications": len(self._verifier),
-            "pulls": len(self._pulls),
+            "pulls": len(self._pulls) + len(self._documents),
+            "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
             "hearsay": self._trust.waiting,
+            **self._events.pending(),
         }
 
     def validate(self) -> None:

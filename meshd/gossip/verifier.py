@@ -9,17 +9,21 @@ accuser alone never shortens anything.
 import random
 
 from meshd.clock import Instant
-from meshd.gossip.beliefs import Beliefs
+from meshd.gossip.beliefs import LAST_CALL_FRACTION, Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.health import LocalHealth
 from meshd.gossip.messages import Ack
 from meshd.gossip.prober import Prober
+from meshd.gossip.suspicion import crowded_bounds_s
 from meshd.gossip.timers import Timers
 from meshd.model import Member, MemberState, NodeId
 
 LAST_CALLS = 2
 """Others who are asked whether a suspect has refuted, before it is held dead."""
+ASKED_ABOUT_MAX = 12
+"""Suspects that one question is about, as far as they fit into a datagram with all who doubt."""
 CROWD = 8
-"""Suspects from which on nobody is asked: so many at once are no lost rumour."""
+"""More suspects than this at once are no lost rumour, but a storm or a split."""
 VERIFICATIONS_MAX = 16
 """Suspects that are probed at a time; further doubts are left to the others."""
 
@@ -48,12 +52,14 @@ class Verifier:
         beliefs: Beliefs,
         prober: Prober,
         timers: Timers,
+        health: LocalHealth,
         rng: random.Random,
     ) -> None:
         self._config = config
         self._beliefs = beliefs
         self._prober = prober
         self._timers = timers
+        self._health = health
         self._rng = rng
         self._open: dict[int, Verification] = {}
 
@@ -101,18 +107,37 @@ class Verifier:
         """A doubt is about to end, or over.
 
         One node in a few thousand misses a rumour. Before a suspect is held dead, two others are
-        told what is believed here: who has heard it refute answers with that.
+        told what is believed here: who has heard it refute answers with that. Where many are
+        suspected at once, doubts last as long as in Lifeguard, too.
         """
-        suspicion = self._beliefs.suspicions[node]
+        beliefs = self._beliefs
+        suspicion = beliefs.suspicions[node]
+        is_crowd = len(beliefs.suspicions) > CROWD
+        if is_crowd and suspicion.lengthen(crowded_bounds_s(self._config, beliefs.table.live)):
+            beliefs.await_end(node, suspicion)
+            return
         if suspicion.is_last_called or suspicion.deadline() <= now:
-            self._beliefs.suspicion_ran_out(node, now)
+            beliefs.suspicion_ran_out(node, now)
             return
-        suspicion.is_last_called = True
-        self._timers.set(("suspicion", node), suspicion.deadline())
-        if len(self._beliefs.suspicions) > CROWD:
-            return
-        me = self._beliefs.me.node
-        for member in self._beliefs.table.pick(
+        suspects = [node, *self._soon_over(node, now)]
+        # Whose own packets get lost or come late waits longer for what others have to say.
+        patience_s = LAST_CALL_FRACTION * self._config.probe_interval_s * self._health.factor
+        for each in suspects:
+            beliefs.suspicions[each].is_last_called = True
+            beliefs.suspicions[each].not_before = Instant(now + patience_s)
+            beliefs.await_end(each, beliefs.suspicions[each])
+        me = beliefs.me.node
+        for member in beliefs.table.pick(
             LAST_CALLS, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
         ):
-            self._prober.ask(member, node)
+            self._prober.ask_about(member, suspects)
+
+    def _soon_over(self, but: NodeId, now: Instant) -> list[NodeId]:
+        """Other suspects whose doubt is about to end, too: one datagram asks about them all."""
+        soon = now + 2 * LAST_CALL_FRACTION * self._config.probe_interval_s
+        found = (
+            (suspicion.deadline(), node)
+            for node, suspicion in self._beliefs.suspicions.items()
+            if node != but and not suspicion.is_last_called and suspicion.deadline() <= soon
+        )
+        return [node for _, node in sorted(found)[: ASKED_ABOUT_MAX - 1]]

@@ -1,6 +1,7 @@
 """The named policies: each is a cost function over the same candidates; the lowest cost wins."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +15,12 @@ from meshd.view import Peer
 LATENCY_SCALE_S: Seconds = 0.1
 """The round trip that counts as the worst latency, 1.0, in the policy `weighted`."""
 
+NEAR_S: Seconds = 0.000_5
+"""Round trips up to this are all the same to the policy `nearest`: what differs is chance."""
+NEAR_RATIO = 1.2
+"""Longer ones are the same in steps of a fifth, within which coordinates are not to be trusted."""
+
+_HERE, _UNKNOWN = -1.0, 1e6
 _ID_SPACE = 1 << 64
 
 
@@ -96,11 +103,35 @@ def _weighed(peer: Peer, scene: Scene) -> tuple[float, float, float]:
     A CPU report does not yet show what we sent since: each such call counts as a slot's worth.
     """
     load, _, own = scene.outstanding.requests(peer)
-    rtt_s = UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
+    away_s = peer.distance_s
+    rtt_s = UNKNOWN_RTT_S if away_s is None else away_s
     latency = 0.0 if peer.node == scene.me else min(1.0, rtt_s / LATENCY_SCALE_S)
     if load is None:
         return float(max(0, own)), 0.0, latency
     return load.cpu_fraction + max(0, own) / max(1, load.slots), load.mem_fraction, latency
+
+
+def _nearest(peer: Peer, scene: Scene) -> float:
+    """The step of its round trip, and as a fraction how busy it is; 1 step is no load's worth."""
+    per_slot = _requests_per_slot(peer, scene)
+    return _step_of(peer, scene) + per_slot / (1.0 + per_slot)
+
+
+def _step_of(peer: Peer, scene: Scene) -> float:
+    if peer.node == scene.me:
+        return _HERE
+    away_s = peer.distance_s
+    if away_s is None:
+        return _UNKNOWN
+    return float(math.floor(math.log(max(1.0, away_s / NEAR_S), NEAR_RATIO)))
+
+
+def _nearest_factors(peer: Peer, scene: Scene) -> Factors:
+    away_s = 0.0 if peer.node == scene.me else peer.distance_s
+    factors = _requests_factors(peer, scene)
+    if away_s is not None:
+        factors = {"rtt_s": away_s, "estimated": float(peer.rtt_s is None), **factors}
+    return factors
 
 
 def _turn(peer: Peer, scene: Scene) -> float:
@@ -142,6 +173,12 @@ POLICIES: Mapping[str, Policy] = {
             "fewest requests per slot plus CPU",
             _requests_per_slot,
             _requests_factors,
+        ),
+        Policy(
+            "nearest",
+            "shortest round trip, measured or estimated; then fewest requests per slot",
+            _nearest,
+            _nearest_factors,
         ),
         Policy("weighted", "0.7 CPU + 0.3 latency, or your weights", _weighted, _weighted_factors),
         Policy("round_robin", "one after the other, by node id", _turn, _turn_factors),

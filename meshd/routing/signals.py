@@ -27,7 +27,7 @@ DEFAULT_SERVICE_S: Seconds = 0.1
 """What a task is assumed to take where neither reports nor own calls say."""
 
 UNKNOWN_RTT_S: Seconds = 0.01
-"""The round trip assumed for peers that were never measured."""
+"""The round trip assumed for peers that were neither measured nor can be estimated."""
 
 SERVICE_SAMPLES = 50
 """The service average weighs a new sample by 1/n up to this n: 0.02 (faster ones herd on noise)."""
@@ -204,7 +204,7 @@ class Outstanding:
         """Its newest load, the requests in flight there by now, and which of them we added."""
         load, at = self.newest(peer)
         record = self._records.get(peer.node)
-        own = 0 if record is None else self._own_since(record, at, peer.rtt_s or 0.0)
+        own = 0 if record is None else self._own_since(record, at, peer.distance_s or 0.0)
         if load is None:
             return None, max(0, own), own
         return load, max(0, load.in_flight + load.queue + own), own
@@ -213,7 +213,8 @@ class Outstanding:
         """What a call to `peer` would meet now. `local`: it is this node, with no way to go."""
         load, rif, own = self.requests(peer)
         record = self._records.get(peer.node)
-        rtt_s = 0.0 if local else UNKNOWN_RTT_S if peer.rtt_s is None else peer.rtt_s
+        away_s = peer.distance_s
+        rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
         slots = 1 if load is None else max(1, load.slots)
         service_s = _service_s(load, record)
         penalty_s = 0.0 if record is None else record.penalty_s(now)

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -15,6 +16,7 @@ from meshd.security.files import DamagedError, read_checked, set_aside, write_ch
 
 LOCK_FILE = "lock"
 RUN_FILE = "run"
+EVENTS_FILE = "events"
 _PID_BYTES_MAX = 32
 _BUSY = {errno.EACCES, errno.EAGAIN}
 
@@ -26,6 +28,15 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     epoch: int = 0
     incarnation: int = 0
+
+
+class Heard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Up to which Lamport time users' events were heard."""
+
+    clock: int = 0
+
+
+Record = TypeVar("Record", Run, Heard)
 
 
 class StateDir:
@@ -101,25 +112,39 @@ class StateDir:
 
     def read_run(self) -> Run:
         """The last run; zeros if there was none or its record is damaged (kept aside, warned)."""
-        path = self.path / RUN_FILE
+        return self._read(RUN_FILE, Run)
+
+    def read_event_clock(self) -> int:
+        """Up to which Lamport time earlier runs heard users' events; 0 as with `read_run`."""
+        return max(0, self._read(EVENTS_FILE, Heard).clock)
+
+    def _read(self, name: str, kind: type[Record]) -> Record:
+        path = self.path / name
         try:
-            return msgspec.json.decode(read_checked(path), type=Run)
+            return msgspec.json.decode(read_checked(path), type=kind)
         except FileNotFoundError:
-            return Run()
+            return kind()
         except OSError as error:
             self._failed("cannot read", path, error)
-            return Run()
+            return kind()
         except (DamagedError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             aside = set_aside(path)
             fields = {"path": path, "reason": error, "kept_as": aside or "(not kept)"}
-            logger.warning("run_record_damaged", extra={"fields": fields})
-            return Run()
+            logger.warning("%s_record_damaged", name, extra={"fields": fields})
+            return kind()
 
     def write_run(self, epoch: Epoch, incarnation: Incarnation) -> bool:
         """Keep what the next start must go past. False if the disk would not take it."""
-        path = self.path / RUN_FILE
+        return self._write(RUN_FILE, Run(int(epoch), int(incarnation)))
+
+    def write_event_clock(self, clock: int) -> bool:
+        """Keep up to where events were heard. False if the disk would not take it."""
+        return self._write(EVENTS_FILE, Heard(clock))
+
+    def _write(self, name: str, record: Run | Heard) -> bool:
+        path = self.path / name
         try:
-            write_checked(path, msgspec.json.encode(Run(int(epoch), int(incarnation))))
+            write_checked(path, msgspec.json.encode(record))
         except OSError as error:
             self._failed("cannot write", path, error)
             return False

@@ -1,7 +1,7 @@
 """The capabilities that a node offers right now, its own and those of attached programs."""
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 from meshd.capability.definition import CapabilityDefinition, RemoteHandler
 from meshd.capability.manifest import Manifest
@@ -59,9 +59,16 @@ class Offers:
     def remove(self, names: Iterable[str]) -> tuple[str, ...]:
         """Offer these no more; return those that were."""
         gone = tuple(name for name in dict.fromkeys(names) if name in self._by_name)
-        for name in gone:
-            del self._by_name[name]
+        self._by_name = {name: d for name, d in self._by_name.items() if name not in gone}
         return gone
+
+    def all(self) -> Mapping[str, CapabilityDefinition]:
+        """All definitions as they are now, by name."""
+        return self._by_name
+
+    def restore(self, before: Mapping[str, CapabilityDefinition]) -> None:
+        """Offer again what `all` gave."""
+        self._by_name = dict(before)
 
     def replace(self, definitions: Iterable[CapabilityDefinition]) -> tuple[str, ...]:
         """Offer exactly these beside those of attached programs; return the names that changed.

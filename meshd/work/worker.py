@@ -48,7 +48,7 @@ class Worker:
 
     Functions that block run in `slots` threads lent by the platform, async ones on the loop.
     `name` is the agent of capabilities that name none. `on_change` is called after every change of
-    what is offered.
+    what is offered; if it raises a UsageError, the change is taken back.
     """
 
     def __init__(
@@ -97,21 +97,23 @@ class Worker:
         """Offer more; return their names.
 
         Raises:
-            UsageError: a name is taken, or there are too many; nothing changed.
+            UsageError: a name is taken, there are too many, or others cannot be told; nothing
+                changed.
         """
-        return self._changed(self._offers.add(definitions))
+        return self._change(lambda: self._offers.add(definitions))
 
     def remove(self, names: Iterable[str]) -> tuple[str, ...]:
         """Offer these no more; return those that were. What is accepted already still runs."""
-        return self._changed(self._offers.remove(names))
+        return self._change(lambda: self._offers.remove(names))
 
     def replace(self, definitions: Iterable[CapabilityDefinition]) -> tuple[str, ...]:
         """Offer exactly these beside those of attached programs; return the names that changed.
 
         Raises:
-            UsageError: a name is taken, or there are too many; nothing changed.
+            UsageError: a name is taken, there are too many, or others cannot be told; nothing
+                changed.
         """
-        return self._changed(self._offers.replace(definitions))
+        return self._change(lambda: self._offers.replace(definitions))
 
     def remove_owner(self, owner: Hashable) -> tuple[str, ...]:
         """An attached program is gone: so are its capabilities, and its runs end with an error.
@@ -223,12 +225,19 @@ class Worker:
                 runner.cancel()
         self._tools.threads.shutdown(wait=False, cancel_futures=True)
 
-    def _changed(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _change(self, change: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+        """Change what is offered and tell it; where that is refused, all is as it was."""
+        before = self._offers.all()
+        names = change()
+        if names and self._on_change is not None:
+            try:
+                self._on_change()
+            except UsageError:
+                self._offers.restore(before)
+                raise
         for name in names:
             if self._offers.get(name) is None:
                 self._admission.forget(name)
-        if names and self._on_change is not None:
-            self._on_change()
         return names
 
     def _new_id(self) -> str:

@@ -74,9 +74,8 @@ def _no_nack(_original: Any) -> Any:
 
 
 def _ping_without_accusation(_original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int, about: NodeId | None = None) -> None:
-        del about
-        self._outbox.send_full(target.node, target.address, Ping, (sequence,))
+    def ping(self: Prober, target: Member, sequence: int, wanted: int = 0) -> None:
+        self._outbox.send_full(target.node, target.address, Ping, (sequence,), last=wanted)
 
     return ping
 
@@ -86,7 +85,8 @@ def _ack_without_accusation(_original: Any) -> Any:
         leaving = self._beliefs.leaving
         first = self._beliefs.accusation(self._beliefs.me.node) if leaving else None
         fields = (ping.sequence, view_hash)
-        self._outbox.send_full(member.node, member.address, Ack, fields, first=first)
+        last = self._distances.for_ack(member.node, ping.wanted)
+        self._outbox.send_full(member.node, member.address, Ack, fields, first=first, last=last)
 
     return on_ping
 
@@ -99,6 +99,14 @@ def _nothing(_original: Any) -> Any:
 
 
 _LIFEGUARD_CHANGES = {"suspicion_mult": 4.0, "verifiers": 0}
+
+
+def _none(_original: Any) -> Any:
+    def none(self: Beliefs) -> list[bytes]:
+        del self
+        return []
+
+    return none
 
 
 def _without_last_call(_original: Any) -> Any:
@@ -115,7 +123,7 @@ def _without_last_call(_original: Any) -> Any:
 _LIFEGUARD_PATCHES = (
     (Beliefs, "mail_waited", _nothing),
     (Beliefs, "answered_late", _nothing),
-    (Beliefs, "correction", _nothing),
+    (Beliefs, "corrections", _none),
     (Verifier, "on_suspicion_due", _without_last_call),
 )
 _NO_PROBE_CHANGES = {**_LIFEGUARD_CHANGES, "health_max": 0}
@@ -168,7 +176,7 @@ LIFEGUARD_ARMS = (SWIM, LHA_PROBE, LHA_SUSPICION, BUDDY, LIFEGUARD)
 
 
 def _ticking(_original: Any) -> Any:
-    def spread(self: Beliefs, member: Member, now: Instant) -> None:
+    def spread(self: Beliefs, member: Member, now: Instant, **_options: Any) -> None:
         self.rumours.add(member.node, encode_update(member))
         interval_s = self._config.gossip_interval_s
         # The id is a hash: as good as chance, and the same at each call.

@@ -1,5 +1,6 @@
 """All experiments by name."""
 
+from sim.experiments.coordinates import COORDINATES
 from sim.experiments.dissemination import DISSEMINATION
 from sim.experiments.first_suspicion import FIRST_SUSPICION
 from sim.experiments.grid import GRID, GRID_LARGE
@@ -10,6 +11,7 @@ from sim.experiments.model import Experiment
 EXPERIMENTS: dict[str, Experiment] = {
     each.name: each
     for each in (
+        COORDINATES,
         DISSEMINATION,
         FIRST_SUSPICION,
         LOAD,

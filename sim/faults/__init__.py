@@ -22,6 +22,7 @@ from sim.faults.process import (
     SlowNode,
     Start,
     Starve,
+    Tells,
 )
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "SlowNode",
     "Start",
     "Starve",
+    "Tells",
     "Upgrade",
 ]

@@ -133,7 +133,7 @@ def _records(rng: random.Random, world: "World", host: "Host") -> tuple[bytes, A
 def _rumour(
     node: NodeId, epoch: int, *, state: int = 0, incarnation: int = 0, sponsor: bytes = b""
 ) -> tuple[Any, ...]:
-    return (int(state), node, epoch, incarnation, pack_address(VICTIM), 0, 0, sponsor)
+    return (int(state), node, epoch, incarnation, pack_address(VICTIM), 0, 0, b"", sponsor)
 
 
 def _told(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshd.gossip.inputs import PingRequested, StateSet
+from meshd.gossip.inputs import EventFired, PingRequested, StateSet
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Load
 from sim.faults.base import disturb_for
@@ -195,16 +195,17 @@ class ClockJump:
 
 @dataclass(frozen=True, slots=True)
 class SetState:
-    """A node writes a key of its own state."""
+    """A node writes a key of its own state: `value`, so many `times` in a row."""
 
     node: int
     key: str
     value: bytes
+    times: int = 1
 
     def apply(self, world: "World") -> None:
         """Write it if the node runs."""
         world.changed_at = world.now
-        world.step(world.hosts[self.node], StateSet({self.key: self.value}))
+        world.step(world.hosts[self.node], StateSet({self.key: self.value * self.times}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,31 @@ class Asks:
 
         for host in world.hosts:
             world.call_at(world.now + self.every_s * rng.random(), partial(ask, host))
+
+
+@dataclass(frozen=True, slots=True)
+class Tells:
+    """Users of each node tell all others something, about every `every_s` seconds."""
+
+    every_s: float
+    for_s: float
+
+    def apply(self, world: "World") -> None:
+        """Begin, each node at a time of its own; end later."""
+        rng = world.random("tells")
+        until = world.now + self.for_s
+        world.is_visited = True
+
+        def tell(host: "Host", number: int) -> None:
+            if world.now > until:
+                return
+            if not host.asleep and not host.leaving:
+                world.step(host, EventFired(f"e{number % 7}", b"%d" % number, number % 5 == 0))
+            pause_s = self.every_s * (0.5 + rng.random())
+            world.call_at(world.now + pause_s, partial(tell, host, number + 1))
+
+        for host in world.hosts:
+            world.call_at(world.now + self.every_s * rng.random(), partial(tell, host, 1))
 
 
 def _is_short(world: "World", host: "Host", for_s: float) -> bool:

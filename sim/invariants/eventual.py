@@ -170,7 +170,7 @@ class CutsHeal(Eventual):
 
 
 class StateArrives(Eventual):
-    """L7: everybody holds the last version of everybody's state."""
+    """L7: everybody holds the last version of everybody's state, with all its documents."""
 
     invariant = "L7"
 
@@ -191,6 +191,9 @@ class StateArrives(Eventual):
                 if version != writer.swim.me.state_version:
                     text = f"holds version {version} of {writer.swim.me.state_version}"
                     return host.index, writer.index, text
+                for key in held.values() if held else ():
+                    if host.swim.value_of(writer.id, key) is None:
+                        return host.index, writer.index, f"lacks the document {key}"
         return None
 
 
@@ -235,5 +238,5 @@ def pending(host: Host) -> dict[str, int]:
 
 def _is_busy(host: Host) -> bool:
     waiting = pending(host)
-    some = any(waiting[what] for what in ("rumours", "suspicions", "relays", "pulls"))
+    some = any(waiting[what] for what in ("rumours", "suspicions", "relays", "pulls", "events"))
     return some or waiting["timers"] > TIMERS_IDLE_MAX + len(host.seeds)

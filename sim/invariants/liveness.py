@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from meshd.gossip.effects import Effect, MemberChanged, ProbeCompleted
 from meshd.gossip.history import RAN_OUT, UNANSWERED
+from meshd.gossip.lag import lag_s
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import MemberState, NodeId
 from sim.invariants.bounds import calm_needed_s, detection_bound_s, latency_high_s
@@ -22,6 +23,7 @@ from sim.invariants.eventual import (
     pending,
 )
 from sim.invariants.spread import spreading
+from sim.invariants.telling import telling
 from sim.world import Host, World
 
 EARLY_S = 1e-6
@@ -42,7 +44,8 @@ class CrashesFound(Checker):
         # With many dead at once, health scores stretch everybody's periods: the end tells then.
         if not host.joined or gone > max(1, len(world.hosts) // 10):
             return
-        bound_s = detection_bound_s(world, len(others))
+        assert host.swim is not None
+        bound_s = detection_bound_s(world, len(others)) + 2 * lag_s(host.swim.me.lag)
         run, since = host.runs, world.now
         world.call_at(since + bound_s, lambda: self._look(host, run, since))
 
@@ -104,7 +107,8 @@ class LiveStayAlive(Checker):
             if effect.reason == UNANSWERED:
                 self._doubted_at[subject.index] = world.now
         elif effect.member.state is MemberState.DEAD and subject.is_member:
-            if world.now - world.safe_since > calm_needed_s(world):
+            safe_since = max(world.safe_since, world.network.crowded_at)
+            if world.now - safe_since > calm_needed_s(world):
                 self.fail(host.index, subject.index, f"it lives; held dead: {effect.reason}")
             elif self._is_merge(subject):
                 self.fail(
@@ -151,6 +155,45 @@ class DoubtsLast(Checker):
         if effect.reason == RAN_OUT and now - began < self._shortest_s - EARLY_S:
             text = f"a doubt of {now - began:.2f} s became a death; T_min is {self._shortest_s} s"
             self.fail(host.index, self.index_of(effect.member.node), text)
+
+
+class DoubtsAreConfirmed(Checker):
+    """L1, the reason for it: a doubt of who is gone ends at T_min, for its verifiers confirm it.
+
+    They take a period for that, and their word a round of gossip: less than T_min. Asked where
+    nothing is lost and nobody else is gone, so that all of them can answer.
+    """
+
+    invariant = "L1"
+    MARGIN_PERIODS = 0.5
+
+    def on_effect(self, host: Host, effect: Effect) -> None:
+        """Look again when it should be over."""
+        world = self.world
+        if type(effect) is not MemberChanged or effect.member.state is not MemberState.SUSPECT:
+            return
+        subject = world.host_of(effect.member.node)
+        gone = len(world.hosts) - len(world.members())
+        if subject is None or subject.swim is not None or gone != 1:
+            return
+        shape, config = world.network.shape, world.config
+        if shape.loss or not config.verifiers or effect.member.lag:
+            return
+        bound_s = suspicion_bounds_s(config, len(world.hosts))[0] + 4 * latency_high_s(shape)
+        bound_s += self.MARGIN_PERIODS * config.probe_interval_s
+        run, since = subject.runs, world.now
+        world.call_at(since + bound_s, lambda: self._look(host, subject, run, since))
+
+    def _look(self, host: Host, subject: Host, run: int, since: float) -> None:
+        world = self.world
+        if host.swim is None or host.started_at > since or subject.runs != run:
+            return
+        if world.calm_since > since - calm_needed_s(world):
+            return
+        held = host.swim.members.get(subject.id)
+        if held is not None and held.state is MemberState.SUSPECT:
+            text = f"still doubted {world.now - since:.2f} s after the doubt began"
+            self.fail(host.index, subject.index, text)
 
 
 class JoinsAreQuick(Checker):
@@ -263,6 +306,7 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield ProbesTellTruth(world, found)
     yield LiveStayAlive(world, found)
     yield DoubtsLast(world, found)
+    yield DoubtsAreConfirmed(world, found)
     yield JoinsAreQuick(world, found)
     yield NobodyLeftForDead(world, found)
     yield ViewsConverge(world, found)
@@ -272,3 +316,4 @@ def liveness(world: World, found: Callable[[Violation], None]) -> Iterator[Check
     yield WaitingIsBounded(world, found)
     yield LoadIsFlat(world, found)
     yield from spreading(world, found)
+    yield from telling(world, found)

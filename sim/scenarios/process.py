@@ -6,17 +6,21 @@ from sim.faults import (
     Block,
     Crash,
     Fault,
+    Heal,
     Leave,
     Loads,
+    Partition,
     Rejoin,
     Restart,
     SetState,
     SlowNode,
     Start,
     Starve,
+    Tells,
 )
+from sim.network import Shape
 from sim.plan import Plan
-from sim.scenarios.base import SEEDS_KNOWN, plan_of, rng_of, seeds_of, some
+from sim.scenarios.base import SEEDS_KNOWN, halves, plan_of, rng_of, seeds_of, some
 
 STARVED_FRACTION = 0.05
 
@@ -75,6 +79,26 @@ def mass_restart(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     return plan_of("mass_restart", (nodes, seed, duration_s, loss), faults)
 
 
+def documents(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """All nodes write documents of up to 64 KiB, some write anew, some restart; 30 % are lost."""
+    rng = rng_of(seed, "documents")
+    faults: list[At] = []
+    for node in range(nodes):
+        at_s = 1 + duration_s * 0.3 * rng.random()
+        value, times = rng.randbytes(16), rng.choice((2, 40, 400, 4_000))
+        faults.append(At(at_s, SetState(node, "doc/large", value, times)))
+        faults.append(At(at_s, SetState(node, "doc/small", value + b"small", 20)))
+    for node in some(rng, nodes, 0.2):
+        at_s = duration_s * (0.3 + 0.2 * rng.random())
+        faults.append(At(at_s, SetState(node, "doc/small", rng.randbytes(16), 50)))
+    for node in some(rng, nodes, 0.1):
+        at_s = duration_s * (0.4 + 0.2 * rng.random())
+        faults.append(At(at_s, Restart(node, 1.0, seeds_of(rng, nodes, node))))
+        faults.append(At(at_s + 2, SetState(node, "doc/small", rng.randbytes(16), 50)))
+    shape = Shape(loss=max(loss, 0.3))
+    return plan_of("documents", (nodes, seed, duration_s, loss), faults, shape=shape)
+
+
 def slow_node(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """One node needs a third of a second for each packet; another one crashes meanwhile."""
     slow, crashed = rng_of(seed, "slow_node").sample(range(nodes), 2)
@@ -93,6 +117,18 @@ def starved(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     faults = [At(0.0, Starve(node, duration_s)) for node in hungry]
     faults.append(At(duration_s / 2, Crash(rng.choice(healthy))))
     return plan_of("starved", (nodes, seed, duration_s, loss), faults)
+
+
+def told(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Users of all nodes tell events; some nodes restart, later the mesh splits for a while."""
+    rng = rng_of(seed, "told")
+    faults = [At(1.0, Tells(4.0, duration_s * 0.9))]
+    for node in some(rng, nodes, 0.1):
+        at_s = duration_s * (0.3 + 0.1 * rng.random())
+        faults.append(At(at_s, Restart(node, 2.0, seeds_of(rng, nodes, node))))
+    faults.append(At(duration_s * 0.75, Partition("told", halves(rng, nodes))))
+    faults.append(At(duration_s * 0.9, Heal("told")))
+    return plan_of("told", (nodes, seed, duration_s, loss), faults)
 
 
 def two_meshes(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:

@@ -542,3 +542,26 @@ def test_a_reader_who_has_seen_enough_is_no_error(fake):
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
+def estimated(fake):
+    """The second of the canned nodes was not measured, but its distance is estimated."""
+    one, two, *rest = PEERS["nodes"]
+    guess = {**two, "rtt_ms": None, "rtt_estimate_ms": 12.34, "rtt_estimate_error": 0.182}
+    fake.results["peers"] = {**PEERS, "nodes": [one, guess, {**rest[0], "rtt_ms": 40.0}]}
+
+
+def test_an_estimated_round_trip_is_marked_and_sorted_as_if_it_were_measured(meshd, fake):
+    estimated(fake)
+    assert re.search(r"^lab-b .* ~12.3 ms ", meshd("peers").out, re.MULTILINE)
+    assert meshd("peers", "--sort", "rtt", "-o", "name").out.split() == ["lab-b", "nuc", "lab-a"]
+
+
+def test_info_and_ping_tell_what_coordinates_say(meshd, fake):
+    estimated(fake)
+    words = "12.3 ms by coordinates, give or take 18%"
+    fake.results |= {"capabilities": {"capabilities": []}, "explain": {"history": []}}
+    assert words in meshd("info", "lab-b").out
+    assert "by coordinates" not in meshd("info", "nuc").out
+    fake.results["probe"] = {"replies": [{"rtt_ms": 0.8}]}
+    assert meshd("ping", "lab-b", "-c", "1").out.rstrip().endswith(f"max 0.8 ms · {words}")

@@ -48,7 +48,9 @@ HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
 ROW = {
     "id": NODE_ID, "name": TEXT, "state": TEXT, "self": YES_NO, "address": TEXT, "port": COUNT,
     "url": URL, "epoch": COUNT, "incarnation": COUNT, "version": TEXT, "load": LOAD,
-    "rtt_ms": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO, "reachable": YES_NO,
+    "rtt_ms": Maybe(NUMBER), "rtt_estimate_ms": Maybe(NUMBER),
+    "rtt_estimate_error": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO,
+    "reachable": YES_NO,
     "capabilities": [SUMMARY],
 }  # fmt: skip
 DELEGATED_TO = {

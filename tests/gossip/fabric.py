@@ -43,6 +43,7 @@ class Fabric:
         self.now = Instant(1000.0)
         self.rng = random.Random(seed)
         self.config = config or profile("lan")
+        self.event_floor = 0
         self.checks_every = 1 if count <= 10 else 20
         self.nodes: list[Node] = []
         self.by_address: dict[Address, Node] = {}
@@ -61,7 +62,8 @@ class Fabric:
         number = len(self.nodes) if index is None else index
         address = Address(f"10.0.{number // 200}.{number % 200 + 1}", 6374)
         me = new_member(node_id(number), Epoch(epoch), address)
-        swim = Swim(me, MESH, self.config, random.Random(self.rng.random()), self.now)
+        chance = random.Random(self.rng.random())
+        swim = Swim(me, MESH, self.config, chance, self.now, event_floor=self.event_floor)
         node = Node(swim, address)
         if index is None:
             self.nodes.append(node)

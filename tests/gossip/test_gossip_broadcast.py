@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.gossip.broadcast import BroadcastQueue, transmit_limit
+from meshd.gossip.broadcast import RICH_SENDS, BroadcastQueue, transmit_limit
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,22 @@ def test_a_search_for_what_fits_ends_after_a_few_misfits():
     for number in range(10):
         queue.add(number, b"x" * 50)
     assert queue.take(20, 9) == []
+
+
+def test_what_a_rumour_brings_along_is_said_while_hardly_anybody_has_heard_it():
+    queue = BroadcastQueue(crowd=0)
+    queue.add("a", b"lean", b"lean and rich")
+    assert queue.is_rich
+    assert queue.take(8, 9) == [b"lean"]
+    assert [queue.take(100, 9) for _ in range(RICH_SENDS)][-2:] == [[b"lean and rich"], [b"lean"]]
+    assert not queue.is_rich
+    for forget in (queue.discard, lambda a: queue.heard(a, 9), lambda a: queue.amend(a, b"new")):
+        queue.add("a", b"lean", b"lean and rich")
+        forget("a")
+        assert not queue.is_rich
+    queue.add("a", b"lean", b"lean and rich")
+    assert queue.take(100, 1) == [b"lean and rich"]
+    assert not queue.is_rich
 
 
 def test_a_forgotten_subject_is_gone_and_may_be_forgotten_again():

@@ -24,7 +24,7 @@ from meshd.gossip.doors import (
 )
 from meshd.gossip.effects import DatagramRejected, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested
-from meshd.gossip.messages import Busy, Join, Records, Welcome
+from meshd.gossip.messages import JOIN_PADDING_BYTES, Busy, Join, Records, Welcome
 from meshd.model import Address, Incarnation, MemberState, NodeId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
@@ -32,7 +32,7 @@ VICTIM = Address("198.51.100.7", 53)
 
 
 def join_body(sequence: int = 1) -> bytes:
-    return encode_body(6, (sequence, bytes(64)))
+    return encode_body(6, (sequence, bytes(JOIN_PADDING_BYTES)))
 
 
 def crowd(fabric: Fabric) -> None:
@@ -192,7 +192,7 @@ def test_a_guest_of_ours_that_we_never_met_is_denied_to_all():
     fabric = meshed(4)
     node = fabric.nodes[0]
     guest = (*record(STRANGER), node.id)
-    fields = (*record(STRANGER)[:6], 0, bytes(node.id))
+    fields = (*record(STRANGER)[:6], 0, b"", bytes(node.id))
     assert len(guest) >= len(record(STRANGER))
     for number in (1, 2):
         give(fabric, fabric.nodes[number], NodeId(b"liar%d___" % number)[:8],

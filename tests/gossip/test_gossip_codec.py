@@ -35,18 +35,21 @@ from meshd.gossip.messages import (
     BUCKETS,
     Ack,
     Delta,
+    DocumentPart,
     Gossip,
     Join,
     Nack,
     Ping,
     PingReq,
     Records,
+    StateChange,
     StateDelta,
     StateEntry,
     StatePull,
     Sync,
     Update,
     Wanted,
+    WantedDocument,
     Welcome,
 )
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, NodeId
@@ -66,6 +69,13 @@ hosts = st.ip_addresses().filter(
 )
 addresses = st.builds(Address, hosts.map(str), st.integers(1, 65_535))
 packed_addresses = addresses.map(pack_address)
+entries = st.builds(
+    StateEntry,
+    key=st.text(min_size=1, max_size=72),
+    version=st.integers(1, 2**32 - 1),
+    value=st.one_of(st.none(), st.binary(max_size=400)),
+    size=st.one_of(st.just(0), st.integers(1, 65_536)),
+)
 updates = st.builds(
     Update,
     state=st.integers(0, 3),
@@ -75,21 +85,22 @@ updates = st.builds(
     address=packed_addresses,
     state_version=u32,
     lag=st.integers(0, 255),
+    digest=st.one_of(st.just(b""), ids),
     accusers=id_lists,
     retracted=id_lists,
+    delta=st.one_of(
+        st.none(), st.builds(StateChange, u32, st.lists(entries, max_size=1).map(tuple))
+    ),
 )
-riding = st.lists(updates, max_size=5).map(tuple)
+riding = st.lists(updates, max_size=2).map(tuple)
 load_parts = st.binary(max_size=190)
-entries = st.builds(
-    StateEntry,
-    key=st.text(min_size=1, max_size=72),
-    version=st.integers(1, 2**32 - 1),
-    value=st.one_of(st.none(), st.binary(max_size=400)),
-)
 deltas = st.builds(
     Delta, node=ids, epoch=u53, base=u32, upto=u32,
-    entries=st.lists(entries, max_size=2).map(tuple),
+    entries=st.lists(entries, max_size=2).map(tuple), digest=st.one_of(st.just(b""), ids),
 )  # fmt: skip
+digests = st.binary(min_size=16, max_size=16)
+wanted_documents = st.builds(WantedDocument, digests, st.binary(min_size=1, max_size=16))
+document_parts = st.builds(DocumentPart, digests, st.integers(0, 255), st.binary(max_size=100))
 hashes = st.binary(min_size=4 * BUCKETS, max_size=4 * BUCKETS)
 all_messages = st.one_of(
     st.builds(Ping, u16, riding, load_parts),
@@ -104,7 +115,14 @@ all_messages = st.one_of(
     st.builds(
         StatePull, st.lists(st.builds(Wanted, ids, u53, u32), min_size=1, max_size=40).map(tuple)
     ),
+    st.builds(StatePull, st.just(()), st.lists(wanted_documents, max_size=32).map(tuple)),
     st.builds(StateDelta, st.integers(1, 255), st.lists(deltas, max_size=1).map(tuple)),
+    st.builds(
+        StateDelta,
+        st.integers(1, 255),
+        st.just(()),
+        st.lists(document_parts, max_size=8).map(tuple),
+    ),
 )
 
 
@@ -342,4 +360,4 @@ def test_a_later_load_is_newer_around_the_circle(sequence, ahead):
 
 def test_each_message_has_a_kind_of_its_own():
     kinds = [kind.__struct_config__.tag for kind in messages.Message.__args__]
-    assert sorted(kinds) == [*range(1, 12), 15]
+    assert sorted(kinds) == list(range(1, 16))

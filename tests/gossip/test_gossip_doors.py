@@ -29,7 +29,7 @@ def later(seconds):
 
 
 def alive(node=NEW, *, epoch=7, incarnation=0, accusers=b"", state=0):
-    return Update(state, node, epoch, incarnation, PACKED, 0, 0, accusers)
+    return Update(state, node, epoch, incarnation, PACKED, accusers=accusers)
 
 
 def table_of(*rows):
@@ -213,7 +213,14 @@ def test_guests_and_denials_are_bounded(monkeypatch):
 def entry(*rows, members_max=16):
     table = table_of(*rows)
     config = GossipConfig(members_max=members_max)
-    return Entry(config=config, table=table, doors=Doors(T0), sponsors=Sponsors(ME, table, T0))
+    return Entry(
+        config=config,
+        table=table,
+        doors=Doors(T0),
+        sponsors=Sponsors(ME, table, T0),
+        epoch=Epoch(1),
+        now=T0,
+    )
 
 
 def refusal(door, update, *, own=False, asked=False):

@@ -12,11 +12,11 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 def member(
     number: int, *, epoch: int = 1, incarnation: int = 0, state: MemberState = MemberState.ALIVE,
-    port: int = 1, version: int = 0,
+    port: int = 1, version: int = 0, digest: bytes = b"",
 ) -> Member:  # fmt: skip
     return Member(
         NodeId(number.to_bytes(8, "little")), Epoch(epoch), Incarnation(incarnation), state,
-        Address("10.0.0.1", port), version,
+        Address("10.0.0.1", port), version, digest=digest,
     )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ beliefs = st.builds(
     state=st.sampled_from(MemberState),
     port=st.integers(1, 2),
     version=st.integers(0, 2),
+    digest=st.sampled_from((b"", b"digest_1", b"digest_2")),
 )
 
 
@@ -56,6 +57,14 @@ def test_a_newer_run_outranks_whatever_the_old_one_said():
 def test_a_doubt_does_not_hide_a_newer_state_version():
     doubt = member(1, state=MemberState.SUSPECT, version=1)
     assert join(doubt, member(1, version=4)) == member(1, state=MemberState.SUSPECT, version=4)
+
+
+def test_a_digest_goes_with_the_run_and_version_that_it_is_of():
+    known, newer = member(1, version=4, digest=b"digest_1"), member(1, version=5)
+    assert join(known, newer) == newer
+    doubt = member(1, state=MemberState.SUSPECT, version=4)
+    assert join(doubt, known).digest == b"digest_1"
+    assert join(known, member(1, epoch=2)).digest == b""
 
 
 operations = st.lists(

@@ -4,14 +4,15 @@ import msgspec
 import pytest
 from fabric import Fabric, meshed, node_id
 
-from meshd.capability.manifest import Manifest, summarise
+from meshd.capability.manifest import Manifest, encode_manifest, summarise
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.inputs import LoadSampled, StateSet
-from meshd.gossip.rows import ViewBuilder, own_entries, stale_after_s
+from meshd.gossip.rows import ViewBuilder, manifest_from, own_entries, stale_after_s
 from meshd.model import Load, MemberState
 from meshd.view import ClusterView
 
-COUNT_WORDS = summarise(Manifest(name="count-words"))
+MANIFEST = Manifest(name="count-words")
+COUNT_WORDS = summarise(MANIFEST)
 
 
 def build(fabric: Fabric, builder: ViewBuilder | None = None) -> ClusterView:
@@ -26,7 +27,7 @@ def test_silence_is_long_once_three_cycles_of_probes_went_by(members, seconds):
 def test_a_row_shows_name_version_capabilities_and_load_of_a_peer():
     fabric = meshed(2)
     peer = fabric.nodes[1]
-    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (COUNT_WORDS,))))
+    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (MANIFEST,))))
     fabric.step(peer, LoadSampled(Load(queue=3)))
     fabric.run(2)
     row = build(fabric).by_node[peer.id]
@@ -51,6 +52,39 @@ def test_a_node_that_says_nothing_goes_by_its_id_and_one_that_lies_keeps_only_wh
     fabric.run(1)
     row = build(fabric, builder).by_node[peer.id]
     assert (row.name, row.version, row.capabilities) == (peer.id.hex(), "", ())
+
+
+def test_a_summary_that_is_a_document_is_in_the_row_once_it_is_here():
+    fabric = meshed(2)
+    peer = fabric.nodes[1]
+    long = Manifest(name="long", tags=tuple("t" * 30 + str(n) for n in range(16)))
+    builder = ViewBuilder(fabric.config)
+    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (long, MANIFEST))))
+    assert fabric.run(1, until=lambda: build(fabric, builder).by_node[peer.id].name == "anna")
+    assert build(fabric, builder).by_node[peer.id].capabilities == (COUNT_WORDS,)
+    fabric.run(1)
+    row = build(fabric, builder).by_node[peer.id]
+    assert row.capabilities == (COUNT_WORDS, summarise(long))
+    fabric.step(fabric.nodes[0], LoadSampled(Load(queue=1)))
+    assert build(fabric, builder).by_node[peer.id] is row
+
+
+DEEP = b'{"name":"count-words","input_schema":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_001
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"\xff", b"{}", b'{"name":"count-words","unknown":1}', DEEP,
+        encode_manifest(Manifest(name="count-words", description="another")),
+        encode_manifest(Manifest(name="count-words", timeout_s=-1.0)),
+    ],
+)  # fmt: skip
+def test_only_the_manifest_that_the_summary_is_of_is_taken(body):
+    assert manifest_from(body, COUNT_WORDS) is None
+    assert manifest_from(encode_manifest(MANIFEST), COUNT_WORDS) == MANIFEST
+    other_name = msgspec.structs.replace(COUNT_WORDS, name="other")
+    assert manifest_from(encode_manifest(MANIFEST), other_name) is None
 
 
 def test_only_what_changed_is_made_anew():

@@ -85,7 +85,7 @@ async def test_three_services_that_join_one_see_each_other(make):
 async def test_names_capabilities_and_load_arrive_at_others(make):
     one, two = await make(1), await make(2)
     manifest = Manifest(name="translate", description="turn text into another language")
-    one.service.describe(name="lab-a", version="1.2.3", capabilities=(summarise(manifest),))
+    one.service.describe(name="lab-a", version="1.2.3", manifests=(manifest,))
     one.service.set_load(Load(in_flight=3, slots=4, cpu_fraction=0.5))
     two.service.join(one.service.address)
     view = await two.until(lambda v: bool(v.named("lab-a")))
@@ -96,15 +96,30 @@ async def test_names_capabilities_and_load_arrive_at_others(make):
     load = view.by_node[peer.node].load
     assert load is not None
     assert (load.in_flight, load.slots) == (3, 4)
-    one.service.describe(name="lab-a", version="1.2.3", capabilities=())
+    one.service.describe(name="lab-a", version="1.2.3", manifests=())
     await two.until(lambda v: v.by_node[peer.node].capabilities == ())
 
 
-async def test_a_summary_that_gossip_cannot_carry_is_refused_at_once(make):
+async def test_a_manifest_is_waited_for_and_its_absence_is_told_in_time(make):
+    one, two = await make(1), await make(2)
+    manifest = Manifest(name="translate", examples=("e" * 5_000,))
+    two.service.join(one.service.address)
+    await two.until(_alive(2))
+    one.service.describe(name="lab-a", version="1.2.3", manifests=(manifest,))
+    view = await two.until(lambda v: any(p.capabilities for p in v.peers))
+    (peer,) = view.named("lab-a")
+    summary = summarise(manifest)
+    assert await two.service.manifest(peer.node, summary, 5.0) == manifest
+    other = msgspec.structs.replace(summary, name="other")
+    assert await two.service.manifest(peer.node, other, 0.0) is None
+    assert await two.service.manifest(peer.node, other, 0.01) is None
+
+
+async def test_manifests_that_gossip_cannot_carry_are_refused_at_once(make):
     one = await make(1)
-    huge = summarise(Manifest(name="x", tags=tuple("t" * 32 + str(i) for i in range(16))))
-    with pytest.raises(UsageError, match="gossip carries"):
-        one.service.describe(name="a", version="1", capabilities=(huge,))
+    huge = tuple(Manifest(name=f"x{n}", examples=("e" * 40_000,)) for n in range(2))
+    with pytest.raises(UsageError, match="documents would be 80,"):
+        one.service.describe(name="a", version="1", manifests=huge)
 
 
 async def test_a_goodbye_is_seen_as_left_and_a_return_as_alive(make):

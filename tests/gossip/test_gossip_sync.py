@@ -14,6 +14,7 @@ from meshd.gossip.inputs import DatagramReceived, JoinRequested, LeaveRequested,
 from meshd.gossip.members import new_member
 from meshd.gossip.messages import (
     BUCKETS,
+    JOIN_PADDING_BYTES,
     Delta,
     Join,
     Records,
@@ -47,12 +48,12 @@ def reasons(effects) -> list[str]:
     return [e.reason for e in effects if isinstance(e, DatagramRejected)]
 
 
-def record(node: NodeId, **changes) -> tuple:
+def record(node: NodeId, accuser: bytes = b"", **changes) -> tuple:
     fields = {
         "epoch": Epoch(1_000_000), "incarnation": Incarnation(0), "state": ALIVE,
         "address": ELSEWHERE, "state_version": 0, **changes,
     }  # fmt: skip
-    return update_fields(Member(node, **fields))
+    return update_fields(Member(node, **fields), accuser)
 
 
 def told(fabric: Fabric, to: Node, *records: tuple, source: int = 1):
@@ -61,7 +62,8 @@ def told(fabric: Fabric, to: Node, *records: tuple, source: int = 1):
 
 
 def cookie_for(fabric: Fabric, to: Node, source: NodeId) -> bytes:
-    (welcome,) = sent(give(fabric, to, source, encode_body(6, (1, bytes(64)))), Welcome)
+    join = encode_body(6, (1, bytes(JOIN_PADDING_BYTES)))
+    (welcome,) = sent(give(fabric, to, source, join), Welcome)
     return welcome.cookie
 
 
@@ -176,7 +178,7 @@ def test_a_datagram_for_somebody_else_is_refused_unless_it_asks_who_is_here():
     for destination, body, answer in (
         (node_id(7), encode_body(1, (1,)), False),
         (NodeId(bytes(8)), encode_body(1, (1,)), False),
-        (NodeId(bytes(8)), encode_body(6, (1, bytes(64))), True),
+        (NodeId(bytes(8)), encode_body(6, (1, bytes(JOIN_PADDING_BYTES))), True),
     ):
         data = encode_header(MESH, destination, STRANGER) + body
         effects = fabric.step(node, DatagramReceived(data, ELSEWHERE))
@@ -333,14 +335,14 @@ def test_invented_accusers_do_not_hasten_a_death():
     fabric.drop = lambda a, b: node in {a, b}
     here = fabric.nodes[2].address
     for accuser in (*(NodeId(b"invent%02d" % n) for n in range(9)), node.id, node_id(2)):
-        doubt = (*record(node_id(2), state=SUSPECT, address=here), accuser)
+        doubt = record(node_id(2), accuser, state=SUSPECT, address=here)
         told(fabric, node, doubt)
     assert node.swim._beliefs.suspicions[node_id(2)].confirmations == 0
     for accuser in (3, 4, 5):
-        told(fabric, node, (*record(node_id(2), state=SUSPECT, address=here), node_id(accuser)))
+        told(fabric, node, record(node_id(2), node_id(accuser), state=SUSPECT, address=here))
     assert node.swim._beliefs.suspicions[node_id(2)].confirmations == 2
-    newer = record(node_id(2), state=SUSPECT, address=here, state_version=1)
-    told(fabric, node, (*newer, node_id(6)))
+    newer = record(node_id(2), node_id(6), state=SUSPECT, address=here, state_version=1)
+    told(fabric, node, newer)
     assert node.swim._beliefs.suspicions[node_id(2)].confirmations == 3
     assert node.swim.members.get(node_id(2)).state_version == 1
 
@@ -411,8 +413,8 @@ def test_who_lacks_a_state_says_so_and_the_owner_is_asked_at_once():
 def test_a_state_that_nobody_has_is_asked_for_ever_less_often():
     fabric = meshed(5)
     node = fabric.nodes[0]
-    told(fabric, node, (*update_fields(fabric.nodes[2].swim.me)[:5], 7))
-    fabric.run(60)
+    told(fabric, node, record(STRANGER, state_version=7))
+    fabric.run(20)
     pulls = [e for e in node.effects if isinstance(e, SendDatagram)]
     asked = [m for e in pulls if isinstance(m := decode(e.data, MESH).message, StatePull)]
     assert 5 < len(asked) < 25

@@ -252,3 +252,46 @@ def test_a_hop_reserves_a_tenth_but_at_most_fifty_milliseconds():
     settings = RoutingSettings()
     assert settings.reserve_s(0.1) == pytest.approx(0.01)
     assert settings.reserve_s(30.0) == 0.05
+
+
+def ordered(seen, policy):
+    return [c.peer.name for c in make_plan(seen, policy=policy).attempts]
+
+
+def test_nearest_takes_this_node_then_the_shortest_way_measured_or_estimated():
+    seen = view(
+        peer(1),
+        peer(2, rtt_s=0.05),
+        peer(3, rtt_s=None, rtt_estimate_s=0.02),
+        peer(4, rtt_s=0.08, rtt_estimate_s=0.001),
+    )
+    assert ordered(seen, "nearest") == ["n1", "n3", "n2", "n4"]
+    unknown = view(peer(1, capabilities=()), peer(2, rtt_s=None), peer(3, rtt_s=2.0))
+    assert ordered(unknown, "nearest") == ["n3", "n2"]
+
+
+def test_among_equally_near_ones_nearest_takes_the_less_busy():
+    busy, idle = Load(in_flight=40, slots=4), Load(slots=4)
+    seen = view(
+        peer(1, capabilities=()),
+        peer(2, rtt_s=0.0002, load=busy),
+        peer(3, rtt_s=0.0004, load=idle),
+        peer(4, rtt_s=0.02, load=idle),
+    )
+    assert ordered(seen, "nearest") == ["n3", "n2", "n4"]
+
+
+def test_nearest_explains_itself():
+    guess = peer(2, rtt_s=None, rtt_estimate_s=0.02)
+    seen = view(peer(1, capabilities=()), guess, peer(3, rtt_s=None))
+    first, last = make_plan(seen, policy="nearest").attempts
+    assert first.factors["rtt_s"] == 0.02
+    assert first.factors["estimated"] == 1.0
+    assert "rtt_s" not in last.factors
+
+
+def test_adaptive_and_weighted_use_the_estimate_where_nothing_was_measured():
+    far, near = (peer(n, rtt_s=None, rtt_estimate_s=s) for n, s in ((2, 0.3), (3, 0.002)))
+    seen = view(peer(1, capabilities=()), far, near)
+    for policy in ("adaptive", "weighted"):
+        assert ordered(seen, policy) == ["n3", "n2"], policy

@@ -164,3 +164,15 @@ def test_an_unreadable_run_record_costs_a_warning(state, caplog):
     (state.path / "run").mkdir()
     assert state.read_run() == Run(0, 0)
     assert "state_dir_failed" in caplog.text
+
+
+def test_the_clock_of_events_is_kept_and_a_damaged_one_counts_as_none(tmp_path):
+    state = StateDir(tmp_path / "state")
+    state.open()
+    assert state.read_event_clock() == 0
+    assert state.write_event_clock(77)
+    assert state.read_event_clock() == 77
+    (tmp_path / "state" / "events").write_text("nonsense")
+    assert state.read_event_clock() == 0
+    assert list((tmp_path / "state").glob("events.damaged-*"))
+    state.close()

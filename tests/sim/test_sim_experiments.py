@@ -15,6 +15,7 @@ from sim.experiments import (
     Outcome,
     Verdict,
     cell,
+    coordinates,
     dissemination,
     first_suspicion,
 )
@@ -294,3 +295,46 @@ def test_several_processes_find_what_one_does():
     tasks = [(FREE, 10, seed) for seed in range(4)]
     alone = each(first_suspicion.run, tasks, jobs=1, progress=quiet)
     assert each(first_suspicion.run, tasks, jobs=2, progress=quiet) == alone
+
+
+# Coordinates
+
+
+def test_serfs_matrices_hold_true_round_trips():
+    rng = random.Random(1)
+    for name in coordinates.MATRICES:
+        matrix = coordinates.truth(name, rng)
+        size = range(len(matrix))
+        assert all(matrix[i][j] == matrix[j][i] > 0.0 for i in size for j in size if i != j)
+    line, split, circle = (coordinates.truth(n, rng) for n in ("line", "split", "circle"))
+    assert line[0][9] == pytest.approx(0.09)
+    assert (split[0][12], split[0][13]) == (0.001, 0.011)
+    assert circle[0][1] == circle[0][20] == 0.2
+    assert circle[1][2] == circle[23][24]
+
+
+def test_locators_fit_a_line_as_well_as_serf_accepts():
+    found = coordinates.run(("fit", "line", 0, 0))
+    assert found.late <= coordinates.ACCEPTED["line"] < found.early
+
+
+def test_a_newcomer_knows_the_nearest_of_five_before_it_has_measured_them():
+    found = coordinates.run(("newcomer", "", 30, 1))
+    last = found.seconds[14]
+    assert last.error < 0.2
+    assert last.near_of_five > last.near_of_five_measured
+    assert found.extra_bytes_per_s[1] < 15.0
+
+
+def test_a_median_error_that_rises_again_was_not_good_yet():
+    seconds = [coordinates.Second(error, 0.0, 0.0, 0.0, 0.0) for error in (0.1, 0.5, 0.1, 0.1)]
+    assert coordinates._good_after_s(coordinates.Seen("start", 2, tuple(seconds), (0.0, 0.0))) == 3
+    never = coordinates.Seen("start", 2, (seconds[1],), (0.0, 0.0))
+    assert math.isinf(coordinates._good_after_s(never))
+
+
+@pytest.mark.slow
+def test_the_coordinates_experiment_meets_its_targets_when_quick(capsys):
+    assert main(["experiment", "coordinates", "--quick", "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert all(check["verdict"] == "met" for check in out["checks"])

@@ -8,7 +8,7 @@ from sim.__main__ import main
 from sim.mutations import MUTATIONS
 from sim.power import Power, seeds_to_kill, table
 
-SEEDS_TO_KILL = {"old_run_wins": 6, "state_ignored": 6}
+SEEDS_TO_KILL = {"no_verifiers": 8, "old_run_wins": 6, "state_ignored": 6}
 """Within how many seeds each planted fault is caught: 3 where nothing else is said."""
 FIRST_SEED = 910_000
 MEASURE = ("mutations", "--runs", "2", "--seeds", "3", "--base", "5")

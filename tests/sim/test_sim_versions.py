@@ -12,10 +12,14 @@ from sim.versions import NEW_HEADER_EVERY, NEW_KIND, NEW_KIND_EVERY, Newer, grow
 MESH = MeshId(b"simulate")
 ONE, OTHER = NodeId(b"node-one"), NodeId(b"node-two")
 UPDATE = (0, ONE, 1_000, 3, bytes((10, 0, 0, 1, 24, 230)))
+DOUBT = (1, *UPDATE[1:], 4, 5, b"", OTHER, OTHER)
 BODIES = [
-    (1, (7,)), (2, (7, 99)), (3, (7, OTHER)), (4, (7,)), (5, ([UPDATE, (*UPDATE, 4, OTHER)],)),
+    (1, (7,)), (2, (7, 99)), (3, (7, OTHER)), (4, (7,)),
+    (5, ([UPDATE, DOUBT],)),
     (1, (7, [UPDATE], bytes(19))), (6, (7, bytes(64))), (7, (7, bytes(8), UPDATE)),
     (8, (b"", bytes(4 * BUCKETS), [UPDATE])), (9, (bytes(8), True, [UPDATE])),
+    (5, ([(*UPDATE, 4, 0, OTHER, b"", b"", (3, [("key", 4, bytes(16), 900)]))],)),
+    (10, ((), [(bytes(16), b"\x03")])), (11, (1, [], [(bytes(16), 0, b"document")])),
     (10, ([(ONE, 1_000, 3)],)), (11, (1, [(ONE, 1_000, 0, 2, [("key", 2, b"value")])])),
 ]  # fmt: skip
 

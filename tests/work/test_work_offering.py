@@ -53,6 +53,19 @@ async def test_a_taken_name_changes_nothing(make, gate):
     assert worker.manifests() == before
 
 
+async def test_what_others_cannot_be_told_of_is_not_offered(make, gate):
+    def refuse():
+        raise UsageError("too much")
+
+    worker = make(gate, shout, on_change=refuse)
+    before = worker.manifests()
+    with pytest.raises(UsageError, match="too much"):
+        worker.add([remote("far", None, "p")])
+    with pytest.raises(UsageError, match="too much"):
+        worker.replace([one(shout)])
+    assert worker.manifests() == before
+
+
 async def test_a_lost_program_takes_its_capabilities_and_ends_its_runs(make, gate):
     async def call(name, value, timeout_s):
         return await gate.wait(value)
