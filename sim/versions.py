@@ -94,7 +94,7 @@ def _grow(fields: list[Any], kind: Any, extra: Any, *, nested: bool) -> list[Any
 
 
 def _grow_inner(name: str, value: Any, inner: Any) -> Any:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         # None, or a number that is called as the fields of another kind are.
         return value
     if name in {"record", "delta"}:

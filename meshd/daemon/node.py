@@ -129,11 +129,14 @@ class Node:
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
         ControlMethods(self).register(self.registry)
+        self._add_extensions()
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
+        self._metrics = NodeMetrics(self)
+
+    def _add_extensions(self) -> None:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self, EventMethods(self, self.registry))
-        self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
 

@@ -124,19 +124,11 @@ class Swim:
             loads=self._loads,
         )  # fmt: skip
         self._beliefs = Beliefs(
-            me=me,
-            config=config,
-            table=MemberTable({}, ()) if table is None else table,
-            rumours=self._rumours,
-            loads=self._loads,
-            states=self._states,
-            timers=self._timers,
-            outbox=self._outbox,
-            health=self._health,
-            doors=self._doors,
-            dialects=self._dialects,
+            me=me, config=config, table=MemberTable({}, ()) if table is None else table,
+            rumours=self._rumours, loads=self._loads, states=self._states, timers=self._timers,
+            outbox=self._outbox, health=self._health, doors=self._doors, dialects=self._dialects,
             now=now,
-        )
+        )  # fmt: skip
         self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
