@@ -13,6 +13,7 @@ from itertools import count
 
 from meshd.clock import Instant
 from meshd.gossip.config import GossipConfig, profile
+from meshd.gossip.dialects import Versions
 from meshd.gossip.effects import Effect, SendDatagram
 from meshd.gossip.inputs import (
     DatagramReceived,
@@ -60,7 +61,7 @@ class Host:
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
         "epoch", "event_floor", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at",
         "mesh", "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds",
-        "speak", "started_at", "stopped", "swim", "wall_s",
+        "speak", "started_at", "stopped", "swim", "versions", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -74,6 +75,7 @@ class Host:
         self.saved_epoch = EPOCH_START_MS - 1
         self.event_floor = 0
         self.speak: Speak | None = None
+        self.versions = Versions()
         self.paused_at = LONG_AGO_S
         self.runs = 0
         self.started_at = START_S
@@ -175,6 +177,8 @@ class World(Calm):
         """What the step under way answers; None if nobody asked."""
         self.unruly: dict[NodeId, None] = {}
         """Ids whose epochs may fall, or which two processes use."""
+        self.invented: dict[NodeId, float] = {}
+        """Ids of nobody that forgers spread, and since when: tables may hold them for a moment."""
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
         self.is_visited = False
@@ -248,8 +252,10 @@ class World(Calm):
         table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
-        floor = host.event_floor
-        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table, floor)
+        host.swim = Swim(
+            me, host.mesh, self.config, rng, self._local(host), table, host.versions,
+            host.event_floor,
+        )  # fmt: skip
         self.rearm(host)
         if seeds is not None:
             for tell in self.on_start:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshd.discovery.address import is_loopback
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError
+from meshd.gossip.dialects import Versions
 from meshd.model import MemberState
 from meshd.view import Peer
 
@@ -33,6 +34,7 @@ async def diagnose(node: "Node", *, deep: bool) -> list[Check]:
         *_sources(node),
         _members(node),
         _address(node),
+        _versions(node),
         _disk(node),
         _key(),
         *_capabilities(node),
@@ -101,6 +103,14 @@ def _address(node: "Node") -> Check:
 def _hears(bound: str, peer: Peer) -> bool:
     """Whether a socket bound there speaks the peer's IP version; the IPv6 wildcard speaks both."""
     return bound == "::" or (":" in bound) == (":" in peer.address.host)
+
+
+def _versions(node: "Node") -> Check:
+    for address, speaks in list(node.foreign.items()):
+        detail = f"{address} speaks protocol version {speaks}, this node {Versions()}"
+        fix = "upgrade the older of the two; neighbouring versions of meshd share one"
+        return _check("versions", "warning", detail, fix)
+    return _check("versions", "ok", f"protocol version {Versions()}")
 
 
 def _disk(node: "Node") -> Check:

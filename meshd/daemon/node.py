@@ -24,7 +24,8 @@ from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged
+from meshd.gossip.dialects import Versions
+from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged, VersionRefused
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
 from meshd.model import Address, Epoch, Load, NodeId
@@ -48,6 +49,8 @@ SERVER_GRACE_S = 5.0
 HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
 DESCRIBED_WITHIN_S = 1.0
+FOREIGN_MAX = 16
+"""Addresses kept of nodes that share no protocol version with this one; further ones are not."""
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
 
@@ -120,16 +123,20 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
+        self.foreign: dict[Address, str] = {}  # where which versions are spoken, none of them ours
         self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
         ControlMethods(self).register(self.registry)
+        self._add_extensions()
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
+        self._metrics = NodeMetrics(self)
+
+    def _add_extensions(self) -> None:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self, EventMethods(self, self.registry))
-        self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
 
@@ -465,6 +472,12 @@ class Node:
                     f"another process at {effect.address} runs with this node's key"
                 )
                 self._limited.event("error", "identity_conflict", address=str(effect.address))
+            case VersionRefused():
+                speaks = str(Versions(effect.oldest, effect.newest))
+                if len(self.foreign) < FOREIGN_MAX or effect.address in self.foreign:
+                    self.foreign[effect.address] = speaks
+                self._limited.event("warning", "other_version", address=str(effect.address),
+                                    speaks=speaks, ours=str(Versions()))  # fmt: skip
             case _:
                 pass
 

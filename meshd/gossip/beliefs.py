@@ -9,19 +9,20 @@ from meshd.errors import DecodeError
 from meshd.gossip.broadcast import RICH_RUMOURS_MAX, BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
+from meshd.gossip.doors import Doors
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
+from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     CONFIRMED,
-    GOODBYE,
     HEARD_OF,
     RAN_OUT,
-    REFUTED,
-    RESTARTED,
     RETRACTED,
     TOLD,
     UNANSWERED,
     History,
+    reason_of,
 )
 from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
@@ -30,18 +31,18 @@ from meshd.gossip.members import (
     doubt_point,
     in_state,
     is_live,
+    is_overtaken,
     join,
     precedence,
 )
 from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
+from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
-INCARNATION_JUMP_MAX = 1_000
-EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
@@ -69,6 +70,8 @@ class Beliefs:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         now: Instant,
     ) -> None:
         self.me = me
@@ -81,6 +84,13 @@ class Beliefs:
         self.unreachable: dict[NodeId, None] = {}
         self.changed_at = now
         self.leaving = False
+        self.overtaken: list[NodeId] = []
+        """Subjects of whom a rumour of the step under way told less than is believed here."""
+        self._dialects = dialects
+        self.sponsors = Sponsors(me.node, table, now)
+        self._entry = Entry(
+            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+        )
         self.lag = MailLag()
         self.outdated: list[Member] = []
         """Of whom the last datagram said what is known better here."""
@@ -93,8 +103,6 @@ class Beliefs:
         self._timers = timers
         self._outbox = outbox
         self._health = health
-        self._started = now
-        self._first_epoch = me.epoch
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
@@ -140,7 +148,7 @@ class Beliefs:
 
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
-        spread: bool = True,
+        spread: bool = True, own: bool = False, asked: bool = False,
     ) -> None:  # fmt: skip
         """Take in one rumour, from whomever.
 
@@ -151,6 +159,8 @@ class Beliefs:
             synced: it is a row of somebody's table. A death there is only a reason to doubt (the
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
+            own: it is the subject's own word, from an address that it has proven.
+            asked: it is a row of a table that we asked for.
         """
         try:
             member = member_from(update)
@@ -161,12 +171,16 @@ class Beliefs:
             self._hear_of_self(member, now)
             return
         current = self.table.get(member.node)
-        refusal = self._refusal(member, current, now)
-        if refusal:
-            self._outbox.reject(refusal, source)
-            return
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
+            return
+        refusal = self._entry.leap(member, current, now)
+        if current is None and not refusal:
+            refusal = self._entry.refusal(update, member, source, now, own=own, asked=asked)
+            if refusal == "disowned" and self.sponsors.may_deny(now):
+                self._spread(in_state(member, MemberState.DEAD), now)
+        if refusal:
+            self._outbox.reject(refusal, source)
             return
         if update.delta is not None:
             self._states.offered(member, update.delta)
@@ -176,6 +190,11 @@ class Beliefs:
         if update.accusers and not synced:
             found = (self._counted(accuser, member.node) for accuser in ids_of(update.accusers))
             accusers = tuple(accuser for accuser in found if accuser is not None)
+        if member.state is MemberState.ALIVE:
+            sponsor = None if own or synced else self.sponsors.of(update)
+            accusers = () if sponsor is None else (sponsor,)
+            if spread and (current is None or member.epoch > current.epoch):
+                self.sponsors.answer_for(member, sponsor, now)
         if current is None:
             self._store(member, None, accusers, now, reason=HEARD_OF, spread=spread)
             return
@@ -184,6 +203,8 @@ class Beliefs:
             self._note_outdated(current)
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
+        elif is_live(member.state) and is_overtaken(member, current):
+            self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
 
@@ -232,28 +253,12 @@ class Beliefs:
         member = self.table.get(accuser)
         return None if member is None or not is_live(member.state) else member.node
 
-    def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
-        """Why a rumour is not even looked at; empty if it is."""
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
-        if member.epoch > self._first_epoch + ahead_ms:
-            return "epoch_ahead"
-        if current is None:
-            return "table_full" if len(self.table) >= self._config.members_max else ""
-        jump = member.incarnation - current.incarnation
-        if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
-            return "incarnation_jump"
-        jump = member.state_version - current.state_version
-        if member.epoch == current.epoch and jump > STATE_VERSION_JUMP_MAX:
-            return "version_jump"
-        return ""
-
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
         mine = self.me
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
         if member.epoch > mine.epoch:
             # An earlier run, with its clock ahead, or somebody else with this key.
-            if member.epoch <= self._first_epoch + ahead_ms:
+            if not self._entry.is_ahead(member, now):
                 self._outrank(member, now)
             return
         if member.epoch < mine.epoch or self.leaving:
@@ -439,6 +444,7 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
+            self._dialects.restarted(node)
         self._follow_suspicion(member, before, accusers, now)
         is_state_news = is_live(member.state) and self._hear_state(member)
         if is_live(member.state):
@@ -463,12 +469,7 @@ class Beliefs:
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
         now: Instant,
     ) -> None:  # fmt: skip
-        if before is not None and before.epoch != member.epoch:
-            reason = RESTARTED
-        elif before is not None and is_live(member.state) < is_live(before.state):
-            reason = GOODBYE if member.state is MemberState.LEFT else reason
-        elif before is not None and member.incarnation > before.incarnation:
-            reason = REFUTED if member.state is MemberState.ALIVE else reason
+        reason = reason_of(member, before, reason)
         self._history.note(member, reason, accuser, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
@@ -499,30 +500,21 @@ class Beliefs:
         self._timers.set(("suspicion", node), at)
 
     def _is_verifier(self, suspect: Member) -> bool:
-        """Whether this node is among those who shall probe a suspect at once.
-
-        They are the first on the ring of all ids from a point that the doubt itself gives, so that
-        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
-        """
-        if self.leaving:
-            return False
-        chosen = self.table.first_from(
-            doubt_point(suspect),
-            self._config.verifiers,
-            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
-        )
+        """Whether this node is among those who shall probe a suspect at once."""
+        chosen = () if self.leaving else self.table.verifiers(suspect, self._config.verifiers)
         return any(member is self.me for member in chosen)
 
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
         rich = None
+        sponsor = self.sponsors.named(member, now) if member.state is MemberState.ALIVE else b""
         if is_state_news and member.state is MemberState.ALIVE:
-            lean = encode_update(member)
+            lean = encode_update(member, sponsor)
             change = self._states.change_of(member)
             if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
-                rich = encode_update(member, change=change)
+                rich = encode_update(member, sponsor, change=change)
         else:
-            lean = self._encoded(member)
+            lean = encode_update(member, sponsor) if sponsor else self._encoded(member)
         self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
@@ -567,7 +559,11 @@ class Beliefs:
                 self._forget(node)
 
     def _forget(self, node: NodeId) -> None:
+        member = self.table.get(node)
+        assert member is not None
+        self._entry.bury(member)
         self.table.forget(node)
+        self._dialects.restarted(node)
         self._states.forget(node)
         self._loads.forget(node)
         self.rumours.discard(node)

@@ -6,6 +6,8 @@ load    11 bytes, where flag LOAD is set: the sender's own
 body    msgpack array [kind, field, ...]
 ```
 
+The upper half of the flags tells how many versions above this datagram's the sender speaks.
+
 A datagram is refused by its size before anything is decoded, and every limit of the decoder is set.
 48 bytes are kept free in each for the seal that encryption will add.
 """
@@ -23,13 +25,25 @@ import msgspec
 
 from meshd.errors import DecodeError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX
-from meshd.gossip.messages import Delta, Message, StateChange, StateEntry, Update, UserEvent
+from meshd.gossip.messages import (
+    Delta,
+    Join,
+    Message,
+    StateChange,
+    StateEntry,
+    Update,
+    UserEvent,
+    Welcome,
+)
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
 
 PROTOCOL_VERSION = 1
 SEAL_BYTES_RESERVED = 48
 FLAG_LOAD = 0x01
-_FLAGS_KNOWN = FLAG_LOAD
+_AHEAD_SHIFT = 4
+_FLAGS_KNOWN = FLAG_LOAD | 0xF << _AHEAD_SHIFT
+AHEAD_MAX = 15
+"""Versions above a datagram's own that its header can tell of."""
 NOBODY = NodeId(bytes(8))
 
 _HEADER_START = struct.Struct(">BBH8s")
@@ -43,15 +57,30 @@ _ARRAY_ELEMENTS_MAX = 512
 _STATES = tuple(MemberState)
 _pack = msgspec.msgpack.Encoder().encode
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
+_TIMELESS = tuple(bytes((int(kind.__struct_config__.tag or 0),)) for kind in (Join, Welcome))
 
 
 class Datagram(msgspec.Struct, frozen=True, gc=False):
-    """A decoded datagram. `load` is the sender's packed record, or empty."""
+    """A decoded datagram. `load` is the sender's packed record, or empty.
+
+    `version` is the datagram's own, `newest` the newest that its sender speaks.
+    """
 
     destination: NodeId
     source: NodeId
     load: bytes
     message: Message
+    version: int = PROTOCOL_VERSION
+    newest: int = PROTOCOL_VERSION
+
+
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What is legible of a datagram in any version: who speaks, to whom, and which versions."""
+
+    mesh: MeshId
+    source: NodeId
+    version: int
+    newest: int
 
 
 def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes = b"") -> bytes:
@@ -59,10 +88,23 @@ def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes
     return b"".join((header_start(mesh, with_load=bool(load)), destination, source, load))
 
 
-def header_start(mesh: MeshId, *, with_load: bool) -> bytes:
-    """What all headers of a mesh begin with; destination, source and load follow."""
-    flags = FLAG_LOAD if with_load else 0
-    return _HEADER_START.pack(PROTOCOL_VERSION, flags, 0, mesh)
+def header_start(
+    mesh: MeshId, *, with_load: bool, version: int = PROTOCOL_VERSION, ahead: int = 0
+) -> bytes:
+    """What all headers of a mesh begin with; destination, source and load follow.
+
+    `ahead` is how many versions above `version` the sender speaks, 0 .. AHEAD_MAX.
+    """
+    flags = (FLAG_LOAD if with_load else 0) | ahead << _AHEAD_SHIFT
+    return _HEADER_START.pack(version, flags, 0, mesh)
+
+
+def outline(data: bytes) -> Outline | None:
+    """What is legible of a datagram of whatever version; None if it has no whole header."""
+    if len(data) < HEADER_BYTES:
+        return None
+    version, flags, _key, mesh, _destination, source = _HEADER.unpack_from(data)
+    return Outline(mesh, source, version, version + (flags >> _AHEAD_SHIFT))
 
 
 def encode_body(
@@ -92,8 +134,14 @@ def encode_field(value: Any) -> bytes:
     return _pack(value)
 
 
-def decode(data: bytes, mesh: MeshId) -> Datagram:
-    """Parse one datagram.
+def decode(
+    data: bytes,
+    mesh: MeshId,
+    *,
+    oldest: int = PROTOCOL_VERSION,
+    newest: int = PROTOCOL_VERSION,
+) -> Datagram:
+    """Parse one datagram of the versions `oldest` .. `newest`; a join or welcome, of any.
 
     Raises:
         DecodeError: `data` holds no valid message; its text is one of a fixed set of reasons.
@@ -104,7 +152,7 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
         raise DecodeError("too_short")
     header: tuple[int, int, int, MeshId, NodeId, NodeId] = _HEADER.unpack_from(data)
     version, flags, key, its_mesh, destination, source = header
-    if version != PROTOCOL_VERSION:
+    if not oldest <= version <= newest and not _is_timeless(data, flags):
         raise DecodeError("other_version")
     if its_mesh != mesh:
         raise DecodeError("other_mesh")
@@ -117,7 +165,14 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
             raise DecodeError("too_short")
         load = data[at : at + LOAD_BYTES]
         at += LOAD_BYTES
-    return Datagram(destination, source, load, _decode_body(data[at:]))
+    speaks = version + (flags >> _AHEAD_SHIFT)
+    return Datagram(destination, source, load, _decode_body(data[at:]), version, speaks)
+
+
+def _is_timeless(data: bytes, flags: int) -> bool:
+    """Whether it is one of the two messages whose form is that of every version."""
+    at = HEADER_BYTES + (LOAD_BYTES if flags & FLAG_LOAD else 0) + 1
+    return data[at : at + 1] in _TIMELESS
 
 
 def _decode_body(body: bytes) -> Message:
@@ -139,9 +194,14 @@ def _decode_body(body: bytes) -> Message:
         raise DecodeError("not_msgpack") from error
     # To one kind at a time: converting to the union costs eighty times as much, because msgspec
     # keeps what it knows of a struct, but not of a union.
-    kind = _KINDS.get(plain[0]) if isinstance(plain, tuple) and plain else None
-    if kind is None:
+    # What is no array, or an empty one, starts with None: no kind either.
+    number = plain[0] if isinstance(plain, tuple) and plain else None
+    if type(number) is not int:
         raise DecodeError("not_a_message")
+    kind = _KINDS.get(number)
+    if kind is None:
+        # Most likely one of a later version: passed over, as are fields that it appends.
+        raise DecodeError("unknown_kind")
     try:
         message: Message = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:

@@ -71,6 +71,14 @@ class ConflictSeen(msgspec.Struct, frozen=True):
     address: Address
 
 
+class VersionRefused(msgspec.Struct, frozen=True):
+    """A node at `address` speaks the protocol versions `oldest` .. `newest`, none of them ours."""
+
+    address: Address
+    oldest: int
+    newest: int
+
+
 class EventHeard(msgspec.Struct, frozen=True):
     """A user's event came, or was told here: once a node. `age_s` is the time since it was told."""
 
@@ -117,6 +125,7 @@ Effect = (
     | Joined
     | IdentityRaised
     | ConflictSeen
+    | VersionRefused
     | EventHeard
     | QueryHeard
     | QueryAnswered

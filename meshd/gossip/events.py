@@ -5,10 +5,11 @@ from collections.abc import Hashable, Sequence
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import BusyError, UsageError
-from meshd.gossip.beliefs import EPOCH_AHEAD_MAX_MS, Beliefs
+from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import NOBODY, event_key
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import EventHeard
+from meshd.gossip.entry import EPOCH_AHEAD_MAX_MS
 from meshd.gossip.inputs import AnswerGiven, EventFired, QueryFired
 from meshd.gossip.messages import (
     DIGEST_EVENTS_MAX,

@@ -3,6 +3,7 @@
 import struct
 
 from meshd.clock import Instant
+from meshd.gossip.members import is_live
 from meshd.model import Member, MemberState, NodeId
 
 LINES_MAX = 32
@@ -57,8 +58,21 @@ class History:
         self._events.pop(node, None)
 
 
+def reason_of(member: Member, before: Member | None, reason: str) -> str:
+    """What really happened, where the two records tell more than `reason` does."""
+    if before is None:
+        return reason
+    if before.epoch != member.epoch:
+        return RESTARTED
+    if is_live(member.state) < is_live(before.state):
+        return GOODBYE if member.state is MemberState.LEFT else reason
+    is_raised = member.incarnation > before.incarnation
+    return REFUTED if is_raised and member.state is MemberState.ALIVE else reason
+
+
 def _text(reason: str, state: MemberState, incarnation: int, accuser: bytes) -> str:
     if reason in {CONFIRMED, RETRACTED}:
         return f"{reason} by {accuser.hex()}"
-    by = "" if accuser == _NOBODY else f" (accuser {accuser.hex()})"
+    word = "sponsor" if state is MemberState.ALIVE else "accuser"
+    by = "" if accuser == _NOBODY else f" ({word} {accuser.hex()})"
     return f"{state.name.lower()} @{incarnation}: {reason}{by}"

@@ -53,6 +53,9 @@ PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
 
+BUSY_ADDRESSES_MAX = 5
+VERSION = Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
+
 
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):
     """One key of a node's state. A value of None says that the key was deleted.
@@ -79,7 +82,8 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. `digest` stands
     for its whole state at `state_version`, where the sender knows it. Behind a doubt stand the
     failed probes of its `accusers`; `retracted` are those who heard an answer after all. Both are
-    ids of 8 bytes, one after the other. `delta` is the member's last change, if it is small.
+    ids of 8 bytes, one after the other; a newcomer's sponsor, which shook hands with it, stands
+    in place of accusers. `delta` is the member's last change, if it is small.
     """
 
     state: StateCode
@@ -186,10 +190,16 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """First word to an address: who are you? Answered by a welcome of no larger size."""
+    """First word to an address: who are you? Answered by a welcome of no larger size.
+
+    Its form, and the welcome's, is the same in every protocol version: `oldest` and `newest` are
+    the versions that the sender speaks, and are how two nodes find that they share none.
+    """
 
     sequence: U16
     padding: Annotated[bytes, msgspec.Meta(max_length=JOIN_PADDING_BYTES)]
+    oldest: VERSION = 1
+    newest: VERSION = 1
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -198,6 +208,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     sequence: U16
     cookie: Bytes8
     record: Update
+    oldest: VERSION = 1
+    newest: VERSION = 1
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -285,6 +297,18 @@ class EventDigest(msgspec.Struct, frozen=True, array_like=True, tag=14):
     is_answer: bool = False
 
 
+class Busy(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Too many want in here at once: come back later, or knock at one of `addresses`.
+
+    The answer to a join or to a sync (`sequence` 0), and no larger than either.
+    """
+
+    sequence: U16
+    addresses: Annotated[
+        tuple[PackedAddress, ...], msgspec.Meta(max_length=BUSY_ADDRESSES_MAX)
+    ] = ()
+
+
 Message = (
     Ping
     | Ack
@@ -300,4 +324,5 @@ Message = (
     | Events
     | Answer
     | EventDigest
+    | Busy
 )

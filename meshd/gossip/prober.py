@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
 from meshd.gossip.distances import Distances
+from meshd.gossip.doors import Doors
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.lag import lag_s
@@ -39,6 +41,8 @@ class Prober:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         distances: Distances,
         rng: random.Random,
         now: Instant,
@@ -48,6 +52,8 @@ class Prober:
         self._timers = timers
         self._outbox = outbox
         self._health = health
+        self._doors = doors
+        self._dialects = dialects
         self._distances = distances
         self._rng = rng
         self._ring = ProbeRing(rng)
@@ -112,7 +118,11 @@ class Prober:
         return None
 
     def _may_ask(self, member: Member) -> bool:
-        return is_live(member.state) and member.node != self._beliefs.me.node
+        return (
+            is_live(member.state)
+            and member.node != self._beliefs.me.node
+            and not self._dialects.is_foreign(member.node)
+        )
 
     def ask(self, target: Member) -> int:
         """Ping a member for another reason than the own round; returns the sequence."""
@@ -167,7 +177,7 @@ class Prober:
         if current.acked:
             return
         member = self._beliefs.table.get(current.target)
-        if member is None or not is_live(member.state):
+        if member is None or not self._may_ask(member):
             return
         self._health.probe_failed(len(current.helpers), len(current.nacks))
         self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
@@ -271,7 +281,7 @@ class Prober:
         If the target is gone, the nack carries what became of it, for the requester is behind.
         """
         target = self._beliefs.table.get(request.target)
-        if target is None or len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
+        if target is None or not self._may_relay(target, now):
             self._outbox.send_full(
                 requester.node,
                 requester.address,
@@ -286,6 +296,12 @@ class Prober:
         self._timers.set(("nack", sequence), now + window_s * self._config.nack_fraction)
         self._timers.set(("relay", sequence), now + self._config.probe_interval_s)
         self._ping(target, sequence)
+
+    def _may_relay(self, target: Member, now: Instant) -> bool:
+        """Whether to ping a member for somebody else: one that was never heard, but seldom."""
+        if len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
+            return False
+        return target.node in self._beliefs.heard_at or self._doors.may_probe(now)
 
     def on_nack_due(self, sequence: int) -> None:
         """The window is nearly over: tell the requester if there is no ack yet."""
@@ -304,7 +320,11 @@ class Prober:
         """Ping one of the dead: a healed network shows itself by an answer."""
         gone = self._beliefs.gone
         table = self._beliefs.table
-        dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
+        # Not whom this node never heard: a forged address must not be written to by all for a day.
+        heard = self._beliefs.heard_at
+        dead = [
+            n for n in gone if n in heard and (m := table.get(n)) and m.state is MemberState.DEAD
+        ]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
         if dead and not self._beliefs.leaving:

@@ -18,10 +18,12 @@ from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import NOBODY, Datagram, decode
+from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects, Versions
 from meshd.gossip.distances import Distances, Expected
 from meshd.gossip.documents import Documents
+from meshd.gossip.doors import Doors
 from meshd.gossip.effects import Effect
 from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
@@ -45,6 +47,7 @@ from meshd.gossip.members import MemberTable, is_live, record_hash
 from meshd.gossip.messages import (
     Ack,
     Answer,
+    Busy,
     EventDigest,
     Events,
     Gossip,
@@ -57,6 +60,7 @@ from meshd.gossip.messages import (
     StateDelta,
     StatePull,
     Sync,
+    Update,
     Welcome,
 )
 from meshd.gossip.outbox import Outbox
@@ -66,6 +70,7 @@ from meshd.gossip.sources import Sources
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
+from meshd.gossip.trust import Trust
 from meshd.gossip.verifier import Verifier
 from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 
@@ -77,7 +82,6 @@ _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait 
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
-_STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
 class Swim:
@@ -90,6 +94,7 @@ class Swim:
         rng: the only source of chance.
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
+        versions: the protocol versions that it speaks.
         event_floor: Lamport time up to which an earlier run heard all users' events.
     """
 
@@ -101,6 +106,7 @@ class Swim:
         rng: random.Random,
         now: Instant,
         table: MemberTable | None = None,
+        versions: Versions = Versions(),  # noqa: B008 - a frozen value
         event_floor: int = 0,
     ) -> None:
         self._mesh = mesh
@@ -111,25 +117,23 @@ class Swim:
         self._rumours = BroadcastQueue()
         self._loads = LoadPlane(me.node, me.epoch, config)
         self._states = StateStore(me.node, me.epoch)
+        self._doors = Doors(now)
+        self._dialects = Dialects(mesh, versions)
         self._outbox = Outbox(
-            mesh=mesh, me=me.node, config=config, rumours=self._rumours, loads=self._loads
-        )
-        self._beliefs = Beliefs(
-            me=me,
-            config=config,
-            table=MemberTable({}, ()) if table is None else table,
-            rumours=self._rumours,
+            me=me.node, dialects=self._dialects, config=config, rumours=self._rumours,
             loads=self._loads,
-            states=self._states,
-            timers=self._timers,
-            outbox=self._outbox,
-            health=self._health,
+        )  # fmt: skip
+        self._beliefs = Beliefs(
+            me=me, config=config, table=MemberTable({}, ()) if table is None else table,
+            rumours=self._rumours, loads=self._loads, states=self._states, timers=self._timers,
+            outbox=self._outbox, health=self._health, doors=self._doors, dialects=self._dialects,
             now=now,
-        )
+        )  # fmt: skip
         self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, distances=self._distances, rng=rng, now=now,
+            health=self._health, doors=self._doors, dialects=self._dialects,
+            distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
             config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
@@ -137,7 +141,7 @@ class Swim:
         )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            rng=rng, now=now,
+            doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
         sources = Sources(config, self._beliefs, rng)
         self._documents = Documents(
@@ -152,9 +156,12 @@ class Swim:
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
             outbox=self._outbox, rng=rng, floor=event_floor, now=now,
         )  # fmt: skip
+        self._trust = Trust(
+            mesh=mesh, beliefs=self._beliefs, exchange=self._exchange, pulls=self._pulls,
+            doors=self._doors, dialects=self._dialects, outbox=self._outbox, now=now,
+        )  # fmt: skip
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
-        self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
         self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)
         self._timers.set("reap", now + _REAP_INTERVAL_S)
 
@@ -208,10 +215,16 @@ class Swim:
     # Datagrams
 
     def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+        if not self._doors.lets_in(event.source, self._beliefs.table, now):
+            self._outbox.reject("flood", event.source)
+            return
+        oldest, newest = self._dialects.versions
         try:
-            datagram = decode(event.data, self._mesh)
+            datagram = decode(event.data, self._mesh, oldest=oldest, newest=newest)
         except DecodeError as error:
             self._outbox.reject(error.message, event.source)
+            if error.message == "other_version":
+                self._trust.on_other_version(event.data, event.source, now)
             return
         me = self._beliefs.me.node
         if datagram.source in (me, NOBODY):
@@ -227,13 +240,16 @@ class Swim:
                 self._on_stranger(datagram, event.source, now)
             else:
                 self._on_member(datagram, member, event.source, now)
+            self._trust.hear_who_is_proven(now)
 
     def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
         """Somebody outside the table: the handshake, and answers no larger than the question."""
         source = datagram.source
         match datagram.message:
             case Join() as join:
-                self._exchange.on_join(join, source, address)
+                self._exchange.on_join(join, source, address, now)
+            case Busy() as busy:
+                self._exchange.on_busy(busy, source, address, now)
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
@@ -242,30 +258,19 @@ class Swim:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
-                # In a crowd of newcomers the news of the sender may come after its own news.
-                self._beliefs.hear_all(gossip.updates, address, now)
-                self._pulls.on_told(source, now)
+                self._trust.on_unproven_news(gossip.updates, source, address, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
-                self._beliefs.hear_all(ping.updates, address, now)
-                self._pulls.on_told(source, now)
-                self._meet(source, address, now)
+                self._trust.on_unproven_news(ping.updates, source, address, now)
+                self._trust.meet(source, address, now)
             case PingReq() as request:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case StatePull():
                 self._outbox.send_bare(source, address, StateDelta, (1,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case _:
                 self._outbox.reject("not_a_member", address)
-
-    def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
-        """It knows us, so it is worth getting to know at this address, but not at any rate."""
-        member = self._beliefs.table.get(stranger)
-        known = member is not None and member.address == address
-        if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
-            self._stranger_at = now
-            self._exchange.join(address, now, tries=1)
 
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
@@ -273,17 +278,16 @@ class Swim:
         # The table's own copy of the id: the sender's would be one more for each that is kept.
         node = member.node
         self._beliefs.heard_from(node, now)
-        if datagram.load and is_live(member.state):
-            self._loads.heard_directly(node, datagram.load, now)
         message = datagram.message
-        if isinstance(message, _CARRIERS):
-            if message.updates:
-                self._beliefs.hear_all(message.updates, address, now)
-            if message.loads:
-                for told in self._loads.heard_rumour(message.loads, self._is_live, now):
-                    self._loads.pass_on(told)
-                    self._beliefs.touch(told)
-                    self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+        if self._exchange.is_at(member, address):
+            self._dialects.heard(node, datagram.newest)
+            if datagram.load and is_live(member.state):
+                self._loads.heard_directly(node, datagram.load, now)
+            if isinstance(message, _CARRIERS):
+                self._on_riders(message.updates, message.loads, member, address, now)
+        elif isinstance(message, _CARRIERS) and message.updates:
+            self._trust.on_unproven_news(message.updates, node, address, now)
+            self._trust.meet(node, address, now)
         # What rode along may have been about the sender itself.
         current = self._beliefs.table.get(node)
         assert current is not None
@@ -293,17 +297,35 @@ class Swim:
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
 
+    def _on_riders(
+        self, updates: tuple[Update, ...], loads: bytes, member: Member, address: Address,
+        now: Instant,
+    ) -> None:  # fmt: skip
+        """Take in what rides along on a member's datagram; put it right where it is behind."""
+        if updates:
+            self._trust.on_news(updates, member, address, now)
+        if loads:
+            for told in self._loads.heard_rumour(loads, self._is_live, now):
+                self._loads.pass_on(told)
+                self._beliefs.touch(told)
+                self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+
     def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
         node = member.node
         match message:
             case Ping():
                 if address == member.address:
                     self._prober.on_ping(message, member, self._exchange.short_hash)
+                elif self._exchange.is_at(member, address):
+                    # It has proven to be there, too; does it know where all others believe it is?
+                    fields = (message.sequence, self._exchange.short_hash)
+                    record = encode_update(member)
+                    self._outbox.send_full(node, address, Ack, fields, first=(node, record))
                 else:
                     # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
                     # the handshake, by which both learn what the other believes.
                     self._outbox.send_bare(node, address, Ack, (message.sequence,))
-                    self._meet(node, address, now)
+                    self._trust.meet(node, address, now)
             case Ack():
                 self._verifier.on_ack(message, node)
                 self._prober.on_ack(message, node, now)
@@ -314,9 +336,14 @@ class Swim:
             case Nack():
                 self._prober.on_nack(message, node)
             case Gossip():
-                pass
+                if member.state is MemberState.DEAD and address == member.address:
+                    # It does not know, or it would have denied it.
+                    self._beliefs.overtaken.append(node)
+                    self._trust.correct(node, address, now)
             case Join():
-                self._exchange.on_join(message, node, address)
+                self._exchange.on_join(message, node, address, now)
+            case Busy():
+                self._exchange.on_busy(message, node, address, now)
             case Welcome():
                 self._exchange.on_welcome(message, node, address, now)
             case Sync():
@@ -531,6 +558,7 @@ class Swim:
             "pulls": len(self._pulls) + len(self._documents),
             "documents": len(self._states.library),
             "gone": len(self._beliefs.gone),
+            "hearsay": self._trust.waiting,
             **self._events.pending(),
         }
 

@@ -118,6 +118,16 @@ def test_a_members_sync_from_elsewhere_is_answered_to_where_it_is_known_to_be():
     assert to == {fabric.nodes[1].address}
 
 
+def test_a_members_sync_from_elsewhere_cannot_say_where_the_answer_goes():
+    fabric = meshed(2)
+    victim = Address("198.51.100.7", 53)
+    for epoch in (1_000_000, 1_000_001):
+        moved = record(node_id(1), epoch=Epoch(epoch), incarnation=Incarnation(1), address=victim)
+        effects = give(fabric, fabric.nodes[0], node_id(1), sync_body(b"", moved))
+        to = {e.to for e in effects if isinstance(e, SendDatagram)}
+        assert to == {fabric.nodes[1].address}
+
+
 def test_a_stranger_that_pulls_state_gets_an_empty_answer_and_is_asked_who_it_is():
     fabric = meshed(2)
     body = encode_body(10, ([(node_id(0), 1_000_000, 0)],))
