@@ -10,6 +10,29 @@ from meshd.clock import Instant, Seconds
 from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """Why a suspect is one, and how much longer.
+
+    `accusers` are the nodes whose own probes failed, the first one first, `retracted` those that
+    took it back; `confirmations` count the opinions that stand beyond the first, and `needed` (K)
+    of them bring the doubt down from `longest_s` (T_max) to `shortest_s` (T_min). `lag_s` is how
+    late the suspect reads its mail by its own word: both bounds are longer by twice that. In a
+    crowd of suspects they are longer, too. After `is_last_called` two others have been asked.
+    """
+
+    accusers: tuple[NodeId, ...]
+    retracted: tuple[NodeId, ...]
+    confirmations: int
+    needed: int
+    since: Instant
+    deadline: Instant
+    shortest_s: Seconds
+    longest_s: Seconds
+    lag_s: Seconds = 0.0
+    is_crowd: bool = False
+    is_last_called: bool = False
+
+
 class Peer(msgspec.Struct, frozen=True):
     """A member as routing sees it: member, node state, load, and what this node measured itself.
 
@@ -18,7 +41,8 @@ class Peer(msgspec.Struct, frozen=True):
     `rtt_estimate_s` what network coordinates say of it, right or wrong by the share
     `rtt_estimate_error`, or None while they say nothing;
     `reachable` is false from the first unanswered probe round until it is heard again: local
-    knowledge that is never gossiped, on which routing stops at once.
+    knowledge that is never gossiped, on which routing stops at once; `doubt` is why it
+    is suspected, and None while it is not.
     """
 
     node: NodeId
@@ -38,6 +62,7 @@ class Peer(msgspec.Struct, frozen=True):
     signals: Mapping[str, float] = {}
     rtt_estimate_s: float | None = None
     rtt_estimate_error: float | None = None
+    doubt: Doubt | None = None
 
     @property
     def distance_s(self) -> Seconds | None:

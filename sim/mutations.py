@@ -24,6 +24,7 @@ from meshd.gossip.codec import encode_update
 from meshd.gossip.dialects import Dialects
 from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ProbeCompleted
 from meshd.gossip.events import EventPlane
 from meshd.gossip.loads import LoadPlane
@@ -304,7 +305,7 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
-    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Doubts, "_is_verifier", _refuses,
              "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),

@@ -11,14 +11,14 @@ from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.dialects import Dialects
 from meshd.gossip.doors import Doors
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
 from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
+from meshd.gossip.explanation import PastEvent, Probed
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
-    CONFIRMED,
     HEARD_OF,
     RAN_OUT,
-    RETRACTED,
     TOLD,
     UNANSWERED,
     History,
@@ -28,7 +28,6 @@ from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import (
     MemberTable,
-    doubt_point,
     in_state,
     is_live,
     is_overtaken,
@@ -39,7 +38,6 @@ from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
-from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
@@ -49,14 +47,12 @@ _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
 OUTDATED_MAX = 16
 """Rumours with which one datagram that tells old news is answered."""
-LAST_CALL_FRACTION = 0.25
-"""Of the probe interval: so long before the end of a doubt two others are asked once more."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
 _LAG_TOLD_PAUSE_S = 5.0
 
 
 class Beliefs:
-    """The member table with its suspicions; every change of it goes through here."""
+    """The member table; every change of it goes through here."""
 
     def __init__(
         self,
@@ -77,10 +73,10 @@ class Beliefs:
         self.me = me
         self.table = table
         self.rumours = rumours
-        self.suspicions: dict[NodeId, Suspicion] = {}
         self.gone: dict[NodeId, Instant] = {}
         self.heard_at: dict[NodeId, Instant] = {}
         self.rtt_s: dict[NodeId, float] = {}
+        self.probed: dict[NodeId, Probed] = {}
         self.unreachable: dict[NodeId, None] = {}
         self.changed_at = now
         self.leaving = False
@@ -94,6 +90,8 @@ class Beliefs:
         self.lag = MailLag()
         self.outdated: list[Member] = []
         """Of whom the last datagram said what is known better here."""
+        self.teller = me.node
+        """Who sent the datagram that is being read."""
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
@@ -108,6 +106,11 @@ class Beliefs:
         self._outrank_pause_s = 0.0
         self._touched: dict[NodeId, None] = {me.node: None}
         self._history = History()
+        self.doubts = Doubts(
+            me=me.node, config=config, table=table, rumours=rumours, timers=timers,
+            history=self._history, touch=self.touch,
+        )  # fmt: skip
+        self.suspicions = self.doubts.open
         table.put(me)
         outbox.set_members(table.live)
 
@@ -137,7 +140,7 @@ class Beliefs:
             if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
-                self._hear_opinion(update, current, now)
+                self.doubts.hear(update, current, self.teller, now)
             if update.delta is not None and self._states.offered_late(update, current):
                 self._hear_state(current)
 
@@ -188,7 +191,9 @@ class Beliefs:
             member = in_state(member, MemberState.SUSPECT)
         accusers: tuple[NodeId, ...] = ()
         if update.accusers and not synced:
-            found = (self._counted(accuser, member.node) for accuser in ids_of(update.accusers))
+            found = (
+                self.doubts.counted(accuser, member.node) for accuser in ids_of(update.accusers)
+            )
             accusers = tuple(accuser for accuser in found if accuser is not None)
         if member.state is MemberState.ALIVE:
             sponsor = None if own or synced else self.sponsors.of(update)
@@ -206,7 +211,7 @@ class Beliefs:
         elif is_live(member.state) and is_overtaken(member, current):
             self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(merged):
-            self._hear_opinion(update, merged, now)
+            self.doubts.hear(update, merged, self.teller, now)
 
     def _note_outdated(self, current: Member) -> None:
         if current.state in {MemberState.ALIVE, MemberState.LEFT}:
@@ -221,37 +226,6 @@ class Beliefs:
             self._touched[member.node] = None
             return True
         return self._states.want(member.node) is not None
-
-    def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
-        """Count the opinions on a doubt that is known, as far as they are new."""
-        suspicion = self.suspicions.get(current.node)
-        if suspicion is None:
-            return
-        is_news = False
-        for accuser in ids_of(update.accusers):
-            if suspicion.is_news(accuser):
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.confirm(known):
-                    self._history.note(current, CONFIRMED, known, now)
-                    is_news = True
-        for accuser in ids_of(update.retracted):
-            if accuser not in suspicion.retracted:
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.retract(known):
-                    self._history.note(current, RETRACTED, known, now)
-                    is_news = True
-        if is_news:
-            self._doubt_changed(current, suspicion, now)
-
-    def _counted(self, accuser: NodeId, subject: NodeId) -> NodeId | None:
-        """The table's own copy of an accuser's id: only members count, and not the subject.
-
-        What others say in this node's name does not count either: it knows best.
-        """
-        if accuser in {subject, self.me.node}:
-            return None
-        member = self.table.get(accuser)
-        return None if member is None or not is_live(member.state) else member.node
 
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
@@ -390,24 +364,7 @@ class Beliefs:
             suspect = in_state(member, MemberState.SUSPECT)
             self._store(suspect, member, (self.me.node,), now, reason=UNANSWERED)
             return
-        suspicion = self.suspicions.get(node)
-        if suspicion is not None and suspicion.confirm(self.me.node):
-            self._history.note(member, CONFIRMED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
-
-    def answered_late(self, asked: Member, now: Instant) -> None:
-        """An answer came after the verdict: take back the own opinion, if it was about this life.
-
-        The doubt itself stays until its subject refutes it, for beliefs only rise; it lasts longer.
-        """
-        member, suspicion = self.table.get(asked.node), self.suspicions.get(asked.node)
-        if suspicion is None or member is None or self.me.node not in suspicion.accusers:
-            return
-        if precedence(in_state(member, asked.state)) == precedence(asked) and suspicion.retract(
-            self.me.node
-        ):
-            self._history.note(member, RETRACTED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
+        self.doubts.confirm(member, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
@@ -415,20 +372,6 @@ class Beliefs:
         assert member is not None
         dead = in_state(member, MemberState.DEAD)
         self._store(dead, member, (self.me.node,), now, reason=RAN_OUT)
-
-    def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
-        """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
-        self._touched[member.node] = None
-        self.await_end(member.node, suspicion)
-        self.rumours.amend(member.node, self._encoded(member))
-        self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
-
-    def _encoded(self, member: Member) -> bytes:
-        """A rumour of a member, with who doubts it, and without its state's digest."""
-        suspicion = self.suspicions.get(member.node)
-        if suspicion is None:
-            return encode_update(member, with_digest=False)
-        return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
 
@@ -445,7 +388,7 @@ class Beliefs:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
             self._dialects.restarted(node)
-        self._follow_suspicion(member, before, accusers, now)
+        self.doubts.follow(member, before, accusers, now)
         is_state_news = is_live(member.state) and self._hear_state(member)
         if is_live(member.state):
             self.gone.pop(node, None)
@@ -469,40 +412,10 @@ class Beliefs:
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
         now: Instant,
     ) -> None:  # fmt: skip
+        teller = None if reason in {UNANSWERED, RAN_OUT} else self.teller
         reason = reason_of(member, before, reason)
-        self._history.note(member, reason, accuser, now)
+        self._history.note(member, reason, accuser, teller, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
-
-    def _follow_suspicion(
-        self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
-    ) -> None:
-        """Keep exactly one suspicion for each suspect, started anew at each incarnation."""
-        node = member.node
-        if member.state is not MemberState.SUSPECT:
-            if self.suspicions.pop(node, None) is not None:
-                self._timers.cancel(("suspicion", node))
-            return
-        if before is not None and precedence(before) == precedence(member):
-            return
-        suspicion = Suspicion(self._config, self.table.live, now, lag_s=lag_s(member.lag))
-        for accuser in accusers:
-            suspicion.confirm(accuser)
-        self.suspicions[node] = suspicion
-        self.await_end(node, suspicion)
-        if self.me.node not in accusers and self._is_verifier(member):
-            self._timers.set(("verify", node), now)
-
-    def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
-        """Wake up when something has to be done about a doubt: at its end, or the last call."""
-        at: float = suspicion.deadline()
-        if not suspicion.is_last_called:
-            at -= self._config.probe_interval_s * LAST_CALL_FRACTION
-        self._timers.set(("suspicion", node), at)
-
-    def _is_verifier(self, suspect: Member) -> bool:
-        """Whether this node is among those who shall probe a suspect at once."""
-        chosen = () if self.leaving else self.table.verifiers(suspect, self._config.verifiers)
-        return any(member is self.me for member in chosen)
 
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
@@ -514,7 +427,7 @@ class Beliefs:
             if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
                 rich = encode_update(member, sponsor, change=change)
         else:
-            lean = encode_update(member, sponsor) if sponsor else self._encoded(member)
+            lean = encode_update(member, sponsor) if sponsor else self.doubts.encoded(member)
         self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
@@ -543,14 +456,14 @@ class Beliefs:
         if member is None or member.state is MemberState.ALIVE:
             return None
         waiting = self.rumours.peek(node)
-        return node, waiting if waiting is not None else self._encoded(member)
+        return node, waiting if waiting is not None else self.doubts.encoded(member)
 
     def corrections(self) -> list[bytes]:
         """The rumours that the sender of the last datagram lacks.
 
         Deaths are none of these: in a heal they would be believed before their subjects can refute.
         """
-        return [self._encoded(member) for member in self.outdated]
+        return [self.doubts.encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""
@@ -568,7 +481,7 @@ class Beliefs:
         self._loads.forget(node)
         self.rumours.discard(node)
         self._history.forget(node)
-        for table in (self.gone, self.heard_at, self.rtt_s, self.unreachable):
+        for table in (self.gone, self.heard_at, self.rtt_s, self.probed, self.unreachable):
             assert isinstance(table, dict)
             table.pop(node, None)
         self._touched[node] = None
@@ -582,9 +495,9 @@ class Beliefs:
         touched, self._touched = self._touched, {}
         return touched
 
-    def history(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
+    def history(self, node: NodeId) -> tuple[PastEvent, ...]:
         """The last events of a member, oldest first: why it is believed to be what it is."""
-        return self._history.lines(node)
+        return self._history.of(node)
 
     def is_at(self, address: Address) -> bool:
         """Whether an alive, reachable member, or this node itself, is at `address`."""

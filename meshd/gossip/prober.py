@@ -10,6 +10,7 @@ from meshd.gossip.dialects import Dialects
 from meshd.gossip.distances import Distances
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import PingAnswered, ProbeCompleted
+from meshd.gossip.explanation import ANSWERED, FAILED, HELPED, LATE, Probed
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.lag import lag_s
 from meshd.gossip.members import is_live
@@ -188,6 +189,7 @@ class Prober:
         if len(self._missed) == MISSED_MAX:
             del self._missed[next(iter(self._missed))]
         self._missed[sequence] = asked
+        self._beliefs.probed[asked.node] = Probed(now, FAILED)
         self._beliefs.probe_failed(asked, now)
 
     def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
@@ -204,6 +206,8 @@ class Prober:
                 self._health.probe_succeeded()
                 waited_s = self._beliefs.waited_s
                 rtt_s = max(0.0, now - current.started - waited_s) if direct else None
+                how = ANSWERED if direct else HELPED
+                self._beliefs.probed[current.target] = Probed(now, how, rtt_s)
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
                     self._distances.measured(source, rtt_s, ack.coordinates)
@@ -229,7 +233,8 @@ class Prober:
         missed = self._missed.get(ack.sequence)
         if missed is not None and missed.node == source:
             del self._missed[ack.sequence]
-            self._beliefs.answered_late(missed, now)
+            self._beliefs.probed[source] = Probed(now, LATE)
+            self._beliefs.doubts.answered_late(missed, now)
             return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:

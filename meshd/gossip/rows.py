@@ -118,6 +118,7 @@ class ViewBuilder:
             version=told.version,
             rtt_estimate_s=None if expected is None else expected.rtt_s,
             rtt_estimate_error=None if expected is None else expected.error,
+            doubt=swim.doubt_of(node),
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":

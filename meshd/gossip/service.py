@@ -23,6 +23,7 @@ from meshd.gossip.effects import (
     SendDatagram,
     StateChanged,
 )
+from meshd.gossip.explanation import Explanation
 from meshd.gossip.inputs import (
     AddressChanged,
     AnswerGiven,
@@ -208,11 +209,11 @@ class GossipService:
 
         return await self._ask(ask, timeout_s + _ASK_TIMEOUT_S)
 
-    async def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
-        """The last events of a member, oldest first."""
+    async def explain(self, node: NodeId) -> Explanation | None:
+        """Why a member is believed to be what it is; None if it is unknown."""
 
-        async def read() -> tuple[tuple[Instant, str], ...]:
-            return self._swim.explain(node)
+        async def read() -> Explanation | None:
+            return self._swim.explain(node, self._clock.now())
 
         return await self._ask(read)
 

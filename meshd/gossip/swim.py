@@ -26,6 +26,8 @@ from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import Effect
 from meshd.gossip.events import EventPlane
+from meshd.gossip.explain import doubt_of, explain
+from meshd.gossip.explanation import Explanation
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
     AddressChanged,
@@ -73,6 +75,7 @@ from meshd.gossip.timers import Timers
 from meshd.gossip.trust import Trust
 from meshd.gossip.verifier import Verifier
 from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
+from meshd.view import Doubt
 
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
@@ -234,6 +237,7 @@ class Swim:
         ):
             self._outbox.reject("other_destination", event.source)
         else:
+            self._beliefs.teller = datagram.source
             self._beliefs.mail_waited(event.waited_s, now)
             member = self._beliefs.table.get(datagram.source)
             if member is None:
@@ -533,9 +537,13 @@ class Swim:
         """How often the own record was passed on; None once it needs no more."""
         return self._rumours.sent(self._beliefs.me.node)
 
-    def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
-        """The last events of a member, oldest first: why it is believed to be what it is."""
-        return self._beliefs.history(node)
+    def doubt_of(self, node: NodeId) -> Doubt | None:
+        """Why a member is suspected and how much longer; None if it is not."""
+        return doubt_of(self._beliefs, node)
+
+    def explain(self, node: NodeId, now: Instant) -> Explanation | None:
+        """Why a member is believed to be what it is; None if it is unknown."""
+        return explain(self._beliefs, self._health, self._config, node, now)
 
     @property
     def event_clock(self) -> int:

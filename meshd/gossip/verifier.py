@@ -1,7 +1,7 @@
 """Second opinions without delay: a few chosen members probe a suspect as soon as they hear of it.
 
 In SWIM a doubt is confirmed by whoever comes by, which takes longer the larger the mesh is. Here
-its verifiers are known by rank (`Beliefs`), ping at once, with the accusation in the ping, and only
+its verifiers are known by rank (`Doubts`), ping at once, with the accusation in the ping, and only
 their own failed probes confirm. So the shortest doubt need not grow with the mesh, and one starved
 accuser alone never shortens anything.
 """
@@ -9,8 +9,9 @@ accuser alone never shortens anything.
 import random
 
 from meshd.clock import Instant
-from meshd.gossip.beliefs import LAST_CALL_FRACTION, Beliefs
+from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.doubts import LAST_CALL_FRACTION
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.messages import Ack
 from meshd.gossip.prober import Prober
@@ -114,7 +115,7 @@ class Verifier:
         suspicion = beliefs.suspicions[node]
         is_crowd = len(beliefs.suspicions) > CROWD
         if is_crowd and suspicion.lengthen(crowded_bounds_s(self._config, beliefs.table.live)):
-            beliefs.await_end(node, suspicion)
+            beliefs.doubts.await_end(node, suspicion)
             return
         if suspicion.is_last_called or suspicion.deadline() <= now:
             beliefs.suspicion_ran_out(node, now)
@@ -125,7 +126,7 @@ class Verifier:
         for each in suspects:
             beliefs.suspicions[each].is_last_called = True
             beliefs.suspicions[each].not_before = Instant(now + patience_s)
-            beliefs.await_end(each, beliefs.suspicions[each])
+            beliefs.doubts.await_end(each, beliefs.suspicions[each])
         me = beliefs.me.node
         for member in beliefs.table.pick(
             LAST_CALLS, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me

@@ -147,8 +147,9 @@ async def test_a_service_that_vanishes_is_found_dead_and_explained(make):
     gone = three.service.view.me
     await three.service.stop()
     await one.until(lambda v: v.by_node[gone].state is MemberState.DEAD, 20)
-    history = [text for _, text in await one.service.explain(gone)]
-    assert any("dead" in line for line in history)
+    found = await one.service.explain(gone)
+    assert found.state is found.events[-1].state is MemberState.DEAD
+    assert found.gone_at == found.events[-1].at
     counters = one.service.counters()
     assert counters["became_dead"] == 1
     assert counters["packets_sent"] > 0
