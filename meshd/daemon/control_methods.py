@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from meshd.daemon.doctor import diagnose
+from meshd.daemon.doctor import diagnose, only_by_stream
 from meshd.daemon.methods import Nothing
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
@@ -134,6 +134,10 @@ class ControlMethods:
             problems.append(node.state.problem)
         if node.lag_s > LAG_PROBLEM_S:
             problems.append(f"the main loop was blocked for {node.lag_s:.1f} s")
+        blocked = only_by_stream(node)
+        if blocked:
+            names = ", ".join(blocked[:5])
+            problems.append(f"one-way or blocked UDP: {names} answer calls but no datagrams")
         statuses = node.finding.statuses()
         finding = [s for s in statuses if s.state is SourceState.OK]
         problems += [

@@ -19,6 +19,7 @@ from meshd.daemon.finding import Finding
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
+from meshd.daemon.stream_ping import RpcStreamPinger
 from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
@@ -101,6 +102,7 @@ class Node:
             forward=self.forward, on_change=self._describe,
         )  # fmt: skip
         self.client = RpcClient(socket_factory=platform.open_stream)
+        self.streams = RpcStreamPinger(platform)
         self.registry = Registry()
         self.is_leaving = False
         self.machine_load = platform.sample_load()
@@ -247,7 +249,7 @@ class Node:
             gossip = GossipService(
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
-                listener=self._on_effect,
+                listener=self._on_effect, streams=self.streams,
             )  # fmt: skip
             self._gossip = gossip
             try:

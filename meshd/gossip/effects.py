@@ -41,6 +41,18 @@ class PingAnswered(msgspec.Struct, frozen=True):
     rtt_s: float
 
 
+class StreamPing(msgspec.Struct, frozen=True):
+    """No direct ack in time: ask over the call port (TCP) as well, within `timeout_s`.
+
+    `address` is the member's own; `sequence` names the round in the StreamPinged that answers.
+    """
+
+    node: NodeId
+    address: Address
+    sequence: int
+    timeout_s: float
+
+
 class DatagramRejected(msgspec.Struct, frozen=True):
     """A datagram was dropped; `reason` is one of a fixed set of words, fit for a metric label."""
 
@@ -73,6 +85,7 @@ Effect = (
     | StateChanged
     | ProbeCompleted
     | PingAnswered
+    | StreamPing
     | DatagramRejected
     | Joined
     | IdentityRaised

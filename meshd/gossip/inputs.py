@@ -48,6 +48,14 @@ class PingRequested(msgspec.Struct, frozen=True):
     node: NodeId
 
 
+class StreamPinged(msgspec.Struct, frozen=True):
+    """A StreamPing ended: whether `node` itself answered over the call port."""
+
+    node: NodeId
+    sequence: int
+    ok: bool
+
+
 class AddressChanged(msgspec.Struct, frozen=True):
     """This node is reachable at another address from now on."""
 
@@ -64,4 +72,5 @@ Input = (
     | LoadSampled
     | AddressChanged
     | PingRequested
+    | StreamPinged
 )

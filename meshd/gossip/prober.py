@@ -5,8 +5,9 @@ import random
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import PingAnswered, ProbeCompleted
+from meshd.gossip.effects import PingAnswered, ProbeCompleted, StreamPing
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.inputs import StreamPinged
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import Ack, Nack, Ping, PingReq
 from meshd.gossip.outbox import Outbox
@@ -84,11 +85,15 @@ class Prober:
         )
 
     def on_timeout(self, now: Instant) -> None:
-        """No direct ack in time: ask helpers to ping the target."""
+        """No direct ack in time: ask helpers to ping the target, and the target over a stream."""
         del now
         current = self._round
         # An ack, like the round's end, cancels the timer.
         assert current is not None
+        config = self._config
+        window_s = (config.probe_interval_s - config.probe_timeout_s) * self._health.factor
+        asked = current.asked
+        self._outbox.add(StreamPing(asked.node, asked.address, current.sequence, window_s))
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,
@@ -99,6 +104,16 @@ class Prober:
             self._outbox.send_full(
                 helper.node, helper.address, PingReq, (current.sequence, current.target)
             )
+
+    def on_stream_pinged(self, event: StreamPinged, now: Instant) -> None:
+        """The target answers calls: it lives. Of our own health that says nothing."""
+        current = self._round
+        if not event.ok or current is None or current.acked:
+            return
+        if (event.node, event.sequence) == (current.target, current.sequence):
+            current.acked = True
+            self._beliefs.heard_from(current.target, now)
+            self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=None))
 
     def _judge(self, now: Instant) -> None:
         current, self._round = self._round, None

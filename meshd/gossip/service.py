@@ -21,6 +21,7 @@ from meshd.gossip.effects import (
     ProbeCompleted,
     SendDatagram,
     StateChanged,
+    StreamPing,
 )
 from meshd.gossip.inputs import (
     AddressChanged,
@@ -33,10 +34,12 @@ from meshd.gossip.inputs import (
     PingRequested,
     RejoinRequested,
     StateSet,
+    StreamPinged,
 )
 from meshd.gossip.members import new_member
 from meshd.gossip.rows import ViewBuilder, own_entries
 from meshd.gossip.state import NodeState
+from meshd.gossip.streams import StreamPinger, StreamPings
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
 from meshd.platform import Platform, ProtocolRunner
@@ -67,6 +70,7 @@ class GossipService:
         advertise: Callable[[Address], Address],
         config: GossipConfig,
         listener: Callable[[Effect], None],
+        streams: StreamPinger | None = None,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -79,6 +83,7 @@ class GossipService:
             advertise: from the bound address to the one that others are told.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
+            streams: pings a member over its call port, in the protocol's loop; closed with it.
 
         Raises:
             OSError: the address cannot be bound.
@@ -100,6 +105,7 @@ class GossipService:
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
+        self._streams = StreamPings(streams, self._on_stream_pinged, self._counters)
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
         self.view = self._rows.build(self._swim)
@@ -206,6 +212,10 @@ class GossipService:
             "health_score": self._swim.health,
         }
 
+    def only_by_stream(self) -> tuple[NodeId, ...]:
+        """Members that answer calls, but no datagram. Safe from any thread."""
+        return self._streams.only_by_stream()
+
     # Between the loops
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -249,6 +259,7 @@ class GossipService:
         for handle in (self._timer, self._publishing):
             if handle is not None:
                 handle.cancel()
+        await self._streams.close()
         self._endpoint.close()
 
     def _describe(self, entries: dict[str, bytes | None]) -> None:
@@ -325,15 +336,22 @@ class GossipService:
             self._counters[f"rejected_{effect.reason}"] += 1
         elif isinstance(effect, ProbeCompleted):
             self._counters["probes_ok" if effect.succeeded else "probes_failed"] += 1
+            self._streams.on_probe_completed(effect)
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+            self._streams.on_member_changed(effect)
         elif isinstance(effect, PingAnswered):
             for answer, asked_at in self._pings.get(effect.node, {}).items():
                 # A late answer to an earlier question is older than this one.
                 if not answer.done() and now - effect.rtt_s >= asked_at - _ROUNDING_S:
                     answer.set_result(effect.rtt_s)
+        elif isinstance(effect, StreamPing):
+            self._streams.start(effect)
         self._listener(effect)
+
+    def _on_stream_pinged(self, event: StreamPinged) -> None:
+        self._step(event)
 
     def _publish(self) -> None:
         if self._publishing is not None:

@@ -33,6 +33,7 @@ from meshd.gossip.inputs import (
     PingRequested,
     RejoinRequested,
     StateSet,
+    StreamPinged,
 )
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import MemberTable, is_live, record_hash
@@ -158,6 +159,8 @@ class Swim:
                 self._on_rejoin(now)
             case PingRequested():
                 self._prober.ping_now(event.node, now)
+            case StreamPinged():
+                self._prober.on_stream_pinged(event, now)
             case AddressChanged():
                 if event.address != self._beliefs.me.address:
                     self._beliefs.raise_incarnation(now, address=event.address)

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from daemons import all_see_all, is_alive, is_dead, is_nobody_dead, start_all
+from daemons import all_see_all, is_alive, is_dead, is_everybody_alive, is_nobody_dead, start_all
 from namespaces import address, address6, need
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow]
 HEALED_S = 6
 LOSS_S = 10
 PAUSE_S = 3
+BLOCKED_S = 12
 
 
 async def test_a_host_without_multicast_starts_alone_says_so_and_is_in_by_a_seed(build, daemon):
@@ -146,3 +147,24 @@ async def test_a_host_that_starts_before_its_network_finds_the_others_when_it_co
     await one.sees(lambda rows: rows["h2"]["address"] == address(2))
     assert address(2) in await one.cli("call", "where", "--to", "h2")
     assert address(1) in await late.cli("call", "where", "--to", "h1")
+
+
+async def test_daemons_whose_firewall_drops_all_udp_hold_each_other_alive_by_their_calls(
+    build, daemon
+):
+    need("nft")
+    lan = build(2)
+    one, two = daemon(lan, 1), daemon(lan, 2)
+    await start_all(one, two)
+    lan.filter(2, "udp dport 6374 drop")
+    await asyncio.gather(*(each.always(is_everybody_alive, BLOCKED_S) for each in (one, two)))
+    for each, other in ((one, "h2"), (two, "h1")):
+        status = await each.ask("status")
+        assert status["gossip"]["stream_pings_ok"] > 3
+        assert any(f"blocked UDP: {other}" in problem for problem in status["problems"])
+        checks = {check["name"]: check for check in (await each.ask("doctor"))["checks"]}
+        assert checks["udp"]["status"] == "warning"
+        assert "in both directions" in checks["udp"]["fix"]
+        assert "member_suspect" not in each.log
+    lan.unfilter(2)
+    await one.until_status(lambda status: not status["problems"])
