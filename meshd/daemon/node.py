@@ -428,6 +428,7 @@ class Node:
         if now != self.gossip.address:
             event(logger, "info", "address_changed", old=str(self.gossip.address), new=str(now))
             self.gossip.set_address(now)
+            self.finding.hurry()
 
     async def _keep_state(self) -> None:
         """Write again what the disk did not take: it may have room by now."""

@@ -21,6 +21,7 @@ class RpcStreamPinger:
             response_bytes_max=ANSWER_BYTES_MAX,
             connections_max=CONNECTIONS_MAX,
             connections_per_peer_max=1,
+            keep=False,
             socket_factory=platform.open_stream,
         )
 

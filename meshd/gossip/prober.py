@@ -18,6 +18,7 @@ from meshd.model import Member, MemberState, NodeId
 RELAYS_MAX = 256
 ASKED_MAX = 64
 _SEQUENCES = 2**16
+_RECONNECTS_SHARED = 3  # nodes of a mesh that ping each of the dead in one reconnect interval
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
 
@@ -230,13 +231,20 @@ class Prober:
         self._relays.pop(sequence, None)
 
     def on_reconnect(self, now: Instant) -> None:
-        """Ping one of the dead: a healed network shows itself by an answer."""
+        """Ping one of the dead: a healed network shows itself by an answer.
+
+        In a large mesh each node does so only now and then (Serf: with the chance dead / alive), so
+        that not all of them call at the few who are gone.
+        """
         gone = self._beliefs.gone
         table = self._beliefs.table
         dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
-        if dead and not self._beliefs.leaving:
+        if not dead or self._beliefs.leaving:
+            return
+        share = _RECONNECTS_SHARED * len(dead) / table.live
+        if share >= 1 or self._rng.random() < share:
             target = table.get(self._rng.choice(dead))
             assert target is not None
             accusation = self._beliefs.accusation(target.node)
