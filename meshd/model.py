@@ -67,7 +67,11 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """A node as another node's table records it."""
+    """A node as another node's table records it.
+
+    `address` is the one that the table's owner uses; `other` is where the member is reached by the
+    other IP version, if it is.
+    """
 
     node: NodeId
     epoch: Epoch
@@ -75,6 +79,11 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state: MemberState
     address: Address
     state_version: int = 0
+    other: Address | None = None
+
+    def is_at(self, address: Address) -> bool:
+        """Whether the member says that it is reached there."""
+        return address in (self.address, self.other)
 
 
 def is_name(text: str) -> bool:

@@ -13,6 +13,7 @@ from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
 class Peer(msgspec.Struct, frozen=True):
     """A member as routing sees it: member, node state, load, and what this node measured itself.
 
+    `address` is where this node reaches it, `other` its address of the other IP version, if any;
     `heard_at` is when this node last had first-hand word of it or a fresh load record; `load_at`
     when the load record was received; `rtt_s` a moving average of probe round trips, or None;
     `reachable` is false from the first unanswered probe round until it is heard again: local
@@ -33,7 +34,12 @@ class Peer(msgspec.Struct, frozen=True):
     rtt_s: float | None = None
     reachable: bool = True
     version: str = ""
+    other: Address | None = None
     signals: Mapping[str, float] = {}
+
+    def is_at(self, address: Address) -> bool:
+        """Whether it says that it is reached there."""
+        return address in (self.address, self.other)
 
     def age(self, now: Instant) -> Seconds | None:
         """Seconds since it was last heard; None if it never was."""

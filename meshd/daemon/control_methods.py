@@ -191,7 +191,8 @@ class ControlMethods:
         if not addresses:
             hint = "check the spelling, or give an IP address"
             raise UsageError("no seed can be resolved: " + "; ".join(faults), hint=hint)
-        others = [a for a in addresses if a not in {node.address, node.gossip.bound}]
+        own = {*node.gossip.addresses, node.gossip.bound}
+        others = [a for a in addresses if a not in own]
         if not others:
             hint = "give the address of another node; see it there: meshd status"
             raise UsageError(f"{addresses[0]} is this node itself", hint=hint)
@@ -202,7 +203,7 @@ class ControlMethods:
         def joined(view: ClusterView) -> int:
             """Seeds that are members now; one that tells another address than ours is news."""
             alive = _alive(view)
-            known = sum(1 for address in others if address in alive.values())
+            known = sum(1 for a in others if any(p.is_at(a) for p in alive.values()))
             return known or min(len(others), len(alive.keys() - before))
 
         view = await node.wait_view(lambda v: joined(v) > 0, JOIN_WAIT_S)
@@ -266,6 +267,6 @@ class ControlMethods:
         return {"rtt_ms": round(rtt_s * 1_000, 3)}
 
 
-def _alive(view: ClusterView) -> dict[NodeId, Address]:
-    """The other members that live, and where."""
-    return {p.node: p.address for p in view.in_state(MemberState.ALIVE) if p.node != view.me}
+def _alive(view: ClusterView) -> dict[NodeId, Peer]:
+    """The other members that live."""
+    return {p.node: p for p in view.in_state(MemberState.ALIVE) if p.node != view.me}

@@ -73,7 +73,7 @@ class Finding:
         wall_ms = self._node.clock.wall_ms()
         for peer in view.by_node.values():  # each second, of all: not worth an order
             if peer.state is MemberState.ALIVE and peer.node != view.me:
-                self._cache.remember(peer.node, peer.address, peer.name, wall_ms)
+                self._cache.remember(peer.node, peer.address, peer.name, wall_ms, other=peer.other)
 
     def _make(self, cache: PeerCache) -> list[PeerSource]:
         node, settings = self._node, self._node.config.node
@@ -100,7 +100,7 @@ class Finding:
                 mesh=mesh_id(node.mesh),
                 name=node.name,
                 bound=node.gossip.bound,
-                advertise=node.address if settings.advertise else None,
+                advertise=node.gossip.addresses if settings.advertise else (),
                 interfaces=settings.iface,
             )
             mdns = MdnsSource(
@@ -131,6 +131,6 @@ class Finding:
         return peer.state is MemberState.ALIVE or node == self._node.node_id
 
     def _is_alive_at(self, address: Address) -> bool:
-        if address in {self._node.address, self._node.gossip.bound}:
+        if address in {*self._node.gossip.addresses, self._node.gossip.bound}:
             return True
-        return any(p.address == address for p in self._node.view().in_state(MemberState.ALIVE))
+        return any(p.is_at(address) for p in self._node.view().in_state(MemberState.ALIVE))

@@ -18,7 +18,7 @@ from meshd.daemon.control_methods import ControlMethods
 from meshd.daemon.finding import Finding
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
-from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
+from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
 from meshd.daemon.stream_ping import RpcStreamPinger
 from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
@@ -261,12 +261,13 @@ class Node:
                     raise
         raise no_free_port(self._bind.host)
 
-    def _advertised(self, bound: Address) -> Address:
+    def _advertised(self, bound: Address) -> tuple[Address, ...]:
         settings = self.config.node
         if settings.advertise:
             return parse_advertise(settings.advertise, bound.port)
-        now = None if self._gossip is None else self._gossip.address.host
-        return Address(own_host(bound.host, settings.iface, now), bound.port)
+        now = () if self._gossip is None else [a.host for a in self._gossip.addresses]
+        hosts = own_hosts(bound.host, settings.iface, now)
+        return tuple(Address(host, bound.port) for host in hosts)
 
     async def stop(self, drain_s: Seconds | None = None) -> None:
         """Finish what runs, say goodbye, release everything. Idempotent."""
@@ -425,9 +426,11 @@ class Node:
     async def _look_at_address(self) -> None:
         """Follow the machine to another network (DHCP, a laptop that moves)."""
         now = await asyncio.to_thread(self._advertised, self.gossip.bound)
-        if now != self.gossip.address:
-            event(logger, "info", "address_changed", old=str(self.gossip.address), new=str(now))
-            self.gossip.set_address(now)
+        old = self.gossip.addresses
+        if now != old:
+            told = {"old": ",".join(map(str, old)), "new": ",".join(map(str, now))}
+            event(logger, "info", "address_changed", **told)
+            self.gossip.set_address(*now)
             self.finding.hurry()
 
     async def _keep_state(self) -> None:

@@ -86,11 +86,20 @@ class PeerCache:
         """What is known of `node`."""
         return self._peers.get(node)
 
-    def remember(self, node: NodeId, address: Address, name: str, wall_ms: int) -> None:
-        """A living member was seen here under this name."""
+    def remember(
+        self,
+        node: NodeId,
+        address: Address,
+        name: str,
+        wall_ms: int,
+        *,
+        other: Address | None = None,
+    ) -> None:
+        """A living member was seen here, or at its `other` address, under this name."""
         known = self._peers.get(node)
-        others = () if known is None else tuple(a for a in known.addresses if a != address)
-        addresses = (address, *others)[:ADDRESSES_MAX]
+        here = (address,) if other is None else (address, other)
+        older = () if known is None else tuple(a for a in known.addresses if a not in here)
+        addresses = (*here, *older)[:ADDRESSES_MAX]
         if (
             known is not None
             and (known.addresses, known.name) == (addresses, name)

@@ -71,9 +71,9 @@ logger = get_logger(__name__)
 class MdnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to announce, and where.
 
-    `bound` is where the node's sockets really are; `advertise` overrides the address that others
-    are told; `interfaces` are names, or empty to choose; `poll_s` is how often the machine's
-    interfaces are looked at.
+    `bound` is where the node's sockets really are; `advertise` overrides the addresses that
+    others are told (all with the first one's port); `interfaces` are names, or empty to choose;
+    `poll_s` is how often the machine's interfaces are looked at.
     """
 
     node: NodeId
@@ -81,7 +81,7 @@ class MdnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     bound: Address
     protocol: int = 1
-    advertise: Address | None = None
+    advertise: tuple[Address, ...] = ()
     interfaces: tuple[str, ...] = ()
     poll_s: Seconds = POLL_S
     settle_s: Seconds = SETTLE_S
@@ -237,8 +237,8 @@ class MdnsSource:
     def _own_addresses(self) -> list[str]:
         """Under which addresses others can reach us."""
         bound, advertise = self._settings.bound, self._settings.advertise
-        if advertise is not None:
-            return [advertise.host]
+        if advertise:
+            return [address.host for address in advertise if address.port == advertise[0].port]
         if not is_unspecified(bound.host):
             return [bound.host]
         versions = (4, 6) if ":" in bound.host else (4,)
@@ -248,7 +248,7 @@ class MdnsSource:
         from zeroconf.asyncio import AsyncServiceInfo
 
         settings = self._settings
-        port = (settings.advertise or settings.bound).port
+        port = (settings.advertise or (settings.bound,))[0].port
         announcement = Announcement(
             settings.node, self._mesh, settings.protocol, port, settings.name
         )
@@ -373,9 +373,7 @@ class MdnsSource:
             own |= {
                 Address(host, port) for i in self._all for v in (4, 6) for host in i.addresses(v)
             }
-        if self._settings.advertise is not None:
-            own.add(self._settings.advertise)
-        return frozenset(own)
+        return frozenset(own.union(self._settings.advertise))
 
     def _hint(self, node: NodeId) -> None:
         for address in self._candidates.get(node, ()):

@@ -10,6 +10,7 @@ from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import encode_update, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
+from meshd.gossip.families import Families
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     CONFIRMED,
@@ -64,6 +65,7 @@ class Beliefs:
         self.heard_at: dict[NodeId, Instant] = {}
         self.rtt_s: dict[NodeId, float] = {}
         self.unreachable: dict[NodeId, None] = {}
+        self.families = Families(me)
         self.changed_at = now
         self.leaving = False
         self._config = config
@@ -129,7 +131,7 @@ class Beliefs:
             spread: pass it on if it is news.
         """
         try:
-            member = member_from(update)
+            member = member_from(update, self.families.used)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
@@ -198,7 +200,8 @@ class Beliefs:
             return
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
-                member.incarnation == mine.incarnation and member.address != mine.address
+                member.incarnation == mine.incarnation
+                and (member.address, member.other) != (mine.address, mine.other)
             )
             if news:
                 self._outrank(member, now)
@@ -249,6 +252,8 @@ class Beliefs:
             self._states.own.epoch = me.epoch
         self.me = me
         self.table.put(me)
+        for node in self.families.follow(me, self.table):
+            self._touched[node] = None
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None

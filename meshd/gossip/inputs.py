@@ -57,9 +57,10 @@ class StreamPinged(msgspec.Struct, frozen=True):
 
 
 class AddressChanged(msgspec.Struct, frozen=True):
-    """This node is reachable at another address from now on."""
+    """This node is reachable elsewhere from now on: by both IP versions if `other` is given."""
 
     address: Address
+    other: Address | None = None
 
 
 Input = (

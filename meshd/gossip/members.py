@@ -31,22 +31,32 @@ def join(one: Member, other: Member) -> Member:
     """
     high, low = (one, other) if precedence(one) >= precedence(other) else (other, one)
     if (high.epoch, high.incarnation) == (low.epoch, low.incarnation):
-        address = max(high.address, low.address)
+        placed = max(high, low, key=_addresses)
     else:
-        address = high.address
+        placed = high
     version = high.state_version
     if high.epoch == low.epoch:
         version = max(version, low.state_version)
-    if address is high.address and version == high.state_version:
+    if placed is high and version == high.state_version:
         return high
-    return Member(high.node, high.epoch, high.incarnation, high.state, address, version)
+    return Member(
+        high.node, high.epoch, high.incarnation, high.state, placed.address, version, placed.other
+    )
+
+
+def _addresses(member: Member) -> tuple[Address, ...]:
+    """Where a member is, in an order on which all agree, whichever of two addresses they use."""
+    if member.other is None:
+        return (member.address,)
+    return (min(member.address, member.other), max(member.address, member.other))
 
 
 def in_state(member: Member, state: MemberState) -> Member:
     """The same record, but for its state."""
     return Member(
-        member.node, member.epoch, member.incarnation, state, member.address, member.state_version
-    )
+        member.node, member.epoch, member.incarnation, state, member.address, member.state_version,
+        member.other,
+    )  # fmt: skip
 
 
 def is_live(state: MemberState) -> bool:
@@ -139,7 +149,7 @@ class MemberTable:
         self._count(before, member)
         self._overlay[node] = member
         if self._at is not None:
-            self._at.setdefault(pack_address(member.address), {})[node] = None
+            self._place(self._at, member)
         return before
 
     def forget(self, node: NodeId) -> None:
@@ -210,18 +220,23 @@ class MemberTable:
         if self._at is None:
             self._at = {}
             for each in self:
-                self._at.setdefault(pack_address(each.address), {})[each.node] = None
+                self._place(self._at, each)
         nodes = self._at.get(pack_address(address), ())
         return [member for node in nodes if (member := self.get(node)) is not None]
+
+    def _place(self, at: dict[bytes, dict[NodeId, None]], member: Member) -> None:
+        for address in _addresses(member):
+            at.setdefault(pack_address(address), {})[member.node] = None
 
     def _unplace(self, member: Member) -> None:
         if self._at is None:
             return
-        packed = pack_address(member.address)
-        here = self._at[packed]
-        del here[member.node]
-        if not here:
-            del self._at[packed]
+        for address in _addresses(member):
+            packed = pack_address(address)
+            here = self._at[packed]
+            del here[member.node]
+            if not here:
+                del self._at[packed]
 
     def pick(
         self, count: int, rng: random.Random, wanted: Callable[[Member], bool]
@@ -248,6 +263,8 @@ class MemberTable:
         return self._buckets
 
 
-def new_member(node: NodeId, epoch: Epoch, address: Address) -> Member:
+def new_member(
+    node: NodeId, epoch: Epoch, address: Address, other: Address | None = None
+) -> Member:
     """A node's own first record."""
-    return Member(node, epoch, Incarnation(0), MemberState.ALIVE, address)
+    return Member(node, epoch, Incarnation(0), MemberState.ALIVE, address, other=other)

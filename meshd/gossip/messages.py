@@ -20,13 +20,13 @@ U16 = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U53 = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
-PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
+PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=24)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 
 STATE_KEY_CHARS_MAX = 72
 STATE_VALUE_BYTES_MAX = 400
 BUCKETS = 64
-JOIN_PADDING_BYTES = 64
+JOIN_PADDING_BYTES = 72
 """What a join is filled up with, so that it is no shorter than its welcome."""
 
 

@@ -74,7 +74,9 @@ class Prober:
         return None
 
     def _may_ask(self, member: Member) -> bool:
-        return is_live(member.state) and member.node != self._beliefs.me.node
+        beliefs = self._beliefs
+        live = is_live(member.state) and member.node != beliefs.me.node
+        return live and beliefs.families.can_reach(member)
 
     def _ping(self, target: Member, sequence: int) -> None:
         self._outbox.send_full(

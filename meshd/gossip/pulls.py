@@ -112,10 +112,10 @@ class Pulls:
 
     def _source(self, want: Want, anybody: NodeId | None) -> NodeId | None:
         """First the teller, then the owner as often as it can bear, else anybody."""
-        if want.tries == 0 and want.teller is not None and self._is_alive(want.teller):
+        if want.tries == 0 and want.teller is not None and self._can_ask(want.teller):
             return want.teller
         owners_share = _OWNER_ASKERS / max(1, self._beliefs.table.live)
-        if self._is_alive(want.node) and self._rng.random() < owners_share:
+        if self._can_ask(want.node) and self._rng.random() < owners_share:
             return want.node
         return anybody
 
@@ -123,14 +123,17 @@ class Pulls:
         """Nodes whose state is being asked for."""
         return {node for question in self._open.values() for node in question.nodes}
 
-    def _is_alive(self, node: NodeId) -> bool:
+    def _can_ask(self, node: NodeId) -> bool:
         member = self._beliefs.table.get(node)
-        return member is not None and member.state is MemberState.ALIVE
+        return member is not None and self._may_answer(member)
+
+    def _may_answer(self, member: Member) -> bool:
+        return member.state is MemberState.ALIVE and self._beliefs.families.can_reach(member)
 
     def _anybody(self) -> NodeId | None:
         me = self._beliefs.me.node
         found = self._beliefs.table.pick(
-            1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
+            1, self._rng, lambda m: self._may_answer(m) and m.node != me
         )
         return found[0].node if found else None
 

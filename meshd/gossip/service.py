@@ -67,7 +67,7 @@ class GossipService:
         node: NodeId,
         epoch: Epoch,
         bind: Address,
-        advertise: Callable[[Address], Address],
+        advertise: Callable[[Address], tuple[Address, ...]],
         config: GossipConfig,
         listener: Callable[[Effect], None],
         streams: StreamPinger | None = None,
@@ -80,7 +80,8 @@ class GossipService:
             node: own id.
             epoch: this run; above all earlier runs'.
             bind: where to listen; port 0 picks one.
-            advertise: from the bound address to the one that others are told.
+            advertise: from the bound address to the one that others are told, or two of them:
+                IPv4 and IPv6.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
             streams: pings a member over its call port, in the protocol's loop; closed with it.
@@ -93,8 +94,8 @@ class GossipService:
         self._listener = listener
         self._endpoint = platform.open_datagram(bind, bytes_max=DATAGRAM_BYTES_MAX)
         self.bound = self._endpoint.address
-        self.address = advertise(self.bound)
-        me = new_member(node, epoch, self.address)
+        self.addresses = advertise(self.bound)
+        me = new_member(node, epoch, *self.addresses)
         rng = platform.random("gossip")
         self._swim = Swim(me, mesh, config, rng, self._clock.now())
         self._rows = ViewBuilder(config)
@@ -153,10 +154,15 @@ class GossipService:
         """Tell how busy this node is."""
         self._submit(LoadSampled(load))
 
-    def set_address(self, address: Address) -> None:
-        """This node is reachable elsewhere from now on."""
-        self.address = address
-        self._submit(AddressChanged(address))
+    @property
+    def address(self) -> Address:
+        """Where others reach this node: the address that is told first."""
+        return self.addresses[0]
+
+    def set_address(self, *addresses: Address) -> None:
+        """This node is reachable elsewhere from now on; by IPv4 and IPv6 where two are given."""
+        self.addresses = addresses
+        self._submit(AddressChanged(*addresses))
 
     async def leave(self, timeout_s: Seconds) -> int:
         """Say goodbye; returns how often that was sent, once enough others were told."""

@@ -162,8 +162,9 @@ class Swim:
             case StreamPinged():
                 self._prober.on_stream_pinged(event, now)
             case AddressChanged():
-                if event.address != self._beliefs.me.address:
-                    self._beliefs.raise_incarnation(now, address=event.address)
+                me = self._beliefs.me
+                if (event.address, event.other) != (me.address, me.other):
+                    self._beliefs.raise_incarnation(now, address=event.address, other=event.other)
             case _:
                 assert_never(event)
         return self._outbox.drain()
@@ -227,7 +228,7 @@ class Swim:
     def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
         """It knows us, so it is worth getting to know at this address, but not at any rate."""
         member = self._beliefs.table.get(stranger)
-        known = member is not None and member.address == address
+        known = member is not None and member.is_at(address)
         if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
             self._stranger_at = now
             self._exchange.join(address, now, tries=1)
@@ -261,7 +262,7 @@ class Swim:
         node = member.node
         match message:
             case Ping():
-                if address == member.address:
+                if member.is_at(address):
                     self._prober.on_ping(message, member, self._exchange.short_hash)
                 else:
                     # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
@@ -357,11 +358,11 @@ class Swim:
             return
         self._gossiped_at = now
         self._rounds_left = rounds_left - 1
-        me = self._beliefs.me.node
+        me, can_reach = self._beliefs.me.node, self._beliefs.families.can_reach
         targets = self._beliefs.table.pick(
             config.gossip_fanout,
             self._rng,
-            lambda m: m.state <= MemberState.SUSPECT and m.node != me,
+            lambda m: m.state <= MemberState.SUSPECT and m.node != me and can_reach(m),
         )
         for target in targets:
             if self._rumours.tier_of or self._loads.waiting:
@@ -428,8 +429,13 @@ class Swim:
         return self._beliefs.rtt_s.get(node)
 
     def is_reachable(self, node: NodeId) -> bool:
-        """False from an own failed probe round until the member is heard again."""
-        return node not in self._beliefs.unreachable
+        """False from an own failed probe round until the member is heard again.
+
+        And of whom this node reaches by no IP version that it speaks.
+        """
+        member = self._beliefs.table.get(node)
+        speaks = member is None or self._beliefs.families.can_reach(member)
+        return speaks and node not in self._beliefs.unreachable
 
     def take_touched(self) -> Mapping[NodeId, None]:
         """Members whose row in the view may have changed since the last call."""

@@ -423,7 +423,7 @@ async def test_a_request_that_raises_is_survived(caplog):
 
 
 async def test_an_advertised_address_replaces_the_interfaces_own():
-    one = Made(1, bound=Address(ANY, 7001), advertise=Address("203.0.113.7", 9))
+    one = Made(1, bound=Address(ANY, 7001), advertise=(Address("203.0.113.7", 9),))
     assert one.source._own_addresses() == ["203.0.113.7"]
     info = one.source._info(["203.0.113.7"])
     assert info.port == 9

@@ -32,7 +32,7 @@ class Watched:
             node=NodeId(bytes([number]) * 8),
             epoch=Epoch(1_000 + number),
             bind=Address("127.0.0.1", 0),
-            advertise=lambda bound: bound,
+            advertise=lambda bound: (bound,),
             config=FAST,
             listener=self.effects.append,
         )
