@@ -69,6 +69,7 @@ class Load(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True, gc=False):
     """A node as another node's table records it.
 
+    `lag` is how late it reads its mail by its own word, in steps of 20 ms (`meshd.gossip.lag`).
     `address` is the one that the table's owner uses; `other` is where the member is reached by the
     other IP version, if it is.
     """
@@ -79,6 +80,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state: MemberState
     address: Address
     state_version: int = 0
+    lag: int = 0
     other: Address | None = None
 
     def is_at(self, address: Address) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from meshd.clock import Clock
+from meshd.clock import Clock, Seconds
 from meshd.model import Address
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
@@ -34,8 +34,8 @@ class DatagramEndpoint(Protocol):
         """Send one datagram without blocking; false if the kernel would not take it."""
         ...
 
-    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
-        """Up to `limit` datagrams that are waiting now, oldest first."""
+    def receive(self, limit: int) -> list[tuple[bytes, Address, Seconds]]:
+        """Up to `limit` datagrams that are waiting now, oldest first, and how long each waited."""
         ...
 
     def on_readable(self, callback: Callable[[], None]) -> None:

@@ -92,7 +92,8 @@ class Host:
         self.busy_until = 0.0
         self.offset_s = 0.0
         self.wall_s = 0.0
-        self.inbox: deque[tuple[float, bytes, Address]] = deque()
+        self.inbox: deque[tuple[float, bytes, Address, float]] = deque()
+        """What waits at the socket: when it is read, what, from where, since when."""
         self.packets_sent = 0
         self.bytes_sent = 0
 
@@ -475,16 +476,16 @@ class World(Calm):
             host.busy_until = max(at, host.busy_until) + host.cost_s
             at = host.busy_until
         host.read_at = at
-        host.inbox.append((at, data, source))
+        host.inbox.append((at, data, source, self.now))
         if not host.asleep:
             self._push(at, READ, host)
 
     def _read(self, host: Host, at: float) -> None:
         """Let a process take the mail that it gets to by `at`, in the order of its arrival."""
         while host.inbox and host.inbox[0][0] <= at and not host.asleep:
-            _, data, source = host.inbox.popleft()
+            _, data, source, arrived_at = host.inbox.popleft()
             self.trace.add(self.now, READ, host.index, data, source)
-            self.step(host, DatagramReceived(data, source))
+            self.step(host, DatagramReceived(data, source, self.now - arrived_at))
 
     # Steps
 

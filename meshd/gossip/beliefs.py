@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import encode_update, member_from, states
+from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged
 from meshd.gossip.families import Families
@@ -19,12 +19,21 @@ from meshd.gossip.history import (
     RAN_OUT,
     REFUTED,
     RESTARTED,
+    RETRACTED,
     TOLD,
     UNANSWERED,
     History,
 )
+from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
-from meshd.gossip.members import MemberTable, in_state, is_live, join, precedence
+from meshd.gossip.members import (
+    MemberTable,
+    doubt_point,
+    in_state,
+    is_live,
+    join,
+    precedence,
+)
 from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.state import StateStore
@@ -38,6 +47,10 @@ INCARNATION_MAX = 2**32 - 1
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
+LAST_CALL_FRACTION = 0.25
+"""Of the probe interval: so long before the end of a doubt two others are asked once more."""
+_LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
+_LAG_TOLD_PAUSE_S = 5.0
 
 
 class Beliefs:
@@ -68,6 +81,12 @@ class Beliefs:
         self.families = Families(me)
         self.changed_at = now
         self.leaving = False
+        self.lag = MailLag()
+        self.outdated: Member | None = None
+        """Of whom the last datagram said what is known better here, if of anybody."""
+        self.waited_s: Seconds = 0.0
+        """How long the datagram that is being read lay at the socket."""
+        self._lag_told_at = now
         self._config = config
         self._loads = loads
         self._states = states
@@ -88,6 +107,7 @@ class Beliefs:
 
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
+        self.outdated = None
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -108,7 +128,7 @@ class Beliefs:
             # An older state version makes the own, newer rumour no better known.
             if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
-            if update.source:
+            if update.accusers or update.retracted:
                 self._hear_opinion(update, current, now)
 
     def knows(self, update: Update) -> bool:
@@ -148,29 +168,50 @@ class Beliefs:
             return
         if synced and member.state is MemberState.DEAD:
             member = in_state(member, MemberState.SUSPECT)
-        accuser = None if synced else self._accuser(update)
+        accusers: tuple[NodeId, ...] = ()
+        if update.accusers and not synced:
+            found = (self._counted(accuser, member.node) for accuser in ids_of(update.accusers))
+            accusers = tuple(accuser for accuser in found if accuser is not None)
         if current is None:
-            self._store(member, None, accuser, now, reason=HEARD_OF, spread=spread)
+            self._store(member, None, accusers, now, reason=HEARD_OF, spread=spread)
             return
         merged = join(current, member)
+        if precedence(member) < precedence(current):
+            self.outdated = current
         if merged != current:
-            self._store(merged, current, accuser, now, reason=TOLD, spread=spread)
-        if not synced and precedence(member) == precedence(current):
+            self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
+        if not synced and precedence(member) == precedence(merged):
             self._hear_opinion(update, merged, now)
 
     def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
-        """Count an opinion on a doubt that is known, if it is new."""
+        """Count the opinions on a doubt that is known, as far as they are new."""
         suspicion = self.suspicions.get(current.node)
-        if suspicion is not None and suspicion.is_news(update.source):
-            accuser = self._accuser(update)
-            if accuser is not None:
-                self._confirm(current, accuser, now)
+        if suspicion is None:
+            return
+        is_news = False
+        for accuser in ids_of(update.accusers):
+            if suspicion.is_news(accuser):
+                known = self._counted(accuser, current.node)
+                if known is not None and suspicion.confirm(known):
+                    self._history.note(current, CONFIRMED, known, now)
+                    is_news = True
+        for accuser in ids_of(update.retracted):
+            if accuser not in suspicion.retracted:
+                known = self._counted(accuser, current.node)
+                if known is not None and suspicion.retract(known):
+                    self._history.note(current, RETRACTED, known, now)
+                    is_news = True
+        if is_news:
+            self._doubt_changed(current, suspicion, now)
 
-    def _accuser(self, update: Update) -> NodeId | None:
-        """Whose failed probe stands behind a doubt: only members count, and not the subject."""
-        if not update.source or update.source in {update.node, self.me.node}:
+    def _counted(self, accuser: NodeId, subject: NodeId) -> NodeId | None:
+        """The table's own copy of an accuser's id: only members count, and not the subject.
+
+        What others say in this node's name does not count either: it knows best.
+        """
+        if accuser in {subject, self.me.node}:
             return None
-        member = self.table.get(update.source)
+        member = self.table.get(accuser)
         return None if member is None or not is_live(member.state) else member.node
 
     def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
@@ -240,8 +281,9 @@ class Beliefs:
         if incarnation > INCARNATION_MAX:
             # There is none above: a new run outranks them all.
             epoch, incarnation = epoch + 1, 0
+        lag = lag_code(self.lag.at(now))
         me = msgspec.structs.replace(
-            self.me, epoch=Epoch(epoch), incarnation=Incarnation(incarnation), **changes
+            self.me, epoch=Epoch(epoch), incarnation=Incarnation(incarnation), lag=lag, **changes
         )
         self.replace_self(me, now)
         self._outbox.add(IdentityRaised(me.epoch, me.incarnation))
@@ -265,7 +307,25 @@ class Beliefs:
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""
-        self._spread(self.me, None, now)
+        self._spread(self.me, now)
+
+    def mail_waited(self, waited_s: Seconds, now: Instant) -> None:
+        """A datagram lay at the socket for so long. Tell the others when that becomes much worse.
+
+        They wait longer for this node then, instead of doubting it again and again.
+        """
+        self.waited_s = waited_s
+        self.lag.read(waited_s, now)
+        if waited_s < self._config.probe_interval_s * _LAG_TOLD_FRACTION or self.leaving:
+            return
+        if self.lag.at(now) > 2 * lag_s(self.me.lag) and now >= self._lag_told_at:
+            self._lag_told_at = Instant(now + _LAG_TOLD_PAUSE_S)
+            self.raise_incarnation(now)
+
+    def lag_faded(self, now: Instant) -> None:
+        """Tell the others, in time, that this node is well again."""
+        if self.me.lag and self.lag.at(now) < lag_s(self.me.lag) / 4 and not self.leaving:
+            self.raise_incarnation(now)
 
     # Doubt and death
 
@@ -286,32 +346,53 @@ class Beliefs:
         self._touched[node] = None
         if member.state is MemberState.ALIVE:
             suspect = in_state(member, MemberState.SUSPECT)
-            self._store(suspect, member, self.me.node, now, reason=UNANSWERED)
-        else:
-            self._confirm(member, self.me.node, now)
+            self._store(suspect, member, (self.me.node,), now, reason=UNANSWERED)
+            return
+        suspicion = self.suspicions.get(node)
+        if suspicion is not None and suspicion.confirm(self.me.node):
+            self._history.note(member, CONFIRMED, self.me.node, now)
+            self._doubt_changed(member, suspicion, now)
+
+    def answered_late(self, asked: Member, now: Instant) -> None:
+        """An answer came after the verdict: take back the own opinion, if it was about this life.
+
+        The doubt itself stays until its subject refutes it, for beliefs only rise; it lasts longer.
+        """
+        member, suspicion = self.table.get(asked.node), self.suspicions.get(asked.node)
+        if suspicion is None or member is None or self.me.node not in suspicion.accusers:
+            return
+        if precedence(in_state(member, asked.state)) == precedence(asked) and suspicion.retract(
+            self.me.node
+        ):
+            self._history.note(member, RETRACTED, self.me.node, now)
+            self._doubt_changed(member, suspicion, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
         member = self.table.get(node)
         assert member is not None
         dead = in_state(member, MemberState.DEAD)
-        self._store(dead, member, self.me.node, now, reason=RAN_OUT)
+        self._store(dead, member, (self.me.node,), now, reason=RAN_OUT)
 
-    def _confirm(self, member: Member, accuser: NodeId, now: Instant) -> None:
-        suspicion = self.suspicions.get(member.node)
-        if suspicion is None or not suspicion.confirm(accuser):
-            return
-        self._history.note(member, CONFIRMED, accuser, now)
+    def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
+        """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
         self._touched[member.node] = None
-        self._timers.set(("suspicion", member.node), suspicion.deadline())
-        self.rumours.amend(member.node, encode_update(member, accuser))
-        self._timers.set_earlier("gossip", now)
+        self._timers.set(("suspicion", member.node), self._due(suspicion))
+        self.rumours.amend(member.node, self._encoded(member))
+        self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+
+    def _encoded(self, member: Member) -> bytes:
+        """A rumour of a member, with who doubts it."""
+        suspicion = self.suspicions.get(member.node)
+        if suspicion is None:
+            return encode_update(member)
+        return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
 
     def _store(
-        self, member: Member, before: Member | None, accuser: NodeId | None, now: Instant, *,
-        reason: str, spread: bool = True,
+        self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant,
+        *, reason: str, spread: bool = True,
     ) -> None:  # fmt: skip
         node = member.node
         self.table.put(member)
@@ -321,7 +402,7 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
-        self._follow_suspicion(member, before, accuser, now)
+        self._follow_suspicion(member, before, accusers, now)
         if is_live(member.state):
             self.gone.pop(node, None)
             self._states.heard_version(node, member.epoch, member.state_version)
@@ -331,7 +412,7 @@ class Beliefs:
             self._states.unwant(node)
             self._timers.set_earlier("reconnect", now + self._config.reconnect_interval_s)
         if spread:
-            self._spread(member, accuser if member.state is MemberState.SUSPECT else None, now)
+            self._spread(member, now)
         if self.table.live == 1 and member.state is MemberState.DEAD:
             self._keep_deaths_quiet()
         if before is None or (before.state, before.epoch, before.address) != (
@@ -339,7 +420,7 @@ class Beliefs:
             member.epoch,
             member.address,
         ):
-            self._report(member, before, accuser, reason, now)
+            self._report(member, before, accusers[0] if accusers else None, reason, now)
 
     def _report(
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
@@ -355,7 +436,7 @@ class Beliefs:
         self._outbox.add(MemberChanged(member, before.state if before else None, reason))
 
     def _follow_suspicion(
-        self, member: Member, before: Member | None, accuser: NodeId | None, now: Instant
+        self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
     ) -> None:
         """Keep exactly one suspicion for each suspect, started anew at each incarnation."""
         node = member.node
@@ -365,12 +446,37 @@ class Beliefs:
             return
         if before is not None and precedence(before) == precedence(member):
             return
-        suspicion = Suspicion(self._config, self.table.live, accuser, now)
+        suspicion = Suspicion(self._config, self.table.live, now, lag_s=lag_s(member.lag))
+        for accuser in accusers:
+            suspicion.confirm(accuser)
         self.suspicions[node] = suspicion
-        self._timers.set(("suspicion", node), suspicion.deadline())
+        self._timers.set(("suspicion", node), self._due(suspicion))
+        if self.me.node not in accusers and self._is_verifier(member):
+            self._timers.set(("verify", node), now)
 
-    def _spread(self, member: Member, accuser: NodeId | None, now: Instant) -> None:
-        self.rumours.add(member.node, encode_update(member, accuser))
+    def _due(self, suspicion: Suspicion) -> float:
+        """When something has to be done about a doubt: its end, or the last call before it."""
+        if suspicion.is_last_called:
+            return suspicion.deadline()
+        return suspicion.deadline() - self._config.probe_interval_s * LAST_CALL_FRACTION
+
+    def _is_verifier(self, suspect: Member) -> bool:
+        """Whether this node is among those who shall probe a suspect at once.
+
+        They are the first on the ring of all ids from a point that the doubt itself gives, so that
+        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
+        """
+        if self.leaving:
+            return False
+        chosen = self.table.first_from(
+            doubt_point(suspect),
+            self._config.verifiers,
+            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
+        )
+        return any(member is self.me for member in chosen)
+
+    def _spread(self, member: Member, now: Instant) -> None:
+        self.rumours.add(member.node, self._encoded(member))
         self._timers.set_earlier("gossip", now)
 
     def _keep_deaths_quiet(self) -> None:
@@ -393,7 +499,12 @@ class Beliefs:
         if member is None or member.state is MemberState.ALIVE:
             return None
         waiting = self.rumours.peek(node)
-        return node, waiting if waiting is not None else encode_update(member)
+        return node, waiting if waiting is not None else self._encoded(member)
+
+    def correction(self) -> tuple[NodeId, bytes] | None:
+        """The rumour that the sender of the last datagram lacks; None if it lacks none."""
+        member = self.outdated
+        return None if member is None else (member.node, self._encoded(member))
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""

@@ -12,7 +12,7 @@ A datagram is refused by its size before anything is decoded, and every limit of
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, get_args
@@ -155,8 +155,9 @@ def _array_header(count: int) -> bytes:
     return bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
 
 
-def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ...]:
+def update_fields(member: Member, accusers: bytes = b"", retracted: bytes = b"") -> tuple[Any, ...]:
     """A rumour's fields in wire order."""
+    doubt = (accusers, retracted) if retracted else (accusers,) if accusers else ()
     return (
         int(member.state),
         member.node,
@@ -164,13 +165,19 @@ def update_fields(member: Member, source: NodeId | None = None) -> tuple[Any, ..
         member.incarnation,
         pack_addresses(member.address, member.other),
         member.state_version,
-        *(() if source is None else (source,)),
+        member.lag,
+        *doubt,
     )
 
 
-def encode_update(member: Member, source: NodeId | None = None) -> bytes:
+def encode_update(member: Member, accusers: bytes = b"", retracted: bytes = b"") -> bytes:
     """One rumour, encoded once and kept."""
-    return _pack(update_fields(member, source))
+    return _pack(update_fields(member, accusers, retracted))
+
+
+def ids_of(packed: bytes) -> Iterator[NodeId]:
+    """The ids in a field of accusers; a torn last one is left out."""
+    return (NodeId(packed[at : at + 8]) for at in range(0, len(packed) - 7, 8))
 
 
 def member_from(update: Update, ip_version: int = 4) -> Member:
@@ -186,6 +193,7 @@ def member_from(update: Update, ip_version: int = 4) -> Member:
         update.state,
         update.address,
         update.state_version,
+        update.lag,
         ip_version,
     )
 
@@ -193,6 +201,7 @@ def member_from(update: Update, ip_version: int = 4) -> Member:
 @lru_cache(maxsize=16_384)
 def _member(
     node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int,
+    lag: int,
     ip_version: int,
 ) -> Member:  # fmt: skip
     """One value for the same record, however often it is told; simulated nodes share it, too."""
@@ -206,6 +215,7 @@ def _member(
         state=_STATES[state],
         address=used,
         state_version=state_version,
+        lag=lag,
         other=other,
     )
 
@@ -217,6 +227,7 @@ def states(update: Update, member: Member) -> bool:
         and update.incarnation == member.incarnation
         and update.epoch == member.epoch
         and update.state_version <= member.state_version
+        and update.lag <= member.lag
         and update.address == pack_addresses(member.address, member.other)
     )
 

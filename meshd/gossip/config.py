@@ -3,6 +3,7 @@
 import msgspec
 
 from meshd.errors import UsageError
+from meshd.gossip.messages import ACCUSERS_MAX
 
 DATAGRAM_BYTES_MIN = 640
 """The smallest in which each record that may exist still fits: a state entry of full size."""
@@ -20,9 +21,12 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
         indirect_probes: k helpers of a ping-req (SWIM section 3.1). 0 .. 8.
         nack_fraction: share of the helper's window after which it answers "no ack yet"
             (Lifeguard section IV-A: 80 %, so that the nack itself arrives in time).
-        suspicion_mult: alpha of Lifeguard: T_min = alpha * max(1, log10 n) * T.
+        suspicion_mult: alpha of Lifeguard: T_min = alpha * T with verifiers, and
+            alpha * max(1, log10 n) * T without.
         suspicion_max_mult: beta of Lifeguard: T_max = beta * T_min.
         suspicion_confirmations: K independent confirmations that bring T_max down to T_min.
+        verifiers: members that probe a suspect at once, chosen by rank so that all know which:
+            K + 1, so that one may fail itself. 0 .. 8; 0 leaves confirmations to chance.
         health_max: largest local health score (Lifeguard section IV-A): 0 .. health_max.
         gossip_interval_s: pause between two rounds of pure gossip while rumours wait. A fresh
             rumour leaves at once, up to ten rounds ahead.
@@ -46,9 +50,10 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 0.5
     indirect_probes: int = 3
     nack_fraction: float = 0.8
-    suspicion_mult: float = 4.0
+    suspicion_mult: float = 3.0
     suspicion_max_mult: float = 6.0
     suspicion_confirmations: int = 3
+    verifiers: int = 4
     health_max: int = 8
     gossip_interval_s: float = 0.2
     gossip_fanout: int = 3
@@ -83,6 +88,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
                 (self.suspicion_mult < 1, "suspicion_mult must be 1 or more"),
                 (self.suspicion_max_mult < 1, "suspicion_max_mult must be 1 or more"),
                 (self.suspicion_confirmations < 0, "suspicion_confirmations must be 0 or more"),
+                (not 0 <= self.verifiers <= ACCUSERS_MAX, "verifiers must be 0 .. 8"),
                 (self.health_max < 0, "health_max must be 0 or more"),
                 (self.gossip_interval_s <= 0, "gossip_interval_s must be above 0"),
                 (not 1 <= self.gossip_fanout <= 16, "gossip_fanout must be 1 .. 16"),
@@ -105,14 +111,13 @@ _PROFILES = {
         probe_interval_s=0.2,
         probe_timeout_s=0.1,
         gossip_interval_s=0.05,
-        suspicion_mult=3.0,
         reconnect_interval_s=0.5,
         sync_interval_s=1.0,
         quiet_s=0.5,
         load_interval_s=0.5,
         leave_linger_s=1.0,
     ),
-    # memberlist's LAN timing, which the field knows.
+    # memberlist's LAN intervals, which the field knows; T_min = 3 T instead of its 4 log10(n) T.
     "lan": GossipConfig(),
     # Round trips of up to a second or two, and little bandwidth.
     "wan": GossipConfig(
@@ -120,7 +125,6 @@ _PROFILES = {
         probe_timeout_s=3.0,
         gossip_interval_s=0.5,
         gossip_fanout=4,
-        suspicion_mult=6.0,
         load_interval_s=5.0,
         sync_interval_s=15.0,
         leave_linger_s=6.0,

@@ -15,7 +15,8 @@ RESTARTED = "restarted"
 GOODBYE = "said goodbye"
 REFUTED = "refuted"
 CONFIRMED = "suspicion confirmed"
-_REASONS = (HEARD_OF, TOLD, UNANSWERED, RAN_OUT, RESTARTED, GOODBYE, REFUTED, CONFIRMED)
+RETRACTED = "suspicion taken back"
+_REASONS = (HEARD_OF, TOLD, UNANSWERED, RAN_OUT, RESTARTED, GOODBYE, REFUTED, CONFIRMED, RETRACTED)
 _CODES = {reason: code for code, reason in enumerate(_REASONS)}
 _EVENT = struct.Struct("<dBBI8s")
 _NOBODY = bytes(8)
@@ -57,7 +58,7 @@ class History:
 
 
 def _text(reason: str, state: MemberState, incarnation: int, accuser: bytes) -> str:
-    if reason == CONFIRMED:
+    if reason in {CONFIRMED, RETRACTED}:
         return f"{reason} by {accuser.hex()}"
     by = "" if accuser == _NOBODY else f" (accuser {accuser.hex()})"
     return f"{state.name.lower()} @{incarnation}: {reason}{by}"

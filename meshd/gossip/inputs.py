@@ -6,10 +6,11 @@ from meshd.model import Address, Load, NodeId
 
 
 class DatagramReceived(msgspec.Struct, frozen=True, gc=False):
-    """A datagram came from `source`."""
+    """A datagram came from `source`, and lay at the socket for `waited_s` before it was read."""
 
     data: bytes
     source: Address
+    waited_s: float = 0.0
 
 
 class DeadlineReached(msgspec.Struct, frozen=True):

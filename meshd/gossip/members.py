@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,21 +28,23 @@ def join(one: Member, other: Member) -> Member:
     """The belief that holds after hearing both: commutative, associative, idempotent.
 
     The higher precedence wins the state; the higher (epoch, incarnation) the address, because only
-    the member itself raises those; the state version is the highest heard of the winning run.
+    the member itself raises those, and with it the lag; the state version is the highest heard of
+    the winning run.
     """
     high, low = (one, other) if precedence(one) >= precedence(other) else (other, one)
     if (high.epoch, high.incarnation) == (low.epoch, low.incarnation):
-        placed = max(high, low, key=_addresses)
+        placed, lag = max(high, low, key=_addresses), max(high.lag, low.lag)
     else:
-        placed = high
+        placed, lag = high, high.lag
     version = high.state_version
     if high.epoch == low.epoch:
         version = max(version, low.state_version)
-    if placed is high and version == high.state_version:
+    if placed is high and version == high.state_version and lag == high.lag:
         return high
     return Member(
-        high.node, high.epoch, high.incarnation, high.state, placed.address, version, placed.other
-    )
+        high.node, high.epoch, high.incarnation, high.state, placed.address, version, lag,
+        placed.other,
+    )  # fmt: skip
 
 
 def _addresses(member: Member) -> tuple[Address, ...]:
@@ -55,6 +58,7 @@ def in_state(member: Member, state: MemberState) -> Member:
     """The same record, but for its state."""
     return Member(
         member.node, member.epoch, member.incarnation, state, member.address, member.state_version,
+        member.lag,
         member.other,
     )  # fmt: skip
 
@@ -84,12 +88,20 @@ def _hash(node: NodeId, epoch: int, incarnation: int, state_version: int) -> int
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
+@lru_cache(maxsize=1_024)
+def doubt_point(suspect: Member) -> bytes:
+    """Where on the ring of ids the verifiers of a doubt begin: another place for each life."""
+    text = b"%s%d.%d" % (suspect.node, suspect.epoch, suspect.incarnation)
+    return hashlib.blake2b(text, digest_size=8).digest()
+
+
 class Summary(NamedTuple):
-    """What a table counts: the live, the hash of the view, and the hash of each bucket."""
+    """What a table counts: the live, the hash of the view, the hash of each bucket, all ids."""
 
     live: int
     view_hash: int
     buckets: tuple[int, ...]
+    ring: tuple[NodeId, ...]
 
 
 class MemberTable:
@@ -123,8 +135,9 @@ class MemberTable:
         self._at: dict[bytes, dict[NodeId, None]] | None = None
         self._live, self._hash = 0, 0
         self._buckets: Sequence[int] = _NO_BUCKETS
+        self._ring: tuple[NodeId, ...] | None = None
         if summary is not None:
-            self._live, self._hash, self._buckets = summary
+            self._live, self._hash, self._buckets, self._ring = summary
         else:
             for member in base.values():
                 self._count(None, member)
@@ -146,6 +159,7 @@ class MemberTable:
             del self._forgotten[node]
         else:
             self._rows.append(node)
+            self._ring = None
         self._count(before, member)
         self._overlay[node] = member
         if self._at is not None:
@@ -164,6 +178,7 @@ class MemberTable:
             self._forgotten[node] = None
         else:
             self._rows.remove(node)
+            self._ring = None
 
     def _count(self, before: Member | None, after: Member | None) -> None:
         """Count `after` in the place of `before`."""
@@ -194,7 +209,29 @@ class MemberTable:
     @property
     def summary(self) -> Summary:
         """For tables that start from what this one holds."""
-        return Summary(self._live, self._hash, tuple(self._buckets))
+        return Summary(self._live, self._hash, tuple(self._buckets), self.ring)
+
+    @property
+    def ring(self) -> tuple[NodeId, ...]:
+        """All ids that have a row, in order; some may be forgotten. Sorted when first needed."""
+        if self._ring is None:
+            self._ring = tuple(sorted((*self._base_rows, *self._rows)))
+        return self._ring
+
+    def first_from(
+        self, point: bytes, count: int, wanted: Callable[[Member], bool]
+    ) -> list[Member]:
+        """The first `count` members from a point of the ring of ids on for which `wanted` holds."""
+        ring = self.ring
+        start = bisect_left(ring, point)
+        found: list[Member] = []
+        for step in range(len(ring) if count else 0):
+            member = self.get(ring[(start + step) % len(ring)])
+            if member is not None and wanted(member):
+                found.append(member)
+                if len(found) == count:
+                    break
+        return found
 
     def __len__(self) -> int:
         return self.row_count - len(self._forgotten)

@@ -11,8 +11,11 @@ import msgspec
 
 from meshd.model import NodeId
 
+ACCUSERS_MAX = 8
+"""Whose failed probes a doubt may name; more are not needed by any configuration."""
+
 Id = Annotated[NodeId, msgspec.Meta(min_length=8, max_length=8)]
-IdOrNone = Annotated[NodeId, msgspec.Meta(max_length=8)]
+Ids = Annotated[bytes, msgspec.Meta(max_length=8 * ACCUSERS_MAX)]
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 BytesTo8 = Annotated[bytes, msgspec.Meta(max_length=8)]
 U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
@@ -31,7 +34,12 @@ JOIN_PADDING_BYTES = 72
 
 
 class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One rumour: a belief about a member. `source` is whose failed probe stands behind a doubt."""
+    """One rumour: a belief about a member.
+
+    `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. Behind a doubt
+    stand the failed probes of its `accusers`; `retracted` are those who heard an answer after all.
+    Both are ids of 8 bytes, one after the other.
+    """
 
     state: StateCode
     node: Id
@@ -39,7 +47,9 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     incarnation: U32
     address: PackedAddress
     state_version: U32 = 0
-    source: IdOrNone = NodeId(b"")
+    lag: U8 = 0
+    accusers: Ids = b""
+    retracted: Ids = b""
 
 
 Updates = Annotated[tuple[Update, ...], msgspec.Meta(max_length=64)]

@@ -52,20 +52,22 @@ class ProbeRing:
 class ProbeRound:
     """One target, from ping to verdict."""
 
-    __slots__ = ("acked", "asked", "helpers", "nacks", "sequence", "started", "target")
+    __slots__ = ("acked", "asked", "helpers", "nacks", "sequence", "started", "target", "until")
 
-    def __init__(self, asked: Member, sequence: int, now: Instant) -> None:
+    def __init__(self, asked: Member, sequence: int, now: Instant, until: Instant) -> None:
         """Begin with the ping.
 
         Args:
             asked: the target's record as it was when asked: a verdict holds for that life alone.
             sequence: of the ping, and of all that others do for this round.
             now: when the ping left.
+            until: when it is judged.
         """
         self.asked = asked
         self.target = asked.node
         self.sequence = sequence
         self.started = now
+        self.until = until
         self.helpers: tuple[NodeId, ...] = ()
         self.nacks: dict[NodeId, None] = {}
         self.acked = False

@@ -2,12 +2,13 @@
 
 import random
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import PingAnswered, ProbeCompleted, StreamPing
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import StreamPinged
+from meshd.gossip.lag import lag_s
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import Ack, Nack, Ping, PingReq
 from meshd.gossip.outbox import Outbox
@@ -17,8 +18,13 @@ from meshd.model import Member, MemberState, NodeId
 
 RELAYS_MAX = 256
 ASKED_MAX = 64
+SLOW_MAX = 16
+"""Rounds with slow targets that go on beside the usual one; further ones get no extra time."""
+MISSED_MAX = 16
+"""Failed rounds that are remembered, so that a late answer takes the verdict back."""
 _SEQUENCES = 2**16
 _RECONNECTS_SHARED = 3  # nodes of a mesh that ping each of the dead in one reconnect interval
+_HEALING_S = 10.0  # after somebody came back, all nodes ping the dead for so long
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
 
@@ -44,8 +50,12 @@ class Prober:
         self._rng = rng
         self._ring = ProbeRing(rng)
         self._round: ProbeRound | None = None
+        self._slow: dict[int, ProbeRound] = {}
         self._relays: dict[int, Relay] = {}
         self._asked: dict[int, tuple[NodeId, Instant]] = {}
+        self._missed: dict[int, Member] = {}
+        self._dead_before = 0
+        self._healing_until = now
         self._sequence = rng.randrange(_SEQUENCES)
         # Nodes that start together must not probe together.
         timers.set("probe", now + rng.random() * config.probe_interval_s)
@@ -53,16 +63,44 @@ class Prober:
     # Own rounds
 
     def on_tick(self, now: Instant) -> None:
-        """The interval is over: judge the round that was, begin the next."""
-        self._judge(now)
-        target = None if self._beliefs.leaving else self._next_target()
-        interval_s = self._config.probe_interval_s * self._health.factor
+        """The interval is over: judge the round that was, begin the next.
+
+        A round with somebody who reads its mail late goes on meanwhile: nobody waits for it.
+        """
+        current, self._round = self._round, None
+        if current is not None:
+            self._judge(current, now)
+        factor, late_here_s = self._health.factor, self._beliefs.lag.at(now)
+        interval_s = self._config.probe_interval_s * factor + late_here_s
         self._timers.set("probe", now + interval_s)
+        target = None if self._beliefs.leaving else self._next_target()
         if target is None:
             return
-        self._round = ProbeRound(target, self._next_sequence(), now)
-        self._timers.set("probe_timeout", now + self._config.probe_timeout_s * self._health.factor)
-        self._ping(target, self._round.sequence)
+        late_there_s = lag_s(target.lag)
+        sequence = self._next_sequence()
+        current = ProbeRound(target, sequence, now, Instant(now + interval_s + late_there_s))
+        timeout_s = self._config.probe_timeout_s * factor + late_here_s
+        if late_there_s and len(self._slow) < SLOW_MAX:
+            self._slow[sequence] = current
+            self._timers.set(("slow", sequence), now + timeout_s + late_there_s)
+        else:
+            self._round = current
+            self._timers.set("probe_timeout", now + timeout_s)
+        self._ping(target, sequence)
+
+    def on_slow_due(self, sequence: int, now: Instant) -> None:
+        """A round with a slow target has come to its timeout, then to its end."""
+        current = self._slow[sequence]
+        if now < current.until:
+            self._ask_helpers(current, now)
+            self._timers.set(("slow", sequence), current.until)
+        else:
+            del self._slow[sequence]
+            self._judge(current, now)
+
+    def patience_s(self, target: Member, now: Instant) -> Seconds:
+        """How much longer an answer may take, for mail is read late there or here."""
+        return self._beliefs.lag.at(now) + lag_s(target.lag)
 
     def _next_target(self) -> Member | None:
         table = self._beliefs.table
@@ -78,25 +116,36 @@ class Prober:
         live = is_live(member.state) and member.node != beliefs.me.node
         return live and beliefs.families.can_reach(member)
 
-    def _ping(self, target: Member, sequence: int) -> None:
+    def ask(self, target: Member, about: NodeId | None = None) -> int:
+        """Ping a member for another reason than the own round; returns the sequence.
+
+        With `about`, what is believed of that node rides along: who knows better says so.
+        """
+        sequence = self._next_sequence()
+        self._ping(target, sequence, about)
+        return sequence
+
+    def ask_again(self, target: Member, sequence: int) -> None:
+        """The same once more: any of the two answers will do."""
+        self._ping(target, sequence)
+
+    def _ping(self, target: Member, sequence: int, about: NodeId | None = None) -> None:
         self._outbox.send_full(
             target.node,
             target.address,
             Ping,
             (sequence,),
-            first=self._beliefs.accusation(target.node),
+            first=self._beliefs.accusation(target.node if about is None else about),
         )
 
     def on_timeout(self, now: Instant) -> None:
         """No direct ack in time: ask helpers to ping the target, and the target over a stream."""
-        del now
-        current = self._round
         # An ack, like the round's end, cancels the timer.
-        assert current is not None
-        config = self._config
-        window_s = (config.probe_interval_s - config.probe_timeout_s) * self._health.factor
-        asked = current.asked
-        self._outbox.add(StreamPing(asked.node, asked.address, current.sequence, window_s))
+        assert self._round is not None
+        self._ask_helpers(self._round, now)
+
+    def _ask_helpers(self, current: ProbeRound, now: Instant) -> None:
+        self.ask_by_stream(current.asked, current.sequence, current.until - now)
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,
@@ -108,38 +157,49 @@ class Prober:
                 helper.node, helper.address, PingReq, (current.sequence, current.target)
             )
 
+    def ask_by_stream(self, target: Member, sequence: int, timeout_s: Seconds) -> None:
+        """Ask over the call port as well, where datagrams may not get through."""
+        self._outbox.add(StreamPing(target.node, target.address, sequence, timeout_s))
+
     def on_stream_pinged(self, event: StreamPinged, now: Instant) -> None:
         """The target answers calls: it lives. Of our own health that says nothing."""
-        current = self._round
-        if not event.ok or current is None or current.acked:
-            return
-        if (event.node, event.sequence) == (current.target, current.sequence):
+        current = self._round_of(event.sequence)
+        if event.ok and current is not None and not current.acked and current.target == event.node:
             current.acked = True
             self._beliefs.heard_from(current.target, now)
             self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=None))
 
-    def _judge(self, now: Instant) -> None:
-        current, self._round = self._round, None
-        self._timers.cancel("probe_timeout")
-        if current is None or current.acked:
+    def _judge(self, current: ProbeRound, now: Instant) -> None:
+        if current.acked:
             return
         member = self._beliefs.table.get(current.target)
         if member is None or not is_live(member.state):
             return
         self._health.probe_failed(len(current.helpers), len(current.nacks))
         self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
-        self._beliefs.probe_failed(current.asked, now)
+        self.failed(current.sequence, current.asked, now)
+
+    def failed(self, sequence: int, asked: Member, now: Instant) -> None:
+        """Nobody answered: doubt the target, and remember the question, should an answer come."""
+        if len(self._missed) == MISSED_MAX:
+            del self._missed[next(iter(self._missed))]
+        self._missed[sequence] = asked
+        self._beliefs.probe_failed(asked, now)
 
     def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
         """Somebody lives: the target of our round, or one whom we asked for somebody else."""
-        current = self._round
-        if current is not None and ack.sequence == current.sequence:
+        current = self._round_of(ack.sequence)
+        if current is not None:
             direct = source == current.target
             if not current.acked and (direct or source in current.helpers):
                 current.acked = True
-                self._timers.cancel("probe_timeout")
+                if self._slow.pop(ack.sequence, None) is None:
+                    self._timers.cancel("probe_timeout")
+                else:
+                    self._timers.cancel(("slow", ack.sequence))
                 self._health.probe_succeeded()
-                rtt_s = now - current.started if direct else None
+                waited_s = self._beliefs.waited_s
+                rtt_s = max(0.0, now - current.started - waited_s) if direct else None
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
                 else:
@@ -148,12 +208,23 @@ class Prober:
             return
         self._on_other_ack(ack, source, now)
 
+    def _round_of(self, sequence: int) -> ProbeRound | None:
+        current = self._round
+        if current is not None and current.sequence == sequence:
+            return current
+        return self._slow.get(sequence)
+
     def _on_other_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
         """An ack to a ping that was asked for, here or by a peer."""
         asked = self._asked.get(ack.sequence)
         if asked is not None and asked[0] == source:
             del self._asked[ack.sequence]
             self._outbox.add(PingAnswered(source, now - asked[1]))
+            return
+        missed = self._missed.get(ack.sequence)
+        if missed is not None and missed.node == source:
+            del self._missed[ack.sequence]
+            self._beliefs.answered_late(missed, now)
             return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:
@@ -179,8 +250,8 @@ class Prober:
 
     def on_nack(self, nack: Nack, source: NodeId) -> None:
         """A helper heard us but not the target: our own side works."""
-        current = self._round
-        if current is not None and nack.sequence == current.sequence and source in current.helpers:
+        current = self._round_of(nack.sequence)
+        if current is not None and source in current.helpers:
             current.nacks[source] = None
 
     # For others
@@ -193,7 +264,8 @@ class Prober:
             member.address,
             Ack,
             (ping.sequence, view_hash),
-            first=self._beliefs.accusation(me if self._beliefs.leaving else member.node),
+            first=self._beliefs.correction()
+            or self._beliefs.accusation(me if self._beliefs.leaving else member.node),
         )
 
     def on_ping_req(self, request: PingReq, requester: Member, now: Instant) -> None:
@@ -236,17 +308,21 @@ class Prober:
         """Ping one of the dead: a healed network shows itself by an answer.
 
         In a large mesh each node does so only now and then (Serf: with the chance dead / alive), so
-        that not all of them call at the few who are gone.
+        that not all of them call at the few who are gone. While the dead come back, all do: the
+        last of them may be held dead by this node alone.
         """
         gone = self._beliefs.gone
         table = self._beliefs.table
         dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
+        if len(dead) < self._dead_before:
+            self._healing_until = Instant(now + _HEALING_S)
+        self._dead_before = len(dead)
         if not dead or self._beliefs.leaving:
             return
         share = _RECONNECTS_SHARED * len(dead) / table.live
-        if share >= 1 or self._rng.random() < share:
+        if share >= 1 or now < self._healing_until or self._rng.random() < share:
             target = table.get(self._rng.choice(dead))
             assert target is not None
             accusation = self._beliefs.accusation(target.node)

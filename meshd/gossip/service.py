@@ -306,10 +306,10 @@ class GossipService:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
         waiting = self._endpoint.receive(DRAIN_DATAGRAMS_MAX)
         now = self._clock.now()
-        for data, source in waiting:
+        for data, source, waited_s in waiting:
             self._counters["packets_received"] += 1
             self._counters["bytes_received"] += len(data)
-            self._run(DatagramReceived(data, source), now)
+            self._run(DatagramReceived(data, source, waited_s), now)
 
     def _step(self, event: Input) -> None:
         self._run(event, self._clock.now())

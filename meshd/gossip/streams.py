@@ -15,8 +15,8 @@ from meshd.gossip.inputs import StreamPinged
 from meshd.gossip.members import is_live
 from meshd.model import Address, NodeId
 
-UNDER_WAY_MAX = 4
-"""Stream pings at a time: a round asks for one, and its end ends it. Further ones fail at once."""
+UNDER_WAY_MAX = 16
+"""Stream pings at a time; further ones are not made. Each ends with its round or verification."""
 TELL_AFTER = 3
 """So many answers by stream without one by datagram between them are told to the operator."""
 

@@ -57,6 +57,7 @@ from meshd.gossip.pulls import Pulls
 from meshd.gossip.state import NodeState, StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
+from meshd.gossip.verifier import Verifier
 from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
 
 _REAP_INTERVAL_S = 60.0
@@ -117,6 +118,9 @@ class Swim:
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             health=self._health, rng=rng, now=now,
         )  # fmt: skip
+        self._verifier = Verifier(
+            config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers, rng=rng
+        )
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
             rng=rng, now=now,
@@ -161,6 +165,7 @@ class Swim:
                 self._prober.ping_now(event.node, now)
             case StreamPinged():
                 self._prober.on_stream_pinged(event, now)
+                self._verifier.on_stream_pinged(event)
             case AddressChanged():
                 me = self._beliefs.me
                 if (event.address, event.other) != (me.address, me.other):
@@ -189,6 +194,7 @@ class Swim:
         ):
             self._outbox.reject("other_destination", event.source)
         else:
+            self._beliefs.mail_waited(event.waited_s, now)
             member = self._beliefs.table.get(datagram.source)
             if member is None:
                 self._on_stranger(datagram, event.source, now)
@@ -270,6 +276,7 @@ class Swim:
                     self._outbox.send_bare(node, address, Ack, (message.sequence,))
                     self._meet(node, address, now)
             case Ack():
+                self._verifier.on_ack(message, node)
                 self._prober.on_ack(message, node, now)
                 if message.view_hash and member.state is MemberState.ALIVE:
                     self._exchange.compare(member, message.view_hash, now)
@@ -333,9 +340,16 @@ class Swim:
                 self._pulls.on_due(now)
             case "reap":
                 self._beliefs.reap(now)
+                self._beliefs.lag_faded(now)
                 self._timers.set("reap", now + _REAP_INTERVAL_S)
             case ("suspicion", bytes() as node):
-                self._beliefs.suspicion_ran_out(NodeId(node), now)
+                self._verifier.on_suspicion_due(NodeId(node), now)
+            case ("verify", bytes() as node):
+                self._verifier.on_doubt(NodeId(node), now)
+            case ("verdict", int() as sequence):
+                self._verifier.on_verdict_due(sequence, now)
+            case ("slow", int() as sequence):
+                self._prober.on_slow_due(sequence, now)
             case ("nack", int() as sequence):
                 self._prober.on_nack_due(sequence)
             case ("relay", int() as sequence):
@@ -456,6 +470,7 @@ class Swim:
             "timers": len(self._timers),
             "suspicions": len(self._beliefs.suspicions),
             "relays": self._prober.relays,
+            "verifications": len(self._verifier),
             "pulls": len(self._pulls),
             "gone": len(self._beliefs.gone),
         }
@@ -485,4 +500,6 @@ class Swim:
 
 def _is_verdict(key: object) -> bool:
     """Whether a timer judges somebody else."""
-    return key in {"probe", "probe_timeout"} or (isinstance(key, tuple) and key[0] == "suspicion")
+    return key in {"probe", "probe_timeout"} or (
+        isinstance(key, tuple) and key[0] in {"suspicion", "verdict", "slow"}
+    )

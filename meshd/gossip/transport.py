@@ -8,11 +8,18 @@ socket is ours: the owner drains it before it looks at its timers.
 import asyncio
 import contextlib
 import socket
+import struct
+import sys
+import time
 from collections.abc import Callable
 
+from meshd.clock import Seconds
 from meshd.model import Address
 
 RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+_TIMESTAMP_NS = 35  # SO_TIMESTAMPNS, which the socket module does not name (Linux: socket(7))
+_TIMESPEC = struct.Struct("@ll")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 
 
 class UdpEndpoint:
@@ -42,6 +49,10 @@ class UdpEndpoint:
             # A burst must survive while the process is stopped; the kernel may grant less.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            # The kernel notes when each datagram came: so a process knows how late it reads them.
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(socket.SOL_SOCKET, _TIMESTAMP_NS, 1)
             self._socket.setblocking(False)
             self._socket.bind((bind.host, bind.port))
         except BaseException:
@@ -65,20 +76,20 @@ class UdpEndpoint:
             return False
         return True
 
-    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
-        """Up to `limit` datagrams that are waiting now, oldest first."""
-        waiting: list[tuple[bytes, Address]] = []
+    def receive(self, limit: int) -> list[tuple[bytes, Address, Seconds]]:
+        """Up to `limit` datagrams that are waiting now, oldest first, and how long each waited."""
+        waiting: list[tuple[bytes, Address, Seconds]] = []
         # Reports of failed sends come in between; a socket that only fails must not hold us here.
         for _ in range(limit):
             try:
-                data, source = self._socket.recvfrom(self._bytes_max + 1)
+                data, notes, _, source = self._socket.recvmsg(self._bytes_max + 1, _ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
                 # An earlier send met a closed port (ICMP): an error of that packet, not of ours.
                 continue
             host = source[0].removeprefix("::ffff:")
-            waiting.append((data, Address(host, source[1])))
+            waiting.append((data, Address(host, source[1]), _waited_s(notes)))
         return waiting
 
     def on_readable(self, callback: Callable[[], None]) -> None:
@@ -93,3 +104,16 @@ class UdpEndpoint:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
+
+
+def _waited_s(notes: list[tuple[int, int, bytes]]) -> Seconds:
+    """How long a datagram lay at the socket, by the kernel's note; 0 where there is none.
+
+    Both times are of the wall clock, so that setting it falsifies what waits at that moment.
+    """
+    for level, kind, value in notes:
+        if (level, kind) == (socket.SOL_SOCKET, _TIMESTAMP_NS) and len(value) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(value)
+            waited_s: float = time.time() - seconds - nanoseconds * 1e-9
+            return max(0.0, waited_s)
+    return 0.0

@@ -45,7 +45,7 @@ class Arm:
         """Replace what differs; gives the configuration to build nodes with.
 
         Args:
-            changes: fields that differ from the lan profile in all arms.
+            changes: further fields that differ from the lan profile, and win over the arm's.
 
         Raises:
             UsageError: it replaces what is compiled in this build.
@@ -56,7 +56,7 @@ class Arm:
         for (owner, name, make), (_, _, original) in zip(self.patches, originals, strict=True):
             setattr(owner, name, make(original))
         try:
-            yield msgspec.structs.replace(profile("lan"), **changes, **self.changes)
+            yield msgspec.structs.replace(profile("lan"), **{**self.changes, **changes})
         finally:
             for owner, name, original in originals:
                 setattr(owner, name, original)
@@ -89,15 +89,34 @@ def _ack_without_accusation(_original: Any) -> Any:
     return on_ping
 
 
-_NO_PROBE_CHANGES = {"health_max": 0}
-_NO_PROBE_PATCHES = ((Prober, "on_nack_due", _no_nack),)
-_NO_SUSPICION_CHANGES = {"suspicion_max_mult": 1.0, "suspicion_confirmations": 0}
+def _nothing(_original: Any) -> Any:
+    def nothing(self: Beliefs, *args: Any) -> None:
+        del self, args
+
+    return nothing
+
+
+_LIFEGUARD_CHANGES = {"suspicion_mult": 4.0, "verifiers": 0}
+_LIFEGUARD_PATCHES = ((Beliefs, "mail_waited", _nothing), (Beliefs, "answered_late", _nothing))
+_NO_PROBE_CHANGES = {**_LIFEGUARD_CHANGES, "health_max": 0}
+_NO_PROBE_PATCHES = ((Prober, "on_nack_due", _no_nack), *_LIFEGUARD_PATCHES)
+_NO_SUSPICION_CHANGES = {
+    **_LIFEGUARD_CHANGES,
+    "suspicion_max_mult": 1.0,
+    "suspicion_confirmations": 0,
+}
 _NO_BUDDY_PATCHES = (
     (Prober, "_ping", _ping_without_accusation),
     (Prober, "on_ping", _ack_without_accusation),
 )
 
-LIFEGUARD = Arm("Lifeguard", "as shipped")
+MESHD = Arm("meshd", "as shipped")
+LIFEGUARD = Arm(
+    "Lifeguard",
+    "memberlist's LAN formulas: no verifiers, no taking back, lateness neither measured nor told",
+    _LIFEGUARD_CHANGES,
+    _LIFEGUARD_PATCHES,
+)
 SWIM = Arm(
     "SWIM",
     "no local health, no nacks, a suspicion of fixed length, no word to the suspect",
@@ -105,7 +124,10 @@ SWIM = Arm(
     (*_NO_PROBE_PATCHES, *_NO_BUDDY_PATCHES),
 )
 LHA_PROBE = Arm(
-    "LHA-Probe", "SWIM with local health and nacks", _NO_SUSPICION_CHANGES, _NO_BUDDY_PATCHES
+    "LHA-Probe",
+    "SWIM with local health and nacks",
+    _NO_SUSPICION_CHANGES,
+    (*_NO_BUDDY_PATCHES, *_LIFEGUARD_PATCHES),
 )
 LHA_SUSPICION = Arm(
     "LHA-Suspicion",
@@ -126,8 +148,8 @@ LIFEGUARD_ARMS = (SWIM, LHA_PROBE, LHA_SUSPICION, BUDDY, LIFEGUARD)
 
 
 def _ticking(_original: Any) -> Any:
-    def spread(self: Beliefs, member: Member, accuser: NodeId | None, now: Instant) -> None:
-        self.rumours.add(member.node, encode_update(member, accuser))
+    def spread(self: Beliefs, member: Member, now: Instant) -> None:
+        self.rumours.add(member.node, encode_update(member))
         interval_s = self._config.gossip_interval_s
         # The id is a hash: as good as chance, and the same at each call.
         phase_s = int.from_bytes(self.me.node[:4], "big") / 2**32 * interval_s

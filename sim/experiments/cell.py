@@ -24,7 +24,7 @@ class Cell:
         blocked_s: if not 0, the ill are ill in another way: their packets, in and out, are held
             back for so long, all at the same time, with timers on time; then let go at once.
         open_s: how long all is well then, before it begins anew.
-        suspicion_mult: alpha of Lifeguard.
+        suspicion_mult: alpha of Lifeguard, in the arms that have it.
     """
 
     nodes: int = 50
@@ -111,7 +111,8 @@ def run(task: tuple[Arm, Cell, int]) -> Found:
     rng = random.Random(f"{seed}/cell")
     *ill, victim = rng.sample(range(cell.nodes), cell.ill + 1)
     crash_at = START_S + cell.duration_s / 2.0
-    with arm.applied(suspicion_mult=cell.suspicion_mult) as config:
+    alpha = {"suspicion_mult": cell.suspicion_mult} if arm.changes else {}
+    with arm.applied(**alpha) as config:
         world = World(cell.nodes, seed, shape=Shape(loss=cell.loss), config=config)
         tally = _Tally(world, frozenset(ill), crash_at)
         world.start_converged()

@@ -115,11 +115,13 @@ class Wires:
             low_s, high_s = target.late_s
             read_at = max(target.read_at, now + low_s + (high_s - low_s) * self._late.random())
         target.read_at = read_at + target.cost_s
-        self.at(target.read_at, self._take, endpoint, data, source)
+        self.at(target.read_at, self._take, endpoint, data, source, now)
 
-    def _take(self, endpoint: "Datagrams", data: bytes, source: Address) -> None:
+    def _take(
+        self, endpoint: "Datagrams", data: bytes, source: Address, since: float | None = None
+    ) -> None:
         self.trace.add(self.loop.time(), DATAGRAM, endpoint.machine.index, data, source)
-        if not endpoint.take(data, source):
+        if not endpoint.take(data, source, self.loop.time() if since is None else since):
             self.network.dropped += 1
 
 
@@ -131,7 +133,7 @@ class Datagrams:
         self.machine = machine
         self.address = Address(machine.host, port)
         self._bytes_max = bytes_max
-        self._inbox: deque[tuple[bytes, Address]] = deque()
+        self._inbox: deque[tuple[bytes, Address, float]] = deque()
         self._is_told = False
         self._is_open = True
         self._tell: Callable[[], None] | None = None
@@ -143,10 +145,11 @@ class Datagrams:
             self._wires.send(self, data, to)
         return self._is_open
 
-    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
-        """Up to `limit` datagrams that wait, oldest first."""
-        inbox = self._inbox
-        return [inbox.popleft() for _ in range(min(limit, len(inbox)))]
+    def receive(self, limit: int) -> list[tuple[bytes, Address, float]]:
+        """Up to `limit` datagrams that wait, oldest first, and how long each waited."""
+        inbox, now = self._inbox, self._wires.loop.time()
+        some = [inbox.popleft() for _ in range(min(limit, len(inbox)))]
+        return [(data, source, now - since) for data, source, since in some]
 
     def on_readable(self, callback: Callable[[], None]) -> None:
         """Call `callback`, in the lane of whoever asks now, whenever datagrams wait."""
@@ -163,11 +166,11 @@ class Datagrams:
 
         self._tell = tell
 
-    def take(self, data: bytes, source: Address) -> bool:
-        """The kernel has a datagram for the process; false if there was no room."""
+    def take(self, data: bytes, source: Address, since: float) -> bool:
+        """The kernel has had a datagram for the process `since` then; false if there is no room."""
         if not self._is_open or len(self._inbox) >= RECEIVE_BUFFER_DATAGRAMS:
             return False
-        self._inbox.append((data[: self._bytes_max + 1], source))
+        self._inbox.append((data[: self._bytes_max + 1], source, since))
         if self._tell is not None and not self._is_told:
             self._tell()
         return True

@@ -17,7 +17,7 @@ def member(
 ) -> Member:  # fmt: skip
     return Member(
         NodeId(number.to_bytes(8, "little")), Epoch(epoch), Incarnation(incarnation), state,
-        Address("10.0.0.1", port), version, Address("fd00::1", other) if other else None,
+        Address("10.0.0.1", port), version, 0, Address("fd00::1", other) if other else None,
     )  # fmt: skip
 
 

@@ -105,6 +105,7 @@ def _somebody(rng: random.Random) -> Member:
         MemberState(rng.randrange(4)),
         Address(f"10.0.0.{rng.randint(1, 4)}", rng.choice([6374, 1])),
         rng.choice([0, 1, 2**32 - 1]),
+        rng.choice([0, 0, 9, 255]),
     )
 
 
@@ -112,7 +113,8 @@ def _body(rng: random.Random) -> bytes:
     """A message that is well-formed and otherwise anything."""
     sequence = rng.randrange(2**16)
     anybody = _somebody(rng).node
-    update = update_fields(_somebody(rng), rng.choice([None, anybody, b""]))
+    doubters = (rng.choice([b"", anybody, rng.randbytes(rng.randrange(40))]) for _ in range(2))
+    update = update_fields(_somebody(rng), *doubters)
     wanted = (anybody, 1_000_000, rng.choice([0, 5]))
     entries = [("k", rng.choice([1, 9]), rng.choice([None, b"v"]))]
     fields = {

@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import sys
+import time
 
 import pytest
 
-from meshd.gossip.transport import UdpEndpoint
+from meshd.gossip.transport import UdpEndpoint, _waited_s
 from meshd.model import Address
 
 pytestmark = pytest.mark.net
@@ -28,13 +30,36 @@ async def _readable(endpoint: UdpEndpoint) -> None:
         await arrived.wait()
 
 
+def _mail(received):
+    return [(data, source) for data, source, _ in received]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux notes when a datagram came")
+async def test_a_datagram_that_lay_at_the_socket_says_for_how_long(pair):
+    one, two = pair
+    began = time.monotonic()
+    one.send(b"first", two.address)
+    await _readable(two)
+    time.sleep(0.05)  # plays work: the process does not read
+    one.send(b"second", two.address)
+    (_, _, first_s), (_, _, second_s) = two.receive(2)
+    took_s = time.monotonic() - began
+    assert 0.05 <= first_s <= took_s + 0.01
+    assert 0 <= second_s <= took_s - 0.05 + 0.01
+
+
+def test_without_the_kernels_note_nothing_is_said_to_have_waited():
+    assert _waited_s([]) == 0.0
+    assert _waited_s([(socket.SOL_SOCKET, 1, bytes(16))]) == 0.0
+
+
 async def test_datagrams_arrive_oldest_first_and_no_more_than_asked_for(pair):
     one, two = pair
     for number in range(5):
         assert one.send(bytes([number]), two.address)
     await _readable(two)
-    assert two.receive(2) == [(b"\0", one.address), (b"\1", one.address)]
-    assert [data for data, _ in two.receive(100)] == [b"\2", b"\3", b"\4"]
+    assert _mail(two.receive(2)) == [(b"\0", one.address), (b"\1", one.address)]
+    assert [data for data, _ in _mail(two.receive(100))] == [b"\2", b"\3", b"\4"]
     assert two.receive(100) == []
 
 
@@ -54,7 +79,7 @@ async def test_a_closed_port_of_a_peer_breaks_neither_sending_nor_receiving(pair
         one.send(b"x", address)
     two.send(b"still here", one.address)
     await _readable(one)
-    assert one.receive(10) == [(b"still here", two.address)]
+    assert _mail(one.receive(10)) == [(b"still here", two.address)]
 
 
 def test_what_cannot_be_sent_is_lost_and_says_so(pair):
@@ -85,10 +110,10 @@ async def test_a_dual_stack_socket_hears_and_answers_both_families():
     try:
         four.send(b"hello", Address("127.0.0.1", dual.address.port))
         await _readable(dual)
-        assert dual.receive(1) == [(b"hello", four.address)]
+        assert _mail(dual.receive(1)) == [(b"hello", four.address)]
         assert dual.send(b"back", four.address)
         await _readable(four)
-        assert four.receive(1) == [(b"back", Address("127.0.0.1", dual.address.port))]
+        assert _mail(four.receive(1)) == [(b"back", Address("127.0.0.1", dual.address.port))]
     finally:
         dual.close()
         four.close()

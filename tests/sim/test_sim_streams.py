@@ -308,7 +308,9 @@ def test_datagrams_arrive_late_at_a_starved_process(two):
     async def talks():
         source = Datagrams(two.wires, two.one, 7, 100)
         target = Datagrams(two.wires, two.two, 7, 100)
-        target.on_readable(lambda: got.extend((two.loop.time(), d) for d, _ in target.receive(9)))
+        target.on_readable(
+            lambda: got.extend((two.loop.time(), d) for d, _, _ in target.receive(9))
+        )
         two.two.late_s = (0.5, 2.5)
         for number in range(20):
             source.send(b"%d" % number, target.address)
