@@ -94,6 +94,15 @@ class ClusterView:
         """Peers whose name or 16-digit id is `name`. Names are labels and may clash."""
         return tuple(p for p in self.peers if p.name == name or p.node.hex() == name)
 
+    @cached_property
+    def clashes(self) -> Mapping[str, tuple[Peer, ...]]:
+        """Names that several nodes bear of which none is dead or has left, and those nodes."""
+        bearers: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            if peer.state <= MemberState.SUSPECT:
+                bearers.setdefault(peer.name, []).append(peer)
+        return {name: tuple(peers) for name, peers in bearers.items() if len(peers) > 1}
+
     def in_state(self, state: MemberState) -> Iterator[Peer]:
         """Peers believed to be in `state`."""
         return (p for p in self.peers if p.state is state)

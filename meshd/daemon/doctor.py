@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from meshd.daemon.naming import clash_notes
 from meshd.discovery.address import is_loopback
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError
@@ -33,6 +34,7 @@ async def diagnose(node: "Node", *, deep: bool) -> list[Check]:
         *_sources(node),
         _members(node),
         *_datagrams(node),
+        *_names(node),
         _address(node),
         _disk(node),
         _key(),
@@ -93,6 +95,12 @@ def _datagrams(node: "Node") -> list[Check]:
     detail = f"one-way or blocked UDP: {', '.join(blocked[:5])} answer calls but no datagrams"
     fix = f"open UDP {node.address.port} in both directions, there and here"
     return [_check("udp", "warning", detail, fix)]
+
+
+def _names(node: "Node") -> list[Check]:
+    """Names that several nodes bear."""
+    fix = "give each its own: meshd start --name; until then say the id"
+    return [_check("names", "warning", note, fix) for note in clash_notes(node.view())]
 
 
 def only_by_stream(node: "Node") -> list[str]:

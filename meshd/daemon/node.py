@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from meshd.discovery.address import parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged
+from meshd.gossip.effects import (
+    ConflictOver,
+    ConflictSeen,
+    Effect,
+    IdentityRaised,
+    MemberChanged,
+    Woken,
+)
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
 from meshd.model import Address, Epoch, Load, NodeId
@@ -35,7 +43,7 @@ from meshd.rpc.client import RpcClient
 from meshd.rpc.limits import ServerLimits
 from meshd.rpc.methods import CallContext, Handler, Params, Registry
 from meshd.rpc.server import Probes, RpcServer
-from meshd.security.identity import Identity, keep, load_or_create, mesh_id
+from meshd.security.identity import KEY_FILE, Identity, keep, load_or_create, mesh_id
 from meshd.security.statedir import StateDir
 from meshd.telemetry.log import LimitedLog, event, get_logger
 from meshd.version import __version__
@@ -48,6 +56,8 @@ SERVER_GRACE_S = 5.0
 HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
 DESCRIBED_WITHIN_S = 1.0
+CONFLICT_TOLD_S = 120.0
+"""How long another process with this node's key stays a problem after it was last heard."""
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
 
@@ -119,6 +129,7 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limited = LimitedLog(logger)
         self._identity: Identity | None = None
+        self._conflict_until = 0.0
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
@@ -415,6 +426,8 @@ class Node:
                 self.finding.remember()
                 if not self.config.node.advertise:
                     await self._look_at_address()
+                if self.clock.now() >= self._conflict_until:
+                    self.problems.pop("identity", None)
                 await self._keep_state()
             except Exception as error:  # noqa: BLE001 - the next second may go better
                 # Ending here would freeze the load that others choose by, and nobody would know.
@@ -455,10 +468,18 @@ class Node:
                 # a restart could ask for it, and a raise is rare.
                 self.state.write_run(effect.epoch, effect.incarnation)
             case ConflictSeen():
-                self.problems["identity"] = (
-                    f"another process at {effect.address} runs with this node's key"
-                )
-                self._limited.event("error", "identity_conflict", address=str(effect.address))
+                # Who stands aside tells so until it is over; the other, for a while.
+                self._conflict_until = inf if effect.aside else self.clock.now() + CONFLICT_TOLD_S
+                self.problems["identity"] = conflict_told(effect, self.state.path)
+                self._limited.event("error", "identity_conflict", address=str(effect.address),
+                                    aside=effect.aside)  # fmt: skip
+            case Woken():
+                event(logger, "info", "woken", slept_s=round(effect.slept_s, 1))
+                if self._loop is not None:
+                    self._loop.call_soon_threadsafe(self.finding.hurry)
+            case ConflictOver():
+                self.problems.pop("identity", None)
+                event(logger, "warning", "identity_conflict_over")
             case _:
                 pass
 
@@ -492,6 +513,17 @@ class Stopping:
     async def wait(self) -> None:
         """Until somebody asks."""
         await self._asked.wait()
+
+
+def conflict_told(conflict: ConflictSeen, state_dir: Path) -> str:
+    """What is wrong when two processes have one key, and how to mend it."""
+    where = f"another process at {conflict.address} runs with this node's key"
+    if not conflict.aside:
+        return f"{where}; it began later and stands aside: give it a state directory of its own"
+    return (
+        f"{where} and began first, so this one takes no part: stop it, remove"
+        f" {state_dir / KEY_FILE} (or give another --state-dir), and start it again"
+    )
 
 
 def gossip_config(config: Config) -> GossipConfig:

@@ -94,7 +94,8 @@ class Beliefs:
         self._outbox = outbox
         self._health = health
         self._started = now
-        self._first_epoch = me.epoch
+        self.began = self._first_epoch = me.epoch
+        self.foreign: Address | None = None
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
@@ -111,6 +112,13 @@ class Beliefs:
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
+
+    def doubt_reach(self) -> None:
+        """Nobody counts as reachable before it is heard again; no belief changes by that."""
+        for member in self.table:
+            if is_live(member.state) and member.node != self.me.node:
+                self.unreachable[member.node] = None
+                self._touched[member.node] = None
 
     def hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         """Take in the rumours of one datagram, each as `hear` does.
@@ -259,6 +267,7 @@ class Beliefs:
         The first time at once. If it goes on, another node runs with the same key and outranks us
         in turn: each raise then waits twice as long, so that the two do not flood the mesh.
         """
+        self.foreign = member.address
         settled = now - self._outrank_at >= self._outrank_pause_s
         # A newer epoch seen once may be that of an earlier run, from before the clock was set back.
         foreign = member.epoch == self.me.epoch or not settled
@@ -304,6 +313,10 @@ class Beliefs:
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
+
+    def outlive(self, epoch: int, now: Instant) -> None:
+        """Another process with this node's key is gone, which told `epoch` last: outrank it."""
+        self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""

@@ -73,10 +73,24 @@ class IdentityRaised(msgspec.Struct, frozen=True):
     incarnation: Incarnation
 
 
+class Woken(msgspec.Struct, frozen=True):
+    """The machine was suspended, and goes on: who was known is worth looking for again."""
+
+    slept_s: float
+
+
 class ConflictSeen(msgspec.Struct, frozen=True):
-    """Somebody else runs with this node's identity, at `address`."""
+    """Somebody else runs with this node's identity, at `address`.
+
+    If it began first, this node stands `aside`: it takes no part while the other does.
+    """
 
     address: Address
+    aside: bool = False
+
+
+class ConflictOver(msgspec.Struct, frozen=True):
+    """The one for whom this node stood aside is gone: it takes part again."""
 
 
 Effect = (
@@ -89,5 +103,7 @@ Effect = (
     | DatagramRejected
     | Joined
     | IdentityRaised
+    | Woken
     | ConflictSeen
+    | ConflictOver
 )

@@ -49,6 +49,12 @@ class PingRequested(msgspec.Struct, frozen=True):
     node: NodeId
 
 
+class Resumed(msgspec.Struct, frozen=True):
+    """The machine was suspended for `slept_s` seconds, of which `now` may know nothing."""
+
+    slept_s: float
+
+
 class StreamPinged(msgspec.Struct, frozen=True):
     """A StreamPing ended: whether `node` itself answered over the call port."""
 
@@ -75,4 +81,5 @@ Input = (
     | AddressChanged
     | PingRequested
     | StreamPinged
+    | Resumed
 )

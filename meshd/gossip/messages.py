@@ -29,7 +29,7 @@ Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 STATE_KEY_CHARS_MAX = 72
 STATE_VALUE_BYTES_MAX = 400
 BUCKETS = 64
-JOIN_PADDING_BYTES = 72
+JOIN_PADDING_BYTES = 84
 """What a join is filled up with, so that it is no shorter than its welcome."""
 
 
@@ -133,11 +133,15 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """This is me; come back with `cookie` to prove that your address is yours."""
+    """This is me; come back with `cookie` to prove that your address is yours.
+
+    `began` is the epoch with which this run began: of two runs with one key the older stays.
+    """
 
     sequence: U16
     cookie: Bytes8
     record: Update
+    began: U53 = 0
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):

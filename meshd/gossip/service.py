@@ -33,6 +33,7 @@ from meshd.gossip.inputs import (
     LoadSampled,
     PingRequested,
     RejoinRequested,
+    Resumed,
     StateSet,
     StreamPinged,
 )
@@ -47,6 +48,8 @@ from meshd.view import ClusterView
 
 DRAIN_DATAGRAMS_MAX = 1_024
 LEAVE_HEARERS = 3
+SLEEP_S = 1.0
+"""From so long on a suspend counts as one; the two clocks drift apart by less."""
 _PUBLISH_INTERVAL_S = 0.02  # changes of members that come closer together are published as one
 _REFRESH_INTERVAL_S = 0.1  # loads and signs of life come with every packet: fewer views carry them
 _LEAVE_POLL_S = 0.02
@@ -105,6 +108,7 @@ class GossipService:
         self._publishing: asyncio.TimerHandle | None = None
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
+        self._asleep_s = self._clock.boot_s() - self._clock.now()
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
         self._streams = StreamPings(streams, self._on_stream_pinged, self._counters)
         self.lag_s: Seconds = 0.0
@@ -288,11 +292,13 @@ class GossipService:
         return min(LEAVE_HEARERS, others)
 
     def _on_readable(self) -> None:
+        self._look_for_sleep()
         self._drain()
         self._arm()
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._look_for_sleep()
         # Mail first: whoever was stopped must hear the others before it judges them.
         due = self._swim.next_deadline()
         self._drain()
@@ -301,6 +307,15 @@ class GossipService:
             self.lag_s = now - due
             self._run(DeadlineReached(), now)
         self._arm()
+
+    def _look_for_sleep(self) -> None:
+        """Notice that the machine was suspended, before the mail or a timer is taken for news."""
+        now = self._clock.now()
+        asleep_s = self._clock.boot_s() - now
+        slept_s, self._asleep_s = asleep_s - self._asleep_s, asleep_s
+        if slept_s >= SLEEP_S:
+            self._counters["suspends"] += 1
+            self._run(Resumed(slept_s), now)
 
     def _drain(self) -> None:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""

@@ -20,7 +20,8 @@ from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import NOBODY, Datagram, decode
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import Effect
+from meshd.gossip.double import Double
+from meshd.gossip.effects import Effect, Woken
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
     AddressChanged,
@@ -32,6 +33,7 @@ from meshd.gossip.inputs import (
     LoadSampled,
     PingRequested,
     RejoinRequested,
+    Resumed,
     StateSet,
     StreamPinged,
 )
@@ -65,6 +67,7 @@ _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says th
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
+_GREETED = 3  # members with whom views are compared at once after a sleep
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
 _STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
@@ -129,6 +132,7 @@ class Swim:
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
             outbox=self._outbox, rng=rng,
         )  # fmt: skip
+        self._double = Double(beliefs=self._beliefs, outbox=self._outbox, rng=rng, now=now)
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
@@ -143,6 +147,8 @@ class Swim:
         Raises:
             UsageError: a StateSet holds what gossip cannot carry; nothing changed.
         """
+        if self._double.is_aside and not self._may_go_on(event, now):
+            return self._outbox.drain()
         match event:
             case DatagramReceived():
                 self._on_datagram(event, now)
@@ -163,6 +169,8 @@ class Swim:
                 self._on_rejoin(now)
             case PingRequested():
                 self._prober.ping_now(event.node, now)
+            case Resumed():
+                self._on_resumed(event, now)
             case StreamPinged():
                 self._prober.on_stream_pinged(event, now)
                 self._verifier.on_stream_pinged(event)
@@ -172,22 +180,59 @@ class Swim:
                     self._beliefs.raise_incarnation(now, address=event.address, other=event.other)
             case _:
                 assert_never(event)
+        if self._beliefs.foreign is not None:
+            self._double.on_foreign(self._beliefs.foreign, now)
+            self._beliefs.foreign = None
         return self._outbox.drain()
+
+    def _may_go_on(self, event: Input, now: Instant) -> bool:
+        """While another process with this key takes part, only what sends nothing is done."""
+        if isinstance(event, DatagramReceived):
+            datagram = self._decode(event)
+            if datagram is not None and datagram.source == self._beliefs.me.node:
+                self._on_own_id(datagram, event.source, now)
+            return False
+        if isinstance(event, DeadlineReached):
+            if now >= self._double.due_at:
+                self._double.on_due(now)
+            return False
+        return not isinstance(event, JoinRequested | PingRequested)
 
     def next_deadline(self) -> Instant | None:
         """When the machine wants a DeadlineReached."""
-        return self._timers.next_deadline()
+        return self._double.due_at if self._double.is_aside else self._timers.next_deadline()
 
     # Datagrams
 
-    def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+    def _decode(self, event: DatagramReceived) -> Datagram | None:
         try:
-            datagram = decode(event.data, self._mesh)
+            return decode(event.data, self._mesh)
         except DecodeError as error:
             self._outbox.reject(error.message, event.source)
+            return None
+
+    def _on_own_id(self, datagram: Datagram, address: Address, now: Instant) -> None:
+        """Somebody speaks in our name: an echo of ourselves, or a double."""
+        message = datagram.message
+        if isinstance(message, Join) and not self._double.is_aside:
+            if not self._double.is_own(message) and not self._exchange.is_own(message):
+                self._exchange.on_join(message, datagram.source, address)
+                self._double.on_foreign(address, now)
+        elif isinstance(message, Welcome) and (
+            self._double.is_asked(message, address) or self._exchange.is_asked(message, address)
+        ):
+            self._double.on_welcome(message, address, now)
+        else:
+            self._outbox.reject("own_id", address)
+
+    def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+        datagram = self._decode(event)
+        if datagram is None:
             return
         me = self._beliefs.me.node
-        if datagram.source in (me, NOBODY):
+        if datagram.source == me:
+            self._on_own_id(datagram, event.source, now)
+        elif datagram.source == NOBODY:
             self._outbox.reject("own_id", event.source)
         elif datagram.destination != me and not (
             datagram.destination == NOBODY and isinstance(datagram.message, Join)
@@ -403,6 +448,23 @@ class Swim:
             return
         self._beliefs.leaving = False
         self._beliefs.raise_incarnation(now, state=MemberState.ALIVE)
+
+    def _on_resumed(self, event: Resumed, now: Instant) -> None:
+        """What is believed is from before a sleep: nobody is judged, all have to be heard again.
+
+        A few members are told at once that this node is here. If they hold it dead meanwhile, it
+        refutes, and raises its incarnation for no other reason.
+        """
+        self._on_stall(0.0, now)
+        beliefs = self._beliefs
+        beliefs.doubt_reach()
+        self._outbox.add(Woken(event.slept_s))
+        if beliefs.leaving:
+            return
+        for member in beliefs.table.pick(
+            _GREETED, self._rng, lambda m: is_live(m.state) and m.node != beliefs.me.node
+        ):
+            self._exchange.greet(member, now)
 
     # Reading
 

@@ -66,6 +66,8 @@ hosts = st.ip_addresses().filter(
         and not (ip.version == 4 and ip.packed[0] >= 224)
     )
 )
+
+
 def is_plain(ip):
     """Whether it is no IPv4 address in the form of IPv6."""
     return getattr(ip, "ipv4_mapped", None) is None
