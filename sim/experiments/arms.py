@@ -18,6 +18,7 @@ from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.messages import Ack, Gossip, Message, Ping
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
+from meshd.gossip.verifier import Verifier
 from meshd.model import Member, NodeId
 from sim.build import require_pure
 
@@ -73,7 +74,8 @@ def _no_nack(_original: Any) -> Any:
 
 
 def _ping_without_accusation(_original: Any) -> Any:
-    def ping(self: Prober, target: Member, sequence: int) -> None:
+    def ping(self: Prober, target: Member, sequence: int, about: NodeId | None = None) -> None:
+        del about
         self._outbox.send_full(target.node, target.address, Ping, (sequence,))
 
     return ping
@@ -97,7 +99,25 @@ def _nothing(_original: Any) -> Any:
 
 
 _LIFEGUARD_CHANGES = {"suspicion_mult": 4.0, "verifiers": 0}
-_LIFEGUARD_PATCHES = ((Beliefs, "mail_waited", _nothing), (Beliefs, "answered_late", _nothing))
+
+
+def _without_last_call(_original: Any) -> Any:
+    def on_suspicion_due(self: Verifier, node: NodeId, now: Instant) -> None:
+        suspicion = self._beliefs.suspicions[node]
+        if suspicion.deadline() <= now:
+            self._beliefs.suspicion_ran_out(node, now)
+        else:
+            self._timers.set(("suspicion", node), suspicion.deadline())
+
+    return on_suspicion_due
+
+
+_LIFEGUARD_PATCHES = (
+    (Beliefs, "mail_waited", _nothing),
+    (Beliefs, "answered_late", _nothing),
+    (Beliefs, "correction", _nothing),
+    (Verifier, "on_suspicion_due", _without_last_call),
+)
 _NO_PROBE_CHANGES = {**_LIFEGUARD_CHANGES, "health_max": 0}
 _NO_PROBE_PATCHES = ((Prober, "on_nack_due", _no_nack), *_LIFEGUARD_PATCHES)
 _NO_SUSPICION_CHANGES = {

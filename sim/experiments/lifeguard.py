@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sim.experiments.arms import LIFEGUARD, LIFEGUARD_ARMS, SWIM, Arm
+from sim.experiments.arms import LIFEGUARD, LIFEGUARD_ARMS, MESHD, SWIM, Arm
 from sim.experiments.cell import BLOCKED, KINSHIP, Cell, Found, run
 from sim.experiments.model import Check, Experiment, Options, Outcome, Progress, Table, judged
 from sim.experiments.runs import each
@@ -14,6 +14,7 @@ SEEDS, SEEDS_QUICK = 200, 3
 SEEDS_BLOCKED = 40
 QUICK = Cell(nodes=30, ill=3, duration_s=50.0)
 QUICK_BLOCKED = replace(BLOCKED, nodes=32, ill=2, duration_s=45.0)
+ALL_ARMS = (*LIFEGUARD_ARMS, MESHD)
 ENDS = (SWIM, LIFEGUARD)
 """What the targets compare; the parts between get fewer seeds."""
 PARTS_FEWER = 4
@@ -57,12 +58,12 @@ def _over(
 ) -> tuple[dict[str, dict[str, Any]], tuple[Table, ...]]:
     tasks = [
         (arm, cell, seed)
-        for arm in LIFEGUARD_ARMS
+        for arm in ALL_ARMS
         for seed in range(seeds if arm in ENDS else max(1, seeds // PARTS_FEWER))
     ]
     found = each(run, tasks, jobs=options.jobs, progress=progress)
     rows = {}
-    for arm in LIFEGUARD_ARMS:
+    for arm in ALL_ARMS:
         runs = [one for task, one in zip(tasks, found, strict=True) if task[0] is arm]
         rows[arm.name] = summary(cell, arm, runs)
     return rows, (_counts(cell, rows), _shares(rows))
@@ -174,7 +175,7 @@ def _shares(rows: dict[str, dict[str, Any]]) -> Table:
     cells = []
     for name, row in rows.items():
         ours = map(_percent, _a_run(row), swim)
-        paper = [f"{share:.1f}" for share in PAPER[name]]
+        paper = [f"{share:.1f}" for share in PAPER[name]] if name in PAPER else ["-"] * 4
         cells.append((name, *[text for pair in zip(ours, paper, strict=True) for text in pair]))
     columns = (
         "arm", "FP", "paper", "FP-", "paper", "messages", "paper", "bytes", "paper",

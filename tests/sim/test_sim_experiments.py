@@ -29,6 +29,7 @@ from sim.experiments.arms import (
     LHA_SUSPICION,
     LIFEGUARD,
     LIFEGUARD_ARMS,
+    MESHD,
     PURE_GOSSIP,
     SWIM,
     Arm,
@@ -124,13 +125,16 @@ def test_an_arm_leaves_the_protocol_as_it_was(arm):
 
 
 def test_the_parts_of_lifeguard_make_up_the_whole():
-    assert not LIFEGUARD.changes
-    assert not LIFEGUARD.patches
+    assert not MESHD.changes
+    assert not MESHD.patches
+    for part in (SWIM, LHA_PROBE, LHA_SUSPICION, BUDDY):
+        assert set(LIFEGUARD.changes) <= set(part.changes)
+        assert set(LIFEGUARD.patches) <= set(part.patches)
     for part in (LHA_PROBE, LHA_SUSPICION, BUDDY):
         left_out = set(SWIM.changes) - set(part.changes), set(SWIM.patches) - set(part.patches)
         assert any(left_out)
     kept = [set(SWIM.patches) - set(part.patches) for part in (LHA_PROBE, LHA_SUSPICION, BUDDY)]
-    assert set().union(*kept) == set(SWIM.patches)
+    assert set().union(*kept) == set(SWIM.patches) - set(LIFEGUARD.patches)
 
 
 def test_nobody_nacks_and_nobody_is_told_first_in_plain_swim():
@@ -204,13 +208,20 @@ def test_a_quiet_node_sends_two_messages_a_period_unless_each_probe_is_sent_twic
 
 @pytest.mark.slow
 def test_each_part_of_lifeguard_does_its_part():
-    runs = {arm.name: found(arm) for arm in LIFEGUARD_ARMS}
+    runs = {arm.name: found(arm) for arm in (*LIFEGUARD_ARMS, MESHD)}
     suspicions = {name: total(each, "false_suspicions") for name, each in runs.items()}
     assert suspicions["LHA-Probe"] < 0.5 * suspicions["SWIM"]
     assert suspicions["Lifeguard"] < 0.5 * suspicions["SWIM"]
     sent = {name: total(each, "sent_bytes") for name, each in runs.items()}
     assert sent["LHA-Suspicion"] > 1.03 * sent["SWIM"]
     assert all(not total(each, "missed") for each in runs.values())
+    assert suspicions["meshd"] < 0.5 * suspicions["Lifeguard"]
+    assert sent["meshd"] < 0.6 * sent["Lifeguard"]
+    detected = {
+        name: quantile([value for run in each for value in run.detected_s], 0.5)
+        for name, each in runs.items()
+    }
+    assert detected["meshd"] < 0.9 * detected["Lifeguard"]
 
 
 @pytest.mark.slow
