@@ -70,6 +70,8 @@ class Node:
     Life: `Node(...)` binds nothing; `await start()` joins; `await stop()` leaves and releases all.
     """
 
+    _conflict_until = 0.0
+
     def __init__(
         self,
         config: Config,
@@ -104,8 +106,8 @@ class Node:
         self.slots = settings.slots or default_slots()
         self._bind = parse_bind(settings.bind)
         self.finding = Finding(self)
-        usual = socket_path(self.mesh, self.name) if control_path is None else control_path
-        self.control_path = usual
+        usual = socket_path(self.mesh, self.name)
+        self.control_path = usual if control_path is None else control_path
         self.forward = HttpForward()
         self.worker = Worker(
             platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
@@ -129,7 +131,6 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limited = LimitedLog(logger)
         self._identity: Identity | None = None
-        self._conflict_until = 0.0
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None

@@ -127,7 +127,7 @@ class Daemon:
 
         async def look():
             while not wanted(await self.ask("status")):
-                await asyncio.sleep(LOOK_S)
+                await self._look()
 
         await self._within(look(), "its status is not what it should be")
 
