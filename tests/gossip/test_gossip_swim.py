@@ -18,7 +18,9 @@ from meshd.gossip.effects import (
     ProbeCompleted,
     SendDatagram,
     StateChanged,
+    Woken,
 )
+from meshd.gossip.history import TOLD
 from meshd.gossip.inputs import (
     AddressChanged,
     DatagramReceived,
@@ -28,9 +30,10 @@ from meshd.gossip.inputs import (
     LoadSampled,
     PingRequested,
     RejoinRequested,
+    Resumed,
     StateSet,
 )
-from meshd.gossip.members import MemberTable, new_member
+from meshd.gossip.members import MemberTable, in_state, new_member
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MemberState, MeshId, NodeId
 
@@ -510,3 +513,34 @@ def test_a_doubt_does_not_ripen_while_the_doubter_itself_is_stopped():
     assert fabric.state(0, 2) is SUSPECT
     assert fabric.run(3, until=lambda: fabric.state(0, 2) is ALIVE)
     assert not [e for e in deaths(fabric) if e in doubter.effects]
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_after_a_suspend_nobody_counts_as_reachable_until_heard_and_a_few_are_greeted(leaving):
+    fabric = meshed(4)
+    node = fabric.nodes[0]
+    if leaving:
+        fabric.step(node, LeaveRequested())
+    effects = fabric.step(node, Resumed(300.0))
+    assert Woken(300.0) in effects
+    assert not any(node.swim.is_reachable(other.id) for other in fabric.nodes[1:])
+    greeted = {e.to for e in effects if isinstance(e, SendDatagram)}
+    assert len(greeted) == (0 if leaving else 3)
+    fabric.run(1)
+    assert all(node.swim.is_reachable(other.id) for other in fabric.nodes[1:]) != leaving
+    assert deaths(fabric) == []
+
+
+def test_a_doubt_of_whom_this_node_cannot_reach_is_for_others_to_verify():
+    fabric = meshed(3)
+    subject = fabric.nodes[2]
+    moved = Address("fd00::7", 6374)
+    fabric.by_address[moved] = subject
+    fabric.step(subject, AddressChanged(moved))
+    fabric.run(1)
+    one = fabric.nodes[0]
+    member = one.swim.members.get(subject.id)
+    doubt = in_state(member, MemberState.SUSPECT)
+    one.swim._beliefs._store(doubt, member, (fabric.nodes[1].id,), fabric.now, reason=TOLD)
+    one.swim._verifier.on_doubt(subject.id, fabric.now)
+    assert len(one.swim._verifier) == 0
