@@ -24,7 +24,6 @@ MISSED_MAX = 16
 """Failed rounds that are remembered, so that a late answer takes the verdict back."""
 _SEQUENCES = 2**16
 _RECONNECTS_SHARED = 3  # nodes of a mesh that ping each of the dead in one reconnect interval
-_HEALING_S, _HEALING_PINGS = 10.0, 4  # after somebody came back, for so long so many an interval
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
 
@@ -54,8 +53,6 @@ class Prober:
         self._relays: dict[int, Relay] = {}
         self._asked: dict[int, tuple[NodeId, Instant]] = {}
         self._missed: dict[int, Member] = {}
-        self._dead_before = 0
-        self._healing_until = now
         self._sequence = rng.randrange(_SEQUENCES)
         # Nodes that start together must not probe together.
         timers.set("probe", now + rng.random() * config.probe_interval_s)
@@ -308,32 +305,24 @@ class Prober:
         """Ping one of the dead: a healed network shows itself by an answer.
 
         In a large mesh each node does so only now and then (Serf: with the chance dead / alive), so
-        that not all of them call at the few who are gone. While the dead come back, all do, and at
-        several: the last of them may be held dead by this node alone.
+        that not all of them call at the few who are gone.
         """
         gone = self._beliefs.gone
         table = self._beliefs.table
         dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
-        if len(dead) < self._dead_before:
-            self._healing_until = Instant(now + _HEALING_S)
-        self._dead_before = len(dead)
         if not dead or self._beliefs.leaving:
             return
-        if now < self._healing_until:
-            targets = self._rng.sample(dead, min(_HEALING_PINGS, len(dead)))
-        else:
-            share = _RECONNECTS_SHARED * len(dead) / table.live
-            is_due = share >= 1 or self._rng.random() < share
-            targets = [self._rng.choice(dead)] if is_due else []
-        for node in targets:
-            target, accusation = table.get(node), self._beliefs.accusation(node)
+        share = _RECONNECTS_SHARED * len(dead) / table.live
+        if share >= 1 or self._rng.random() < share:
+            target = table.get(self._rng.choice(dead))
             assert target is not None
+            accusation = self._beliefs.accusation(target.node)
             assert accusation is not None
             # Nothing else rides along: most likely nobody is there to hear it.
             self._outbox.send_with(
-                node, target.address, Ping, (self._next_sequence(),), (accusation[1],)
+                target.node, target.address, Ping, (self._next_sequence(),), (accusation[1],)
             )
 
     def _next_sequence(self) -> int:
