@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from meshd.daemon.naming import clash_notes
 from meshd.discovery.address import is_loopback
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError
@@ -33,6 +34,8 @@ async def diagnose(node: "Node", *, deep: bool) -> list[Check]:
         _loop(node),
         *_sources(node),
         _members(node),
+        *_datagrams(node),
+        *_names(node),
         _address(node),
         _versions(node),
         _disk(node),
@@ -84,6 +87,28 @@ def _members(node: "Node") -> Check:
         fix = f"why: meshd info {silent[0]}; is UDP {node.address.port} open there and here?"
         return _check("members", "warning", f"{detail}; silent: {', '.join(silent[:5])}", fix)
     return _check("members", "ok", detail)
+
+
+def _datagrams(node: "Node") -> list[Check]:
+    """Peers that take calls while no datagram comes back from them."""
+    blocked = only_by_stream(node)
+    if not blocked:
+        return []
+    detail = f"one-way or blocked UDP: {', '.join(blocked[:5])} answer calls but no datagrams"
+    fix = f"open UDP {node.address.port} in both directions, there and here"
+    return [_check("udp", "warning", detail, fix)]
+
+
+def _names(node: "Node") -> list[Check]:
+    """Names that several nodes bear."""
+    fix = "give each its own: meshd start --name; until then say the id"
+    return [_check("names", "warning", note, fix) for note in clash_notes(node.view())]
+
+
+def only_by_stream(node: "Node") -> list[str]:
+    """The names of peers that answer calls, but no datagrams."""
+    peers = (node.view().get(each) for each in node.gossip.only_by_stream())
+    return sorted(peer.name for peer in peers if peer is not None)
 
 
 def _address(node: "Node") -> Check:

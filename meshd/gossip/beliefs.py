@@ -15,6 +15,7 @@ from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
 from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
 from meshd.gossip.explanation import PastEvent, Probed
+from meshd.gossip.families import Families
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
     HEARD_OF,
@@ -78,6 +79,7 @@ class Beliefs:
         self.rtt_s: dict[NodeId, float] = {}
         self.probed: dict[NodeId, Probed] = {}
         self.unreachable: dict[NodeId, None] = {}
+        self.families = Families(me)
         self.changed_at = now
         self.leaving = False
         self.overtaken: list[NodeId] = []
@@ -101,6 +103,8 @@ class Beliefs:
         self._timers = timers
         self._outbox = outbox
         self._health = health
+        self.began = me.epoch
+        self.foreign: Address | None = None
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
@@ -122,6 +126,13 @@ class Beliefs:
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
+
+    def doubt_reach(self) -> None:
+        """Nobody counts as reachable before it is heard again; no belief changes by that."""
+        for member in self.table:
+            if is_live(member.state) and member.node != self.me.node:
+                self.unreachable[member.node] = None
+                self._touched[member.node] = None
 
     def hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         """Take in the rumours of one datagram, each as `hear` does.
@@ -166,7 +177,7 @@ class Beliefs:
             asked: it is a row of a table that we asked for.
         """
         try:
-            member = member_from(update)
+            member = member_from(update, self.families.used)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
@@ -241,7 +252,8 @@ class Beliefs:
             return
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
-                member.incarnation == mine.incarnation and member.address != mine.address
+                member.incarnation == mine.incarnation
+                and (member.address, member.other) != (mine.address, mine.other)
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)
@@ -272,6 +284,7 @@ class Beliefs:
         The first time at once. If it goes on, another node runs with the same key and outranks us
         in turn: each raise then waits twice as long, so that the two do not flood the mesh.
         """
+        self.foreign = member.address
         settled = now - self._outrank_at >= self._outrank_pause_s
         # A newer epoch seen once may be that of an earlier run, from before the clock was set back.
         foreign = member.epoch == self.me.epoch or not settled
@@ -312,6 +325,8 @@ class Beliefs:
         is_state_news = me.state_version != self.me.state_version
         self.me = me
         self.table.put(me)
+        for node in self.families.follow(me, self.table):
+            self._touched[node] = None
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
@@ -320,6 +335,10 @@ class Beliefs:
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
+
+    def outlive(self, epoch: int, now: Instant) -> None:
+        """Another process with this node's key is gone, which told `epoch` last: outrank it."""
+        self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""

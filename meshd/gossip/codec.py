@@ -53,6 +53,9 @@ _LOAD = struct.Struct(">9BH")
 LOAD_BYTES = _LOAD.size
 LOAD_ENTRY_BYTES = 8 + LOAD_BYTES
 LOAD_SEQUENCES = 2**12
+IPV4_BYTES, IPV6_BYTES = 6, 18
+"""Of a packed address with its port."""
+IPV6 = 6
 _ARRAY_ELEMENTS_MAX = 512
 _STATES = tuple(MemberState)
 _pack = msgspec.msgpack.Encoder().encode
@@ -194,7 +197,7 @@ def _decode_body(body: bytes) -> Message:
         raise DecodeError("not_msgpack") from error
     # To one kind at a time: converting to the union costs eighty times as much, because msgspec
     # keeps what it knows of a struct, but not of a union.
-    # What is no array, or an empty one, starts with None: no kind either.
+    # An empty map passes the limit above; what is no array, or an empty one, is no kind either.
     number = plain[0] if isinstance(plain, tuple) and plain else None
     if type(number) is not int:
         raise DecodeError("not_a_message")
@@ -207,6 +210,10 @@ def _decode_body(body: bytes) -> Message:
     except msgspec.ValidationError as error:
         raise DecodeError("not_a_message") from error
     return message
+
+
+def _is_tagged(plain: object) -> bool:
+    return isinstance(plain, tuple) and bool(plain) and isinstance(plain[0], int)
 
 
 def _refuse_extension(code: int, _data: bytes) -> None:
@@ -247,7 +254,7 @@ def update_fields(
         member.node,
         member.epoch,
         member.incarnation,
-        pack_address(member.address),
+        pack_addresses(member.address, member.other),
         member.state_version,
         member.lag,
         *ending,
@@ -285,8 +292,8 @@ def _entry_fields(entry: StateEntry) -> tuple[Any, ...]:
     return (*plain, entry.size) if entry.size else plain
 
 
-def member_from(update: Update) -> Member:
-    """The record that a rumour states.
+def member_from(update: Update, ip_version: int = 4) -> Member:
+    """The record that a rumour states; of two addresses that of `ip_version` is the one to use.
 
     Raises:
         DecodeError: its address cannot be anybody's.
@@ -300,24 +307,29 @@ def member_from(update: Update) -> Member:
         update.state_version,
         update.lag,
         update.digest,
+        ip_version,
     )
 
 
 @lru_cache(maxsize=16_384)
 def _member(
     node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int,
-    lag: int, digest: bytes,
+    lag: int, digest: bytes, ip_version: int,
 ) -> Member:  # fmt: skip
     """One value for the same record, however often it is told; simulated nodes share it, too."""
+    used, other = unpack_addresses(address)
+    if other is not None and ip_version == IPV6:
+        used, other = other, used
     return Member(
         node=NodeId(node),
         epoch=Epoch(epoch),
         incarnation=Incarnation(incarnation),
         state=_STATES[state],
-        address=unpack_address(address),
+        address=used,
         state_version=state_version,
         lag=lag,
         digest=digest,
+        other=other,
     )
 
 
@@ -330,7 +342,7 @@ def states(update: Update, member: Member) -> bool:
         and update.state_version <= member.state_version
         and (update.digest <= member.digest or update.state_version < member.state_version)
         and update.lag <= member.lag
-        and update.address == pack_address(member.address)
+        and update.address == pack_addresses(member.address, member.other)
     )
 
 
@@ -341,6 +353,26 @@ def pack_address(address: Address) -> bytes:
     if ":" in address.host:
         return IPv6Address(address.host.partition("%")[0]).packed + port
     return bytes(int(part) for part in address.host.split(".")) + port
+
+
+@lru_cache(maxsize=16_384)
+def pack_addresses(used: Address, other: Address | None) -> bytes:
+    """One address, or two of different IP versions: IPv4 first, whichever of them is used here."""
+    if other is None:
+        return pack_address(used)
+    one, two = pack_address(used), pack_address(other)
+    return one + two if len(one) < len(two) else two + one
+
+
+def unpack_addresses(packed: bytes) -> tuple[Address, Address | None]:
+    """Read what `pack_addresses` wrote: IPv4 first where there are two.
+
+    Raises:
+        DecodeError: as `unpack_address` does.
+    """
+    if len(packed) == IPV4_BYTES + IPV6_BYTES:
+        return unpack_address(packed[:IPV4_BYTES]), unpack_address(packed[IPV4_BYTES:])
+    return unpack_address(packed), None
 
 
 @lru_cache(maxsize=16_384)
@@ -360,7 +392,7 @@ def unpack_address(packed: bytes) -> Address:
             raise DecodeError("bad_address")
         return Address(".".join(map(str, host)), port)
     ip = IPv6Address(host)
-    if ip.is_unspecified or ip.is_multicast:
+    if ip.is_unspecified or ip.is_multicast or ip.ipv4_mapped is not None:
         raise DecodeError("bad_address")
     return Address(str(ip), port)
 

@@ -22,7 +22,7 @@ CHUNKS_MAX = DOCUMENT_BYTES_MAX // CHUNK_BYTES
 DIGEST_BYTES = 16
 """BLAKE2b of a document: what it is asked for by."""
 BUCKETS = 64
-JOIN_PADDING_BYTES = 80
+JOIN_PADDING_BYTES = 92
 """What a join is filled up with, so that it is no shorter than its welcome."""
 EVENT_PAYLOAD_BYTES_MAX = 400
 """With it an event of the longest name fits the smallest datagram that may be configured."""
@@ -49,7 +49,7 @@ U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U53 = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
-PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
+PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=24)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
 
@@ -203,13 +203,17 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """This is me; come back with `cookie` to prove that your address is yours."""
+    """This is me; come back with `cookie` to prove that your address is yours.
+
+    `began` is the epoch with which this run began: of two runs with one key the older stays.
+    """
 
     sequence: U16
     cookie: Bytes8
     record: Update
     oldest: VERSION = 1
     newest: VERSION = 1
+    began: U53 = 0
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):

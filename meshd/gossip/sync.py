@@ -163,7 +163,7 @@ class Exchange:
             return
         cookie = self._cookie(source, address)
         record = update_fields(self._beliefs.me)
-        fields = (join.sequence, cookie, record, *self._versions)
+        fields = (join.sequence, cookie, record, *self._versions, self._beliefs.began)
         self._outbox.send_bare(source, address, Welcome, fields)
         self._is_understood(Versions(join.oldest, join.newest), address)
 
@@ -218,12 +218,21 @@ class Exchange:
             if other not in self._joins and self._doors.may_probe(now):
                 self.join(other, now, tries=1)
 
+    def is_own(self, join: Join) -> bool:
+        """Whether a join is one of ours that came back to us."""
+        return any(attempt.sequence == join.sequence for attempt in self._joins.values())
+
+    def is_asked(self, welcome: Welcome, address: Address) -> bool:
+        """Whether a welcome answers a join of ours."""
+        attempt = self._joins.get(address)
+        return attempt is not None and attempt.sequence == welcome.sequence
+
     def on_welcome(self, welcome: Welcome, source: NodeId, address: Address, now: Instant) -> None:
         """The address answered: show the cookie, and compare views."""
-        attempt = self._joins.get(address)
-        if attempt is None or attempt.sequence != welcome.sequence:
+        if not self.is_asked(welcome, address):
             self._outbox.reject("unasked", address)
             return
+        attempt = self._joins[address]
         if welcome.record.node != source:
             self._outbox.reject("not_its_own_record", address)
             return
@@ -280,6 +289,10 @@ class Exchange:
         if now - self._reunited_at >= _REUNION_INTERVAL_S:
             self._reunited_at = now
             self._ask(peer.node, peer.address, b"", now)
+
+    def greet(self, peer: Member, now: Instant) -> None:
+        """Compare views with a member at once, whatever is believed."""
+        self._ask(peer.node, peer.address, b"", now)
 
     @property
     def short_hash(self) -> int:

@@ -46,7 +46,8 @@ MANIFEST = SUMMARY | {
 }  # fmt: skip
 HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
 ROW = {
-    "id": NODE_ID, "name": TEXT, "state": TEXT, "self": YES_NO, "address": TEXT, "port": COUNT,
+    "id": NODE_ID, "name": TEXT, "name_shared": YES_NO, "state": TEXT, "self": YES_NO,
+    "address": TEXT, "port": COUNT,
     "url": URL, "epoch": COUNT, "incarnation": COUNT, "version": TEXT, "load": LOAD,
     "rtt_ms": Maybe(NUMBER), "rtt_estimate_ms": Maybe(NUMBER),
     "rtt_estimate_error": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO,
