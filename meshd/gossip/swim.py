@@ -259,10 +259,12 @@ class Swim(Reading):
     def _on_own_id(self, datagram: Datagram, address: Address, now: Instant) -> None:
         """Somebody speaks in our name: an echo of ourselves, or a double."""
         message = datagram.message
-        if isinstance(message, Join) and not self._double.is_aside:
+        if isinstance(message, Join):
             if not self._double.is_own(message) and not self._exchange.is_own(message):
+                # Also who stands aside answers that it is there: so the first one learns of it.
                 self._exchange.on_join(message, datagram.source, address, now)
-                self._double.on_foreign(address, now)
+                if not self._double.is_aside:
+                    self._double.on_foreign(address, now)
         elif isinstance(message, Welcome) and (
             self._double.is_asked(message, address) or self._exchange.is_asked(message, address)
         ):

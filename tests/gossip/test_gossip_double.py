@@ -22,7 +22,7 @@ from meshd.gossip.inputs import (
     PingRequested,
 )
 from meshd.gossip.members import new_member
-from meshd.gossip.messages import JOIN_PADDING_BYTES, Join
+from meshd.gossip.messages import JOIN_PADDING_BYTES, Join, Welcome
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MemberState
 
@@ -89,7 +89,7 @@ def aside(fabric: Fabric) -> tuple[Node, Node]:
     return first, later
 
 
-def test_who_stands_aside_sends_nothing_but_its_question_whether_the_first_is_there():
+def test_who_stands_aside_speaks_with_the_first_alone_to_ask_and_tell_whether_they_are_there():
     fabric = meshed(4)
     first, later = aside(fabric)
     fabric.step(later, JoinRequested((fabric.nodes[0].address,)))
@@ -104,8 +104,8 @@ def test_who_stands_aside_sends_nothing_but_its_question_whether_the_first_is_th
     fabric.run(45)
     sent = [e for e in later.effects if isinstance(e, SendDatagram)]
     assert {e.to for e in sent} == {first.address}
-    assert {type(decode(e.data, MESH).message) for e in sent} == {Join}
-    assert 3 <= len(sent) <= 6
+    assert {type(decode(e.data, MESH).message) for e in sent} == {Join, Welcome}
+    assert 3 <= len(sent) <= 12
     assert is_aside(later)
 
 
@@ -136,7 +136,7 @@ def test_an_echo_of_ourselves_is_no_double():
     # The router sends it back to us, and so our answer, if there was one.
     assert fabric.step(node, DatagramReceived(knock.data, alias)) == []
     sequence = decode(knock.data, MESH).message.sequence
-    welcome = (sequence, bytes(8), update_fields(node.swim.me), node.swim._beliefs.began)
+    welcome = (sequence, bytes(8), update_fields(node.swim.me), 1, 1, node.swim._beliefs.began)
     echo = encode_header(MESH, node.id, node.id) + encode_body(7, welcome)
     assert fabric.step(node, DatagramReceived(echo, alias)) == []
     assert not is_aside(node)

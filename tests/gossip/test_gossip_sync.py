@@ -87,7 +87,7 @@ def test_a_welcome_is_never_larger_than_the_join_that_it_answers(host, other):
     rng = random.Random(1)
     config = GossipConfig()
     me = Member(STRANGER, Epoch(2**53 - 1), Incarnation(INCARNATION_MAX), ALIVE,
-                Address(host, 65_535), 2**32 - 1, CODE_MAX, other)  # fmt: skip
+                Address(host, 65_535), 2**32 - 1, CODE_MAX, b"digest__", other)  # fmt: skip
     host_node = Swim(me, MESH, config, rng, Instant(0.0))
     guest = Swim(new_member(node_id(1), Epoch(1), ELSEWHERE), MESH, config, rng, Instant(0.0))
     (join,) = guest.step(JoinRequested((me.address,)), Instant(0.0))
