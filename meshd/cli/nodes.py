@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from meshd.cli.belief import countdown
 from meshd.cli.output import NONE, STATE_STYLES, Cell, age, escape, latency, percent
 from meshd.errors import NoCandidateError, UsageError
 
@@ -75,6 +76,8 @@ def remarks(row: Row) -> str:
     """What is unusual about it, in words, or nothing."""
     load = row.get("load") or {}
     words = [word for word in ("full", "draining") if load.get(word)]
+    if row.get("state") == "suspect" and row.get("doubt"):
+        words = [*countdown(row["doubt"]), *words]
     if load and load.get("ready") is False:
         words.insert(0, "not ready")
     if row.get("state") in {"alive", "suspect"}:

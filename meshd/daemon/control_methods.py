@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshd.daemon.doctor import diagnose, only_by_stream
+from meshd.daemon.explaining import explain_shape
 from meshd.daemon.methods import Nothing
 from meshd.daemon.naming import clash_notes, the_one
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
-from meshd.errors import MeshError, UsageError
+from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import Address, MemberState, NodeId
 from meshd.rpc.methods import CallContext, Registry
 from meshd.version import __version__
@@ -151,14 +152,13 @@ class ControlMethods:
 
     async def _explain(self, params: ExplainParams, context: CallContext) -> dict[str, Any]:
         del context
-        peer = the_one(self._node.view(), params.node)
-        now = self._node.clock.now()
-        lines = await self._node.gossip.explain(peer.node)
-        return {
-            "schema": "meshd.explain/1",
-            "node": peer.node.hex(),
-            "history": [f"{now - at:.1f} s ago: {text}" for at, text in lines],
-        }
+        node = self._node
+        peer = the_one(node.view(), params.node)
+        found = await node.gossip.explain(peer.node)
+        if found is None:
+            hint = "its record was just dropped; see meshd peers"
+            raise NoCandidateError(f"no node {params.node!r} is known any more", hint=hint)
+        return explain_shape(found, node.view(), node.clock.now(), node.clock.wall_ms())
 
     async def _join(self, params: JoinParams, context: CallContext) -> dict[str, Any]:
         """Join through these seeds, and wait a little for the first of them."""

@@ -45,13 +45,14 @@ MANIFEST = SUMMARY | {
     "concurrency": COUNT,
 }  # fmt: skip
 HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
+DOUBT = {"confirmations": COUNT, "needed": COUNT, "since_s": NUMBER, "dead_in_s": NUMBER}
 ROW = {
     "id": NODE_ID, "name": TEXT, "name_shared": YES_NO, "state": TEXT, "self": YES_NO,
     "address": TEXT, "port": COUNT,
     "url": URL, "epoch": COUNT, "incarnation": COUNT, "version": TEXT, "load": LOAD,
     "rtt_ms": Maybe(NUMBER), "rtt_estimate_ms": Maybe(NUMBER),
     "rtt_estimate_error": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO,
-    "reachable": YES_NO,
+    "reachable": YES_NO, "doubt": Maybe(DOUBT),
     "capabilities": [SUMMARY],
 }  # fmt: skip
 DELEGATED_TO = {
