@@ -7,7 +7,6 @@ from meshd.clock import Instant
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import Hint, PeerSource, SourceStatus
 from meshd.discovery.cache import CACHE_FILE, CacheSource, PeerCache
-from meshd.discovery.mdns import MdnsSettings, MdnsSource
 from meshd.discovery.static import PeersFileSource, StaticSource
 from meshd.model import Address, MemberState, NodeId
 from meshd.security.identity import mesh_id
@@ -95,6 +94,9 @@ class Finding:
             )
         )
         if settings.mdns:
+            # Imported here: half a megabyte that a node without it need not hold.
+            from meshd.discovery.mdns import MdnsSettings, MdnsSource
+
             told = MdnsSettings(
                 node=node.node_id,
                 mesh=mesh_id(node.mesh),
