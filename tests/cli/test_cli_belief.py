@@ -60,8 +60,10 @@ def test_info_explains_a_doubt(meshd, fake):
     assert done.exit == 0
     assert done.out.splitlines()[:3] == [
         f"node         nuc  ({NUC_ID})",
-        "state        suspect since 2.1s: no answer to lab-a's and lab-b's probes;"
-        " 1 of 3 confirmations; dead in 3.2s unless it refutes  (unreachable from here)",
+        (
+            "state        suspect since 2.1s: no answer to lab-a's and lab-b's probes;"
+            " 1 of 3 confirmations; dead in 3.2s unless it refutes  (unreachable from here)"
+        ),
         "doubt        3.0s if 3 confirm it, 18s if nobody does",
     ]
     assert done.out.splitlines()[-3:] == [
@@ -86,8 +88,8 @@ def test_peers_counts_down_to_a_death(meshd, fake):
         ({}, "no answer to lab-a's and lab-b's probes; 1 of 3 confirmations; dead in 3.2s"),
         ({"accusers": [NUC]}, "no answer to nuc's probe; 1 of 3 confirmations; dead in 3.2s"),
         ({"accusers": []}, "by hearsay alone; 1 of 3 confirmations; dead in 3.2s"),
-        ({"retracted": [A]}, "no answer to lab-b's probe; taken back by lab-a; 1 of 3"
-         " confirmations; dead in 3.2s"),
+        ({"retracted": [A]}, ("no answer to lab-b's probe; taken back by lab-a; 1 of 3"
+         " confirmations; dead in 3.2s")),
         ({"accusers": [B, NUC, A], "needed": 0},
          "no answer to lab-b's, nuc's and lab-a's probes; dead in 3.2s"),
     ],
@@ -169,8 +171,8 @@ def test_what_was_seen_first_hand_is_told_as_far_as_it_is_known():
     ("health", "lag_s", "text"),
     [
         (3, 0.0, "lab-a, health 3 of 8 (0 is well): maybe it is this node that is slow"),
-        (0, 0.5, "lab-a, health 0 of 8 (0 is well), reads its mail up to 500 ms late: maybe it is"
-         " this node that is slow"),
+        (0, 0.5, ("lab-a, health 0 of 8 (0 is well), reads its mail up to 500 ms late: maybe it is"
+         " this node that is slow")),
     ],
 )  # fmt: skip
 def test_who_is_ill_itself_says_so(health, lag_s, text):
