@@ -36,6 +36,7 @@ class Doubt(msgspec.Struct, frozen=True):
 class Peer(msgspec.Struct, frozen=True):
     """A member as routing sees it: member, node state, load, and what this node measured itself.
 
+    `address` is where this node reaches it, `other` its address of the other IP version, if any;
     `heard_at` is when this node last had first-hand word of it or a fresh load record; `load_at`
     when the load record was received; `rtt_s` a moving average of probe round trips, or None;
     `rtt_estimate_s` what network coordinates say of it, right or wrong by the share
@@ -59,6 +60,7 @@ class Peer(msgspec.Struct, frozen=True):
     rtt_s: float | None = None
     reachable: bool = True
     version: str = ""
+    other: Address | None = None
     signals: Mapping[str, float] = {}
     rtt_estimate_s: float | None = None
     rtt_estimate_error: float | None = None
@@ -68,6 +70,10 @@ class Peer(msgspec.Struct, frozen=True):
     def distance_s(self) -> Seconds | None:
         """The round trip: as measured, else as estimated, else unknown."""
         return self.rtt_estimate_s if self.rtt_s is None else self.rtt_s
+
+    def is_at(self, address: Address) -> bool:
+        """Whether it says that it is reached there."""
+        return address in (self.address, self.other)
 
     def age(self, now: Instant) -> Seconds | None:
         """Seconds since it was last heard; None if it never was."""
@@ -121,6 +127,15 @@ class ClusterView:
     def named(self, name: str) -> tuple[Peer, ...]:
         """Peers whose name or 16-digit id is `name`. Names are labels and may clash."""
         return tuple(p for p in self.peers if p.name == name or p.node.hex() == name)
+
+    @cached_property
+    def clashes(self) -> Mapping[str, tuple[Peer, ...]]:
+        """Names that several nodes bear of which none is dead or has left, and those nodes."""
+        bearers: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            if peer.state <= MemberState.SUSPECT:
+                bearers.setdefault(peer.name, []).append(peer)
+        return {name: tuple(peers) for name, peers in bearers.items() if len(peers) > 1}
 
     def in_state(self, state: MemberState) -> Iterator[Peer]:
         """Peers believed to be in `state`."""

@@ -18,9 +18,17 @@ def address(row: Row) -> str:
     return f"[{host}]:{row.get('port')}" if ":" in host else f"{host}:{row.get('port')}"
 
 
+ID_DIGITS_SHOWN = 4
+
+
 def label(row: Row) -> str:
-    """The node's name, or its id where it has none; this node is marked by `*`."""
+    """The node's name, or its id where it has none; this node is marked by `*`.
+
+    A name that other nodes bear, too, is followed by the first digits of the id.
+    """
     name = escape(row.get("name") or row.get("id") or "?")
+    if row.get("name_shared"):
+        name += f" ({escape(row.get('id') or '?')[:ID_DIGITS_SHOWN]})"
     return f"{name} *" if row.get("self") else name
 
 

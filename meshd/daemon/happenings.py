@@ -95,6 +95,11 @@ class Happenings:
         self._clock = self._node.state.read_event_clock()
         return self._clock
 
+    @property
+    def is_clock_news(self) -> bool:
+        """Whether events were heard that the disk does not know of."""
+        return self._node.gossip.event_clock > self._clock
+
     def keep_clock(self) -> None:
         """Write to disk up to where events were heard, if that changed. It may block."""
         clock = self._node.gossip.event_clock

@@ -63,6 +63,7 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
     return {
         "id": peer.node.hex(),
         "name": peer.name,
+        "name_shared": peer.name in view.clashes,
         "state": peer.state.name.lower(),
         "self": is_self,
         "address": peer.address.host,

@@ -6,23 +6,24 @@ import msgspec
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
-from meshd.gossip.broadcast import BroadcastQueue
+from meshd.gossip.broadcast import RICH_RUMOURS_MAX, BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
+from meshd.gossip.doors import Doors
 from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
+from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
 from meshd.gossip.explanation import PastEvent, Probed
+from meshd.gossip.families import Families
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
-    GOODBYE,
     HEARD_OF,
-    MOVED,
     RAN_OUT,
-    REFUTED,
-    RESTARTED,
     TOLD,
     UNANSWERED,
     History,
+    reason_of,
 )
 from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
@@ -30,20 +31,18 @@ from meshd.gossip.members import (
     MemberTable,
     in_state,
     is_live,
+    is_overtaken,
     join,
     precedence,
 )
-from meshd.gossip.messages import StateChange, Update
+from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
+from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
-INCARNATION_JUMP_MAX = 1_000
-EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
-RICH_RUMOURS_MAX = 4
-"""While more rumours wait, a change of state does not travel with its own: it is pulled."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
@@ -68,6 +67,8 @@ class Beliefs:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         now: Instant,
     ) -> None:
         self.me = me
@@ -78,8 +79,16 @@ class Beliefs:
         self.rtt_s: dict[NodeId, float] = {}
         self.probed: dict[NodeId, Probed] = {}
         self.unreachable: dict[NodeId, None] = {}
+        self.families = Families(me)
         self.changed_at = now
         self.leaving = False
+        self.overtaken: list[NodeId] = []
+        """Subjects of whom a rumour of the step under way told less than is believed here."""
+        self._dialects = dialects
+        self.sponsors = Sponsors(me.node, table, now)
+        self._entry = Entry(
+            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+        )
         self.lag = MailLag()
         self.outdated: list[Member] = []
         """Of whom the last datagram said what is known better here."""
@@ -94,8 +103,8 @@ class Beliefs:
         self._timers = timers
         self._outbox = outbox
         self._health = health
-        self._started = now
-        self._first_epoch = me.epoch
+        self.began = me.epoch
+        self.foreign: Address | None = None
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
@@ -118,6 +127,13 @@ class Beliefs:
         self.unreachable.pop(node, None)
         self._touched[node] = None
 
+    def doubt_reach(self) -> None:
+        """Nobody counts as reachable before it is heard again; no belief changes by that."""
+        for member in self.table:
+            if is_live(member.state) and member.node != self.me.node:
+                self.unreachable[member.node] = None
+                self._touched[member.node] = None
+
     def hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         """Take in the rumours of one datagram, each as `hear` does.
 
@@ -136,8 +152,8 @@ class Beliefs:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
                 self.doubts.hear(update, current, self.teller, now)
-            if update.delta is not None and update.state_version == current.state_version:
-                self._hear_change(current, update.delta)
+            if update.delta is not None and self._states.offered_late(update, current):
+                self._hear_state(current)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -146,7 +162,7 @@ class Beliefs:
 
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
-        spread: bool = True,
+        spread: bool = True, own: bool = False, asked: bool = False,
     ) -> None:  # fmt: skip
         """Take in one rumour, from whomever.
 
@@ -157,9 +173,11 @@ class Beliefs:
             synced: it is a row of somebody's table. A death there is only a reason to doubt (the
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
+            own: it is the subject's own word, from an address that it has proven.
+            asked: it is a row of a table that we asked for.
         """
         try:
-            member = member_from(update)
+            member = member_from(update, self.families.used)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
@@ -167,12 +185,16 @@ class Beliefs:
             self._hear_of_self(member, now)
             return
         current = self.table.get(member.node)
-        refusal = self._refusal(member, current, now)
-        if refusal:
-            self._outbox.reject(refusal, source)
-            return
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
+            return
+        refusal = self._entry.leap(member, current, now)
+        if current is None and not refusal:
+            refusal = self._entry.refusal(update, member, source, now, own=own, asked=asked)
+            if refusal == "disowned" and self.sponsors.may_deny(now):
+                self._spread(in_state(member, MemberState.DEAD), now)
+        if refusal:
+            self._outbox.reject(refusal, source)
             return
         if update.delta is not None:
             self._states.offered(member, update.delta)
@@ -184,6 +206,11 @@ class Beliefs:
                 self.doubts.counted(accuser, member.node) for accuser in ids_of(update.accusers)
             )
             accusers = tuple(accuser for accuser in found if accuser is not None)
+        if member.state is MemberState.ALIVE:
+            sponsor = None if own or synced else self.sponsors.of(update)
+            accusers = () if sponsor is None else (sponsor,)
+            if spread and (current is None or member.epoch > current.epoch):
+                self.sponsors.answer_for(member, sponsor, now)
         if current is None:
             self._store(member, None, accusers, now, reason=HEARD_OF, spread=spread)
             return
@@ -192,6 +219,8 @@ class Beliefs:
             self._note_outdated(current)
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
+        elif is_live(member.state) and is_overtaken(member, current):
+            self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(merged):
             self.doubts.hear(update, merged, self.teller, now)
 
@@ -201,12 +230,6 @@ class Beliefs:
                 self.outdated.pop(0)
             self.outdated.append(current)
 
-    def _hear_change(self, member: Member, change: StateChange) -> None:
-        """The rumour came before, but by then without the change itself: it may be of use still."""
-        if self._states.want(member.node) is not None:
-            self._states.offered(member, change)
-            self._hear_state(member)
-
     def _hear_state(self, member: Member) -> bool:
         """See what a record means for what is held of its state; true if it tells of more."""
         if self._states.heard(member):
@@ -215,28 +238,12 @@ class Beliefs:
             return True
         return self._states.want(member.node) is not None
 
-    def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
-        """Why a rumour is not even looked at; empty if it is."""
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
-        if member.epoch > self._first_epoch + ahead_ms:
-            return "epoch_ahead"
-        if current is None:
-            return "table_full" if len(self.table) >= self._config.members_max else ""
-        jump = member.incarnation - current.incarnation
-        if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
-            return "incarnation_jump"
-        jump = member.state_version - current.state_version
-        if member.epoch == current.epoch and jump > STATE_VERSION_JUMP_MAX:
-            return "version_jump"
-        return ""
-
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
         mine = self.me
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
         if member.epoch > mine.epoch:
             # An earlier run, with its clock ahead, or somebody else with this key.
-            if member.epoch <= self._first_epoch + ahead_ms:
+            if not self._entry.is_ahead(member, now):
                 self._outrank(member, now)
             return
         if member.epoch < mine.epoch or self.leaving:
@@ -245,7 +252,8 @@ class Beliefs:
             return
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
-                member.incarnation == mine.incarnation and member.address != mine.address
+                member.incarnation == mine.incarnation
+                and (member.address, member.other) != (mine.address, mine.other)
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)
@@ -258,8 +266,7 @@ class Beliefs:
 
     def _claims_more(self, member: Member) -> bool:
         """Whether a record of this run tells of a state that this node never had."""
-        mine = self.me
-        return (member.state_version, member.digest) > (mine.state_version, mine.digest)
+        return (member.state_version, member.digest) > (self.me.state_version, self.me.digest)
 
     def _above(self, member: Member) -> dict[str, object]:
         """What the own record needs so that its state outranks the one that another tells of.
@@ -277,6 +284,7 @@ class Beliefs:
         The first time at once. If it goes on, another node runs with the same key and outranks us
         in turn: each raise then waits twice as long, so that the two do not flood the mesh.
         """
+        self.foreign = member.address
         settled = now - self._outrank_at >= self._outrank_pause_s
         # A newer epoch seen once may be that of an earlier run, from before the clock was set back.
         foreign = member.epoch == self.me.epoch or not settled
@@ -317,6 +325,8 @@ class Beliefs:
         is_state_news = me.state_version != self.me.state_version
         self.me = me
         self.table.put(me)
+        for node in self.families.follow(me, self.table):
+            self._touched[node] = None
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
@@ -325,6 +335,10 @@ class Beliefs:
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
+
+    def outlive(self, epoch: int, now: Instant) -> None:
+        """Another process with this node's key is gone, which told `epoch` last: outrank it."""
+        self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""
@@ -392,12 +406,12 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
+            self._dialects.restarted(node)
         self.doubts.follow(member, before, accusers, now)
+        is_state_news = is_live(member.state) and self._hear_state(member)
         if is_live(member.state):
             self.gone.pop(node, None)
-            is_state_news = self._hear_state(member)
         else:
-            is_state_news = False
             self.gone.setdefault(node, now)
             self._loads.forget(node)
             self._states.unwant(node)
@@ -418,27 +432,21 @@ class Beliefs:
         now: Instant,
     ) -> None:  # fmt: skip
         teller = None if reason in {UNANSWERED, RAN_OUT} else self.teller
-        is_alive = member.state is MemberState.ALIVE
-        if before is not None and before.epoch != member.epoch:
-            reason = RESTARTED
-        elif before is not None and is_live(member.state) < is_live(before.state):
-            reason = GOODBYE if member.state is MemberState.LEFT else reason
-        elif before is not None and member.incarnation > before.incarnation:
-            is_same = before.state is MemberState.ALIVE
-            reason = (MOVED if is_same else REFUTED) if is_alive else reason
+        reason = reason_of(member, before, reason)
         self._history.note(member, reason, accuser, teller, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
 
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
         rich = None
+        sponsor = self.sponsors.named(member, now) if member.state is MemberState.ALIVE else b""
         if is_state_news and member.state is MemberState.ALIVE:
-            lean = encode_update(member)
+            lean = encode_update(member, sponsor)
             change = self._states.change_of(member)
             if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
-                rich = encode_update(member, change=change)
+                rich = encode_update(member, sponsor, change=change)
         else:
-            lean = self.doubts.encoded(member)
+            lean = encode_update(member, sponsor) if sponsor else self.doubts.encoded(member)
         self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
@@ -483,7 +491,11 @@ class Beliefs:
                 self._forget(node)
 
     def _forget(self, node: NodeId) -> None:
+        member = self.table.get(node)
+        assert member is not None
+        self._entry.bury(member)
         self.table.forget(node)
+        self._dialects.restarted(node)
         self._states.forget(node)
         self._loads.forget(node)
         self.rumours.discard(node)

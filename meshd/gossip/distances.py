@@ -6,6 +6,7 @@ of bytes bounds both.
 """
 
 import random
+import struct
 from typing import NamedTuple
 
 from meshd.clock import Seconds
@@ -17,6 +18,7 @@ from meshd.gossip.coordinates import (
     ERROR_MAX,
     Coordinate,
     Locator,
+    is_coordinate,
     pack_coordinate,
     unpack_coordinate,
 )
@@ -46,6 +48,7 @@ SAVED_BYTES_MAX = 8_192
 _RTT_WEIGHT = 0.1
 _USABLE_BYTE = int(ERROR_USABLE / ERROR_MAX * ERROR_BYTE_MAX)
 _LOOKED_AT_MAX = 2 * OTHERS_MAX
+_ENTRY = struct.Struct(f"{ID_BYTES}s{COORDINATE_BYTES}s")
 
 
 def _is_usable(packed: bytes) -> bool:
@@ -136,29 +139,29 @@ class Distances:
         spare = int(self._saved_bytes - SAVED_BYTES_MAX / 2) // ENTRY_BYTES
         count = min(wanted, OTHERS_MAX, spare)
         entries: list[bytes] = []
+        get = self._beliefs.table.get
         for _ in range(_LOOKED_AT_MAX):
             if len(entries) >= count or not (self._turn or self._begin_turn()):
                 break
             node = self._turn.pop()
             packed = self._held(node)
-            if packed and _is_usable(packed) and self._may_tell(node, asker):
-                entries.append(node + packed)
+            if packed and _is_usable(packed) and node != asker:
+                member = get(node)
+                if member is not None and is_live(member.state):
+                    entries.append(node + packed)
         self._saved_bytes -= ENTRY_BYTES * len(entries)
         return b"".join(entries)
 
     def _begin_turn(self) -> bool:
         """List whom there is to tell of."""
         if self._usable:
-            held = (*self._direct.items(), *self._second_hand.items())
-            self._turn = [node for node, packed in held if _is_usable(packed)]
+            self._turn = [
+                node
+                for table in (self._direct, self._second_hand)
+                for node, packed in table.items()
+                if packed[-1] <= _USABLE_BYTE
+            ]
         return bool(self._turn)
-
-    def _may_tell(self, node: NodeId, asker: NodeId) -> bool:
-        return node != asker and self._is_live(node)
-
-    def _is_live(self, node: NodeId) -> bool:
-        member = self._beliefs.table.get(node)
-        return member is not None and is_live(member.state)
 
     # Hearing
 
@@ -178,32 +181,38 @@ class Distances:
     def _hear(self, node: NodeId, coordinates: bytes) -> None:
         """Take in what an ack carries: all of it, or nothing.
 
+        Others' coordinates are looked at, and unpacked only when somebody asks for a distance:
+        nearly every ack of a mesh that settles carries some.
+
         Raises:
             DecodeError: something in it is no coordinate.
         """
         own, others = coordinates[:COORDINATE_BYTES], coordinates[COORDINATE_BYTES:]
-        unpack_coordinate(own)
-        entries: list[tuple[NodeId, bytes]] = []
-        for at in range(0, len(others), ENTRY_BYTES):
-            packed = others[at + ID_BYTES : at + ENTRY_BYTES]
-            unpack_coordinate(packed)
-            entries.append((NodeId(others[at : at + ID_BYTES]), packed))
+        if not is_coordinate(own) or len(others) % ENTRY_BYTES:
+            raise DecodeError("bad_coordinate")
+        entries: list[tuple[bytes, bytes]] = list(_ENTRY.iter_unpack(others))
+        for _, packed in entries:
+            if not is_coordinate(packed):
+                raise DecodeError("bad_coordinate")
         self._drop(self._second_hand, node)
         self._store(self._direct, node, own)
         for other, packed in entries:
-            self._hear_second_hand(other, packed)
+            if _is_usable(packed):
+                self._hear_second_hand(NodeId(other), packed)
 
     def _hear_second_hand(self, node: NodeId, packed: bytes) -> None:
         """What a member says of another one counts where nothing better is known."""
         direct = self._direct.get(node)
-        known = direct is not None and _is_usable(direct)
-        member = self._beliefs.table.get(node)
-        if known or member is None or member.node == self._beliefs.me.node:
+        if direct is not None and _is_usable(direct):
             return
-        if _is_usable(packed) and is_live(member.state):
-            # The table's own copy of the id: the datagram's would be one more.
-            self._store(self._second_hand, member.node, packed)
-            self._beliefs.touch(member.node)
+        member = self._beliefs.table.get(node)
+        if member is None or not is_live(member.state) or node == self._beliefs.me.node:
+            return
+        # The table's own copy of the id: the datagram's would be one more.
+        node = member.node
+        if self._second_hand.get(node) != packed:
+            self._beliefs.touch(node)
+        self._store(self._second_hand, node, packed)
 
     def _store(self, table: dict[NodeId, bytes], node: NodeId, packed: bytes) -> None:
         """Newest last: when the table is full, the oldest goes."""
@@ -227,10 +236,11 @@ class Distances:
         if surer or here.moved_s(before) > MOVED_FRACTION * self._usual_s:
             self._at_version = here
             self._version += 1
+            touch, measured = self._beliefs.touch, self._beliefs.rtt_s
             for table in (self._direct, self._second_hand):
                 for node in table:
-                    if node not in self._beliefs.rtt_s:
-                        self._beliefs.touch(node)
+                    if node not in measured:
+                        touch(node)
 
     # Reading
 

@@ -8,7 +8,7 @@ from meshd.gossip.codec import encode_update, ids_of
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.history import CONFIRMED, RETRACTED, History
 from meshd.gossip.lag import lag_s
-from meshd.gossip.members import MemberTable, doubt_point, in_state, is_live, precedence
+from meshd.gossip.members import MemberTable, in_state, is_live, precedence
 from meshd.gossip.messages import Update
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
@@ -150,13 +150,7 @@ class Doubts:
     def _is_verifier(self, suspect: Member) -> bool:
         """Whether this node is among those who shall probe a suspect at once.
 
-        They are the first on the ring of all ids from a point that the doubt itself gives, so that
-        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
         A node that leaves is not alive in its own table, and so never chosen.
         """
-        chosen = self._table.first_from(
-            doubt_point(suspect),
-            self._config.verifiers,
-            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
-        )
+        chosen = self._table.verifiers(suspect, self._config.verifiers)
         return any(member.node == self._me for member in chosen)

@@ -4,6 +4,7 @@ import struct
 
 from meshd.clock import Instant
 from meshd.gossip.explanation import PastEvent
+from meshd.gossip.members import is_live
 from meshd.model import Incarnation, Member, MemberState, NodeId
 
 EVENTS_MAX = 32
@@ -75,6 +76,19 @@ class History:
     def forget(self, node: NodeId) -> None:
         """Drop what is known of a member. Idempotent."""
         self._events.pop(node, None)
+
+
+def reason_of(member: Member, before: Member | None, reason: str) -> str:
+    """What really happened, where the two records tell more than `reason` does."""
+    if before is None:
+        return reason
+    if before.epoch != member.epoch:
+        return RESTARTED
+    if is_live(member.state) < is_live(before.state):
+        return GOODBYE if member.state is MemberState.LEFT else reason
+    if member.incarnation > before.incarnation and member.state is MemberState.ALIVE:
+        return MOVED if before.state is MemberState.ALIVE else REFUTED
+    return reason
 
 
 def _id(packed: bytes) -> NodeId | None:

@@ -105,6 +105,7 @@ class ViewBuilder:
             node=node,
             name=told.name or node.hex(),
             address=member.address,
+            other=member.other,
             state=member.state,
             epoch=member.epoch,
             incarnation=member.incarnation,

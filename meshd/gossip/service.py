@@ -22,6 +22,7 @@ from meshd.gossip.effects import (
     ProbeCompleted,
     SendDatagram,
     StateChanged,
+    StreamPing,
 )
 from meshd.gossip.explanation import Explanation
 from meshd.gossip.inputs import (
@@ -37,11 +38,14 @@ from meshd.gossip.inputs import (
     PingRequested,
     QueryFired,
     RejoinRequested,
+    Resumed,
     StateSet,
+    StreamPinged,
 )
 from meshd.gossip.members import new_member
 from meshd.gossip.rows import MANIFEST_KEY, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
+from meshd.gossip.streams import StreamPinger, StreamPings
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
 from meshd.platform import Platform, ProtocolRunner
@@ -49,6 +53,8 @@ from meshd.view import ClusterView
 
 DRAIN_DATAGRAMS_MAX = 1_024
 LEAVE_HEARERS = 3
+SLEEP_S = 1.0
+"""From so long on a suspend counts as one; the two clocks drift apart by less."""
 _PUBLISH_INTERVAL_S = 0.02  # changes of members that come closer together are published as one
 _REFRESH_INTERVAL_S = 0.1  # loads and signs of life come with every packet: fewer views carry them
 _LEAVE_POLL_S = 0.02
@@ -69,10 +75,11 @@ class GossipService:
         node: NodeId,
         epoch: Epoch,
         bind: Address,
-        advertise: Callable[[Address], Address],
+        advertise: Callable[[Address], tuple[Address, ...]],
         config: GossipConfig,
         listener: Callable[[Effect], None],
         event_floor: int = 0,
+        streams: StreamPinger | None = None,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -82,10 +89,12 @@ class GossipService:
             node: own id.
             epoch: this run; above all earlier runs'.
             bind: where to listen; port 0 picks one.
-            advertise: from the bound address to the one that others are told.
+            advertise: from the bound address to the one that others are told, or two of them:
+                IPv4 and IPv6.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
             event_floor: Lamport time up to which an earlier run heard all users' events.
+            streams: pings a member over its call port, in the protocol's loop; closed with it.
 
         Raises:
             OSError: the address cannot be bound.
@@ -95,8 +104,8 @@ class GossipService:
         self._listener = listener
         self._endpoint = platform.open_datagram(bind, bytes_max=DATAGRAM_BYTES_MAX)
         self.bound = self._endpoint.address
-        self.address = advertise(self.bound)
-        me = new_member(node, epoch, self.address)
+        self.addresses = advertise(self.bound)
+        me = new_member(node, epoch, *self.addresses)
         rng = platform.random("gossip")
         self._swim = Swim(me, mesh, config, rng, self._clock.now(), event_floor=event_floor)
         self._rows = ViewBuilder(config)
@@ -107,7 +116,9 @@ class GossipService:
         self._subscribers: list[Callable[[ClusterView], None]] = []
         self._counters: Counter[str] = Counter()
         self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
+        self._asleep_s = self._clock.boot_s() - self._clock.now()
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
+        self._streams = StreamPings(streams, self._on_stream_pinged, self._counters)
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
         self.view = self._rows.build(self._swim)
@@ -176,10 +187,15 @@ class GossipService:
         """Tell how busy this node is."""
         self._submit(LoadSampled(load))
 
-    def set_address(self, address: Address) -> None:
-        """This node is reachable elsewhere from now on."""
-        self.address = address
-        self._submit(AddressChanged(address))
+    @property
+    def address(self) -> Address:
+        """Where others reach this node: the address that is told first."""
+        return self.addresses[0]
+
+    def set_address(self, *addresses: Address) -> None:
+        """This node is reachable elsewhere from now on; by IPv4 and IPv6 where two are given."""
+        self.addresses = addresses
+        self._submit(AddressChanged(*addresses))
 
     async def leave(self, timeout_s: Seconds) -> int:
         """Say goodbye; returns how often that was sent, once enough others were told."""
@@ -260,6 +276,10 @@ class GossipService:
             "health_score": self._swim.health,
         }
 
+    def only_by_stream(self) -> tuple[NodeId, ...]:
+        """Members that answer calls, but no datagram. Safe from any thread."""
+        return self._streams.only_by_stream()
+
     # Between the loops
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -303,6 +323,7 @@ class GossipService:
         for handle in (self._timer, self._publishing):
             if handle is not None:
                 handle.cancel()
+        await self._streams.close()
         self._endpoint.close()
 
     def _describe(self, entries: dict[str, bytes | None]) -> None:
@@ -325,11 +346,13 @@ class GossipService:
         return min(LEAVE_HEARERS, others)
 
     def _on_readable(self) -> None:
+        self._look_for_sleep()
         self._drain()
         self._arm()
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._look_for_sleep()
         # Mail first: whoever was stopped must hear the others before it judges them.
         due = self._swim.next_deadline()
         self._drain()
@@ -338,6 +361,15 @@ class GossipService:
             self.lag_s = now - due
             self._run(DeadlineReached(), now)
         self._arm()
+
+    def _look_for_sleep(self) -> None:
+        """Notice that the machine was suspended, before the mail or a timer is taken for news."""
+        now = self._clock.now()
+        asleep_s = self._clock.boot_s() - now
+        slept_s, self._asleep_s = asleep_s - self._asleep_s, asleep_s
+        if slept_s >= SLEEP_S:
+            self._counters["suspends"] += 1
+            self._run(Resumed(slept_s), now)
 
     def _drain(self) -> None:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
@@ -379,9 +411,11 @@ class GossipService:
             self._counters[f"rejected_{effect.reason}"] += 1
         elif isinstance(effect, ProbeCompleted):
             self._counters["probes_ok" if effect.succeeded else "probes_failed"] += 1
+            self._streams.on_probe_completed(effect)
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+            self._streams.on_member_changed(effect)
         elif isinstance(effect, StateChanged):
             for reader, (node, key) in self._readers.items():
                 if not reader.done() and self._swim.value_of(node, key) is not None:
@@ -391,7 +425,12 @@ class GossipService:
                 # A late answer to an earlier question is older than this one.
                 if not answer.done() and now - effect.rtt_s >= asked_at - _ROUNDING_S:
                     answer.set_result(effect.rtt_s)
+        elif isinstance(effect, StreamPing):
+            self._streams.start(effect)
         self._listener(effect)
+
+    def _on_stream_pinged(self, event: StreamPinged) -> None:
+        self._step(event)
 
     def _publish(self) -> None:
         if self._publishing is not None:

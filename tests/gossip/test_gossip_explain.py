@@ -173,10 +173,10 @@ def test_lateness_that_a_member_told_of_makes_the_doubt_longer_and_says_so():
 
 
 def test_in_a_crowd_of_suspects_doubts_last_longer_and_say_so():
-    fabric = meshed(12)
+    fabric = meshed(20)
     node = fabric.nodes[0]
     fabric.drop = lambda _a, _b: True
-    for subject in range(2, 12):
+    for subject in range(2, 20):
         tell(fabric, node, fabric.nodes[1], *doubt(fabric, subject, 1))
 
     def crowded() -> list[Doubt]:

@@ -5,8 +5,14 @@ import hashlib
 import os
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from meshd.errors import UsageError
 from meshd.security import files
@@ -40,7 +46,9 @@ def test_the_key_file_is_private_and_no_other_file_stays(tmp_path):
 
 
 def test_the_private_key_is_not_in_the_repr(tmp_path):
-    assert "private" not in repr(load_or_create(tmp_path)).lower()
+    identity = load_or_create(tmp_path)
+    assert "seed" not in repr(identity)
+    assert repr(identity.seed) not in repr(identity)
 
 
 def test_a_key_that_others_can_read_is_narrowed(tmp_path, caplog):
@@ -51,16 +59,48 @@ def test_a_key_that_others_can_read_is_narrowed(tmp_path, caplog):
     assert "node_key_was_open" in caplog.text
 
 
+def _pem(key):
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def test_the_key_file_is_the_one_that_cryptography_writes(tmp_path):
+    identity = load_or_create(tmp_path)
+    written = (tmp_path / "node.key").read_bytes()
+    key = load_pem_private_key(written, password=None)
+    assert _pem(key) == written
+    assert key.public_key().public_bytes_raw() == identity.public_key
+    assert key.private_bytes_raw() == identity.seed
+
+
+@pytest.mark.parametrize(
+    "retouch",
+    [bytes, lambda pem: pem.replace(b"\n", b"\r\n"), lambda pem: b"# my node\n" + pem],
+    ids=["as-we-write-it", "other-line-ends", "with-a-comment"],
+)
+def test_a_key_that_another_tool_wrote_is_taken(tmp_path, retouch):
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "node.key").write_bytes(retouch(_pem(key)))
+    assert load_or_create(tmp_path).public_key == key.public_key().public_bytes_raw()
+
+
 def _foreign_key():
-    return X25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    return _pem(X25519PrivateKey.generate())
+
+
+_NOT_BASE64 = b"-----BEGIN PRIVATE KEY-----\n%%%\n-----END PRIVATE KEY-----\n"
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"garbage", b"\xff\xfe\x00", b"-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n", _foreign_key()],
-    ids=["empty", "text", "binary", "cut", "other-algorithm"],
+    [
+        b"",
+        b"garbage",
+        b"\xff\xfe\x00",
+        b"-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n",
+        _foreign_key(),
+        _NOT_BASE64,
+    ],
+    ids=["empty", "text", "binary", "cut", "other-algorithm", "not-base64"],
 )
 def test_a_damaged_key_is_kept_aside_and_replaced(tmp_path, caplog, content):
     (tmp_path / "node.key").write_bytes(content)
