@@ -25,7 +25,7 @@ REASONS = (
 def event(ago_s, state, incarnation, reason, accuser=None, teller=None):
     return {
         "ago_s": ago_s, "wall_ms": 1, "state": state, "incarnation": incarnation,
-        "reason": reason, "accuser": accuser, "teller": teller,
+        "reason": reason, "accuser": accuser, "sponsor": None, "teller": teller,
     }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def explained(state="suspect", history=(), **more):
         "incarnation": 4, "history": list(history), "doubt": None,
         "evidence": {
             "heard_s": 4.1, "reachable": True, "lag_s": 0.0, "gone_s": None, "forgotten_in_s": None,
+            "sponsor": None,
             "probe": {"ago_s": 2.1, "result": "no answer", "rtt_ms": None},
         },
         "observer": {**A, "health_score": 0, "health_max": 8, "lag_s": 0.0},
@@ -148,6 +149,14 @@ def test_each_event_is_told_in_words(reason, accuser, teller, text):
     assert belief.happened(told, explained(), NAMES) == text
 
 
+def test_a_newcomer_says_who_vouched_for_it():
+    for teller, text in ((B, "told by lab-b, vouched for by lab-a"), (A, "told by lab-a")):
+        told = {**event(1, "alive", 1, core.HEARD_OF, None, teller), "sponsor": A}
+        assert belief.happened(told, explained(), NAMES) == f"first heard of, {text}"
+    itself = {**event(1, "alive", 1, core.RESTARTED), "sponsor": A}
+    assert belief.happened(itself, explained(), NAMES) == "restarted, vouched for by lab-a"
+
+
 def test_every_reason_of_the_core_has_its_words():
     assert set(belief.REASONS) == set(REASONS) == set(core._REASONS)
 
@@ -160,12 +169,14 @@ def test_two_nodes_of_one_name_are_told_apart_by_their_ids():
 
 def test_what_was_seen_first_hand_is_told_as_far_as_it_is_known():
     probe = {"ago_s": 0.5, "result": "answered", "rtt_ms": 0.8}
-    told = belief.evidence({"evidence": {"probe": probe, "reachable": True, "lag_s": 0.4}})
+    seen = {"probe": probe, "reachable": True, "lag_s": 0.4, "sponsor": B}
+    told = belief.evidence({"evidence": seen}, NAMES)
     assert told.splitlines() == [
         "answered in 0.8 ms to the own probe that ended 0.5s ago",
         "reads its mail up to 400 ms late, as it says",
+        "met and vouched for by lab-b",
     ]
-    assert belief.evidence({}) == ""
+    assert belief.evidence({}, NAMES) == ""
 
 
 @pytest.mark.parametrize(
