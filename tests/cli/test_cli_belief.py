@@ -155,6 +155,8 @@ def test_a_newcomer_says_who_vouched_for_it():
         assert belief.happened(told, explained(), NAMES) == f"first heard of, {text}"
     itself = {**event(1, "alive", 1, core.RESTARTED), "sponsor": A}
     assert belief.happened(itself, explained(), NAMES) == "restarted, vouched for by lab-a"
+    known = {**event(1, "alive", 1, core.REFUTED), "sponsor": A}
+    assert belief.happened(known, explained(), NAMES) == "refuted"
 
 
 def test_every_reason_of_the_core_has_its_words():
@@ -191,6 +193,12 @@ def test_who_is_ill_itself_says_so(health, lag_s, text):
     told = belief.observer({"observer": who}, NAMES)
     assert told == f"lab-a, {text}: maybe it is this node that is slow"
     assert belief.observer({}, NAMES) == ""
+
+
+def test_a_little_lateness_is_told_without_a_doubt_about_oneself():
+    who = {**A, "health_score": 0, "health_max": 8, "lag_s": 0.02}
+    told = belief.observer({"observer": who}, NAMES)
+    assert told == "lab-a, health 0 of 8 (0 is well), reads its mail up to 20.0 ms late"
 
 
 def test_a_long_history_is_cut_at_the_old_end():
