@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Monotonic seconds; what every protocol decision is taken by."""
         ...
 
+    def boot_s(self) -> float:
+        """Seconds that also pass while the machine is suspended, in which `now` may stand still."""
+        ...
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970 UTC; for epochs, logs and certificates alone."""
         ...

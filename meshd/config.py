@@ -60,7 +60,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "0.0.0.0:6374"
     advertise: Annotated[
         str,
-        _about("IP address[:port] told to others, where they cannot reach `bind` as it is."),
+        _about(
+            "IP address[:port] told to others, where they cannot reach `bind` as it is; one IPv4"
+            " and one IPv6 address may be given, separated by a comma."
+        ),
     ] = ""
     join: Annotated[
         tuple[str, ...],

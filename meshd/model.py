@@ -71,6 +71,8 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
     `lag` is how late it reads its mail by its own word, in steps of 20 ms (`meshd.gossip.lag`).
     `digest` is 8 bytes over its whole state at `state_version`; empty where that is not known.
+    `address` is the one that the table's owner uses; `other` is where the member is reached by the
+    other IP version, if it is.
     """
 
     node: NodeId
@@ -81,6 +83,11 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state_version: int = 0
     lag: int = 0
     digest: bytes = b""
+    other: Address | None = None
+
+    def is_at(self, address: Address) -> bool:
+        """Whether the member says that it is reached there."""
+        return address in (self.address, self.other)
 
 
 def is_name(text: str) -> bool:

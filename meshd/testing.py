@@ -348,7 +348,9 @@ class Cluster:
             await asyncio.sleep(POLL_S)
 
     async def settled(self, *, within_s: float = SETTLED_WITHIN_S) -> None:
-        """Wait until the running nodes believe exactly each other alive, capabilities included.
+        """Wait until the running nodes believe exactly each other alive, and all can be called.
+
+        Capabilities are known then, and nobody's last probe of another is unanswered.
 
         Raises:
             TimeoutError: they did not; the message names one who misses one.
@@ -367,6 +369,8 @@ class Cluster:
             for name, offers in offered.items():
                 if name not in alive:
                     return f"{node.name} does not believe {name} alive"
+                if not alive[name].reachable:
+                    return f"{node.name} had no answer from {name} yet"
                 if {c.name for c in alive[name].capabilities} != offers:
                     return f"{node.name} does not know what {name} offers"
             for name in alive:

@@ -10,15 +10,40 @@ from meshd.clock import Instant, Seconds
 from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """Why a suspect is one, and how much longer.
+
+    `accusers` are the nodes whose own probes failed, the first one first, `retracted` those that
+    took it back; `confirmations` count the opinions that stand beyond the first, and `needed` (K)
+    of them bring the doubt down from `longest_s` (T_max) to `shortest_s` (T_min). `lag_s` is how
+    late the suspect reads its mail by its own word: both bounds are longer by twice that. In a
+    crowd of suspects they are longer, too. After `is_last_called` two others have been asked.
+    """
+
+    accusers: tuple[NodeId, ...]
+    retracted: tuple[NodeId, ...]
+    confirmations: int
+    needed: int
+    since: Instant
+    deadline: Instant
+    shortest_s: Seconds
+    longest_s: Seconds
+    lag_s: Seconds = 0.0
+    is_crowd: bool = False
+    is_last_called: bool = False
+
+
 class Peer(msgspec.Struct, frozen=True):
     """A member as routing sees it: member, node state, load, and what this node measured itself.
 
+    `address` is where this node reaches it, `other` its address of the other IP version, if any;
     `heard_at` is when this node last had first-hand word of it or a fresh load record; `load_at`
     when the load record was received; `rtt_s` a moving average of probe round trips, or None;
     `rtt_estimate_s` what network coordinates say of it, right or wrong by the share
     `rtt_estimate_error`, or None while they say nothing;
     `reachable` is false from the first unanswered probe round until it is heard again: local
-    knowledge that is never gossiped, on which routing stops at once.
+    knowledge that is never gossiped, on which routing stops at once; `doubt` is why it
+    is suspected, and None while it is not.
     """
 
     node: NodeId
@@ -35,14 +60,20 @@ class Peer(msgspec.Struct, frozen=True):
     rtt_s: float | None = None
     reachable: bool = True
     version: str = ""
+    other: Address | None = None
     signals: Mapping[str, float] = {}
     rtt_estimate_s: float | None = None
     rtt_estimate_error: float | None = None
+    doubt: Doubt | None = None
 
     @property
     def distance_s(self) -> Seconds | None:
         """The round trip: as measured, else as estimated, else unknown."""
         return self.rtt_estimate_s if self.rtt_s is None else self.rtt_s
+
+    def is_at(self, address: Address) -> bool:
+        """Whether it says that it is reached there."""
+        return address in (self.address, self.other)
 
     def age(self, now: Instant) -> Seconds | None:
         """Seconds since it was last heard; None if it never was."""
@@ -96,6 +127,15 @@ class ClusterView:
     def named(self, name: str) -> tuple[Peer, ...]:
         """Peers whose name or 16-digit id is `name`. Names are labels and may clash."""
         return tuple(p for p in self.peers if p.name == name or p.node.hex() == name)
+
+    @cached_property
+    def clashes(self) -> Mapping[str, tuple[Peer, ...]]:
+        """Names that several nodes bear of which none is dead or has left, and those nodes."""
+        bearers: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            if peer.state <= MemberState.SUSPECT:
+                bearers.setdefault(peer.name, []).append(peer)
+        return {name: tuple(peers) for name, peers in bearers.items() if len(peers) > 1}
 
     def in_state(self, state: MemberState) -> Iterator[Peer]:
         """Peers believed to be in `state`."""

@@ -21,17 +21,22 @@ from meshd.clock import Instant
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
+from meshd.gossip.dialects import Dialects
 from meshd.gossip.documents import Documents
+from meshd.gossip.doors import Doors
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ProbeCompleted
 from meshd.gossip.events import EventPlane
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Ack, Join, Records, Update
 from meshd.gossip.prober import Prober
 from meshd.gossip.recent import RecentEvents
+from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import StateStore
 from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.swim import Swim
 from meshd.gossip.sync import Exchange
+from meshd.gossip.trust import Trust
 from meshd.model import Address, Member, MemberState, MeshId, NodeId
 from sim.build import require_pure
 
@@ -213,8 +218,8 @@ def _strict(original: Any) -> Any:
 def _generous(original: Any) -> Any:
     """Who joins with too short a question is answered all the same."""
 
-    def on_join(self: Exchange, join: Join, source: NodeId, address: Address) -> None:
-        original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address)
+    def on_join(self: Exchange, join: Join, source: NodeId, address: Address, now: Instant) -> None:
+        original(self, Join(join.sequence, bytes(JOIN_PADDING_BYTES)), source, address, now)
 
     return on_join
 
@@ -247,8 +252,9 @@ def _forgets_epoch(original: Any) -> Any:
 
 
 def _any_mesh(original: Any) -> Any:
-    def decode_any(data: bytes, mesh: MeshId) -> Any:
-        return original(data, MeshId(data[_MESH_AT:_MESH_END]) if len(data) > _MESH_END else mesh)
+    def decode_any(data: bytes, mesh: MeshId, **options: Any) -> Any:
+        its = MeshId(data[_MESH_AT:_MESH_END]) if len(data) > _MESH_END else mesh
+        return original(data, its, **options)
 
     return decode_any
 
@@ -262,6 +268,24 @@ def _garbled(original: Any) -> Any:
         original(outbox, to, address, body[:-1] if sent % 50 == 0 else body)
 
     return put
+
+
+def _accepts(_original: Any) -> Any:
+    def accepts(*_args: Any, **_options: Any) -> bool:
+        return True
+
+    return accepts
+
+
+def _credulous(_original: Any) -> Any:
+    """Unproven news is taken in like a member's."""
+
+    def on_unproven_news(
+        self: Trust, updates: Any, _source: NodeId, address: Address, now: Instant
+    ) -> None:
+        self._beliefs.hear_all(tuple(updates), address, now)
+
+    return on_unproven_news
 
 
 MUTATIONS = (
@@ -281,7 +305,7 @@ MUTATIONS = (
              "split"),
     Mutation("no_confirmation", "further opinions do not shorten a doubt", Suspicion, "confirm",
              _refuses, "crash"),
-    Mutation("no_verifiers", "nobody verifies a doubt at once", Beliefs, "_is_verifier", _refuses,
+    Mutation("no_verifiers", "nobody verifies a doubt at once", Doubts, "_is_verifier", _refuses,
              "crash"),
     Mutation("state_ignored", "at one incarnation the last word heard wins", beliefs_module,
              "join", _state_ignored, "swarm"),
@@ -321,6 +345,20 @@ MUTATIONS = (
              "goodbyes"),
     Mutation("any_mesh", "datagrams of other meshes are let in", swim_module, "decode", _any_mesh,
              "two_meshes"),
+    Mutation("credulous", "news of strangers is believed", Trust, "on_unproven_news", _credulous,
+             "forged_newcomers"),
+    Mutation("any_address", "a member's word counts from any address", Exchange, "is_at", _accepts,
+             "forged_records"),
+    Mutation("no_denial", "a sponsor bears with guests that it never met", Sponsors,
+             "is_false_claim", _refuses, "false_guests"),
+    Mutation("open_doors", "every datagram of a flood is looked at", Doors, "lets_in", _accepts,
+             "join_flood"),
+    Mutation("all_welcome", "every join of a flood is welcomed", Doors, "may_join", _accepts,
+             "join_flood"),
+    Mutation("no_probe_limit", "every stranger is asked who it is", Doors, "may_probe", _accepts,
+             "join_flood"),
+    Mutation("oldest_only", "what version others speak is not noticed", Dialects, "heard",
+             _nothing, "third_version"),
     Mutation("garbled", "every fiftieth datagram lacks its last byte", outbox_module.Outbox, "_put",
              _garbled, "crash"),
     Mutation("echoed", "users' events that are known are taken again", RecentEvents, "knows",

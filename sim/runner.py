@@ -10,6 +10,7 @@ from meshd.gossip.config import profile
 from sim.faults import At
 from sim.invariants.checkers import NOBODY, Violation, safety
 from sim.invariants.eventual import Eventual, ViewsConverge
+from sim.invariants.hostile import under_fire
 from sim.invariants.liveness import liveness
 from sim.invariants.replies import wire
 from sim.metrics import Metrics
@@ -54,6 +55,7 @@ class Judge:
         self._checkers = [
             *safety(self.world, self._found),
             *wire(self.world, self._found),
+            *under_fire(self.world, self._found),
             *liveness(self.world, self._found),
         ]
         self.metrics = Metrics(self.world)

@@ -13,12 +13,14 @@ from meshd.gossip.codec import FLAG_LOAD, HEADER_BYTES, LOAD_BYTES, PROTOCOL_VER
 from meshd.gossip.messages import (
     Delta,
     DocumentPart,
+    Join,
     Message,
     StateChange,
     StateEntry,
     Update,
     Wanted,
     WantedDocument,
+    Welcome,
 )
 
 NEW_KIND = 100
@@ -26,6 +28,7 @@ NEW_KIND_EVERY = 17
 NEW_HEADER_EVERY = 29
 _NEW_FIELD = (1, b"next", (2,))
 _NEW_NUMBER = 7
+_TIMELESS = tuple(int(kind.__struct_config__.tag or 0) for kind in (Join, Welcome))
 _KINDS: dict[int, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _NESTED: dict[str, Any] = {
     "updates": Update, "record": Update, "wanted": Wanted, "deltas": Delta, "entries": StateEntry,
@@ -48,7 +51,7 @@ class Newer:
         if self._count % NEW_KIND_EVERY == 0:
             at = body_at(data)
             said.append(data[:at] + msgpack.packb((NEW_KIND, _NEW_FIELD)))
-        if self._count % NEW_HEADER_EVERY == 0:
+        if self._count % NEW_HEADER_EVERY == 0 and kind_of(data) not in _TIMELESS:
             said.append(bytes((PROTOCOL_VERSION + 1,)) + data[1:])
         return tuple(said)
 
@@ -91,8 +94,9 @@ def _grow(fields: list[Any], kind: Any, extra: Any, *, nested: bool) -> list[Any
 
 
 def _grow_inner(name: str, value: Any, inner: Any) -> Any:
-    if value is None:
-        return None
+    if not isinstance(value, list):
+        # None, or a number that is called as the fields of another kind are.
+        return value
     if name in {"record", "delta"}:
         return _grow(value, inner, _NEW_NUMBER, nested=True)
     return [_grow(each, inner, _NEW_NUMBER, nested=True) for each in value]

@@ -13,7 +13,8 @@ from itertools import count
 
 from meshd.clock import Instant
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import Effect, SendDatagram
+from meshd.gossip.dialects import Versions
+from meshd.gossip.effects import Effect, SendDatagram, StreamPing
 from meshd.gossip.inputs import (
     DatagramReceived,
     DeadlineReached,
@@ -22,6 +23,7 @@ from meshd.gossip.inputs import (
     LeaveRequested,
     LoadSampled,
     RejoinRequested,
+    StreamPinged,
 )
 from meshd.gossip.members import MemberTable, Summary, new_member
 from meshd.gossip.swim import Swim
@@ -42,6 +44,8 @@ RECEIVE_BUFFER_DATAGRAMS = 1_024
 SEEK_INTERVAL_S = 3.0
 """When a newcomer tries its known addresses again; each further time it waits twice as long."""
 SEEK_INTERVAL_MAX_S = 30.0
+STREAM_PING_S = 0.005
+"""A connection, a question and an answer."""
 _NEVER = float("inf")
 _EARLY_S = 1e-9
 
@@ -60,7 +64,7 @@ class Host:
         "address", "armed_at", "asleep", "busy_until", "bytes_sent", "cost_s", "down_since",
         "epoch", "event_floor", "id", "inbox", "index", "joined", "late_s", "leaving", "left_at",
         "mesh", "offset_s", "packets_sent", "paused_at", "read_at", "runs", "saved_epoch", "seeds",
-        "speak", "started_at", "stopped", "swim", "wall_s",
+        "speak", "started_at", "stopped", "swim", "versions", "wall_s",
     )  # fmt: skip
 
     def __init__(self, index: int, mesh: MeshId) -> None:
@@ -74,6 +78,7 @@ class Host:
         self.saved_epoch = EPOCH_START_MS - 1
         self.event_floor = 0
         self.speak: Speak | None = None
+        self.versions = Versions()
         self.paused_at = LONG_AGO_S
         self.runs = 0
         self.started_at = START_S
@@ -144,6 +149,7 @@ class World(Calm):
         shape: Shape | None = None,
         config: GossipConfig | None = None,
         meshes: int = 1,
+        streams: bool = False,
     ) -> None:
         """Lay out `nodes` hosts; none of them runs yet.
 
@@ -153,11 +159,15 @@ class World(Calm):
             shape: the network's links; uniform 0.5 to 1.5 ms without loss if not given.
             config: the protocol's numbers; the lan profile if not given.
             meshes: how many separate meshes share the network, node i in mesh i modulo this.
+            streams: whether pings over the call port are answered: TCP reaches whom no cut hides
+                and who reads at once, whatever the share of datagrams that is lost. Off, so that
+                experiments compare datagrams alone.
         """
         super().__init__(LONG_AGO_S, START_S)
         self.seed = seed
         self.now = START_S
         self.config = config or profile("lan")
+        self.streams = streams
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
         self.trace = Trace(MESH, START_S)
         self.hosts = [Host(index, mesh_id(index % meshes)) for index in range(nodes)]
@@ -175,6 +185,8 @@ class World(Calm):
         """What the step under way answers; None if nobody asked."""
         self.unruly: dict[NodeId, None] = {}
         """Ids whose epochs may fall, or which two processes use."""
+        self.invented: dict[NodeId, float] = {}
+        """Ids of nobody that forgers spread, and since when: tables may hold them for a moment."""
         self.clones: list[Host] = []
         """Further processes under an id of one of `hosts`."""
         self.is_visited = False
@@ -248,8 +260,10 @@ class World(Calm):
         table = WatchedTable(host, self.on_change, self._base, self._rows, self._summary)
         me = new_member(host.id, Epoch(host.epoch), host.address)
         rng = self.random(f"node/{host.index}/{host.runs}")
-        floor = host.event_floor
-        host.swim = Swim(me, host.mesh, self.config, rng, self._local(host), table, floor)
+        host.swim = Swim(
+            me, host.mesh, self.config, rng, self._local(host), table, host.versions,
+            host.event_floor,
+        )  # fmt: skip
         self.rearm(host)
         if seeds is not None:
             for tell in self.on_start:
@@ -495,6 +509,8 @@ class World(Calm):
             if type(effect) is SendDatagram:
                 self._send(host, effect)
             else:
+                if self.streams and type(effect) is StreamPing:
+                    self._ping_by_stream(host, effect)
                 for tell in self.on_effect:
                     tell(host, effect)
         if not host.joined and swim.members.live > 1:
@@ -505,6 +521,21 @@ class World(Calm):
             look(host)
         if swim is host.swim:
             self._arm(host, swim)
+
+    def _ping_by_stream(self, host: Host, effect: StreamPing) -> None:
+        target, run = self._by_address.get(effect.address), host.runs
+        if target is None or target.swim is None or target.asleep or target.late_s is not None:
+            return
+        here, there = host.index, target.index
+        if self.network.is_cut(here, there) or self.network.is_cut(there, here):
+            return
+        ok = target.id == effect.node
+
+        def answer() -> None:
+            if host.runs == run and not host.asleep:
+                self.step(host, StreamPinged(effect.node, effect.sequence, ok))
+
+        self.call_at(self.now + STREAM_PING_S, answer)
 
     def _send(self, host: Host, effect: SendDatagram) -> None:
         for tell in self.on_send:

@@ -4,13 +4,12 @@ from typing import Any
 
 import click
 
-from meshd.cli import nodes
+from meshd.cli import belief, nodes
+from meshd.cli.belief import Names
 from meshd.cli.nodes import Row
 from meshd.cli.options import complete_nodes, connection_options, examples, json_option
 from meshd.cli.output import Palette, age, escape, fields, latency, percent
 from meshd.cli.session import Session, current, emit, emit_json
-
-HISTORY_SHOWN_MAX = 20
 
 
 @click.command(
@@ -28,41 +27,45 @@ HISTORY_SHOWN_MAX = 20
 def command(session: Session, *, node: str | None, as_json: bool) -> None:
     """Show everything known of NODE (a name or an id; default: this node).
 
-    With the history: when it changed state, and who said so.
+    With what that rests on: who doubts it and when the doubt ends, what this node saw itself, and
+    the history: when its state changed, at which incarnation, and who said so.
     """
-    document = gather(session, node)
+    rows: list[Row] = session.call("peers")["nodes"]
+    document = gather(session, rows, node)
     if as_json:
         emit_json(document)
     else:
-        emit(lines(document, session.palette()))
+        emit(lines(document, Names(rows), session.palette()))
 
 
-def gather(session: Session, wanted: str | None) -> dict[str, Any]:
-    """The node's row, history and manifests in one document; of this node its own words too."""
-    rows: list[Row] = session.call("peers")["nodes"]
+def gather(session: Session, rows: list[Row], wanted: str | None) -> dict[str, Any]:
+    """The node's row, belief and manifests in one document; of this node its own words too."""
     own = [row for row in rows if row.get("self")]
     row = own[0] if wanted is None and own else nodes.find(rows, wanted or "self")
     known = session.call("capabilities", {"node": row["id"]})
     document = {
-        "schema": "meshd.node/1",
+        "schema": "meshd.node/2",
         "node": row,
         "capabilities": known["capabilities"],
-        "history": session.call("explain", {"node": row["id"]})["history"],
+        "belief": session.call("explain", {"node": row["id"]}),
     }
     if row.get("self"):
         document["info"] = session.call("info")
     return document
 
 
-def lines(document: dict[str, Any], palette: Palette) -> list[str]:
+def lines(document: dict[str, Any], names: Names, palette: Palette) -> list[str]:
     """The document for people."""
-    row = document["node"]
+    row, believed = document["node"], document["belief"]
     own = document.get("info") or {}
-    state = nodes.state_cell(row)
-    remarks = nodes.remarks(row)
+    state = palette.paint(*nodes.state_cell({**row, "state": believed.get("state")}))
+    # What the doubt is, the line says itself.
+    remarks = nodes.remarks({**row, "doubt": None})
+    standing = " ".join(part for part in (state, belief.standing(believed, names)) if part)
     pairs = [
         ("node", f"{nodes.label(row)}  ({escape(row.get('id', '?'))})"),
-        ("state", f"{palette.paint(*state)}  {remarks}".rstrip()),
+        ("state", f"{standing}  {remarks}".rstrip()),
+        ("doubt", belief.duration(believed)),
         ("mesh", escape(own.get("mesh", ""))),
         ("agent", escape(own.get("agent", ""))),
         ("address", nodes.address(row)),
@@ -71,10 +74,12 @@ def lines(document: dict[str, Any], palette: Palette) -> list[str]:
         ("incarnation", f"{row.get('incarnation', '?')}  epoch {row.get('epoch', '?')}"),
         ("up", age(own["uptime_s"]) if "uptime_s" in own else ""),
         ("heard", "" if row.get("self") else f"{nodes.seen(row)} ago, rtt {nodes.round_trip(row)}"),
+        ("seen", "" if row.get("self") else belief.evidence(believed)),
         ("distance", nodes.estimate(row)),
+        ("observer", belief.observer(believed, names)),
         ("load", _load(row)),
         ("offers", "\n".join(_capability(c) for c in document["capabilities"]) or "nothing"),
-        ("history", _history(document["history"])),
+        ("history", "" if row.get("self") else belief.history(believed, names)),
     ]
     return fields(pairs, palette)
 
@@ -93,10 +98,3 @@ def _capability(capability: dict[str, Any]) -> str:
     text = f"{escape(capability.get('name', '?'))} {escape(capability.get('version', ''))}".rstrip()
     description = escape(" ".join(str(capability.get("description") or "").split()))
     return f"{text}  {description}".rstrip()
-
-
-def _history(history: list[str]) -> str:
-    shown = [escape(line) for line in history[-HISTORY_SHOWN_MAX:]]
-    if len(history) > len(shown):
-        shown.insert(0, f"… {len(history) - len(shown)} earlier lines: --json")
-    return "\n".join(shown) or "nothing recorded"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from meshd.cli.belief import countdown
 from meshd.cli.output import NONE, STATE_STYLES, Cell, age, escape, latency, percent
 from meshd.errors import NoCandidateError, UsageError
 
@@ -17,9 +18,17 @@ def address(row: Row) -> str:
     return f"[{host}]:{row.get('port')}" if ":" in host else f"{host}:{row.get('port')}"
 
 
+ID_DIGITS_SHOWN = 4
+
+
 def label(row: Row) -> str:
-    """The node's name, or its id where it has none; this node is marked by `*`."""
+    """The node's name, or its id where it has none; this node is marked by `*`.
+
+    A name that other nodes bear, too, is followed by the first digits of the id.
+    """
     name = escape(row.get("name") or row.get("id") or "?")
+    if row.get("name_shared"):
+        name += f" ({escape(row.get('id') or '?')[:ID_DIGITS_SHOWN]})"
     return f"{name} *" if row.get("self") else name
 
 
@@ -67,6 +76,8 @@ def remarks(row: Row) -> str:
     """What is unusual about it, in words, or nothing."""
     load = row.get("load") or {}
     words = [word for word in ("full", "draining") if load.get(word)]
+    if row.get("state") == "suspect" and row.get("doubt"):
+        words = [*countdown(row["doubt"]), *words]
     if load and load.get("ready") is False:
         words.insert(0, "not ready")
     if row.get("state") in {"alive", "suspect"}:

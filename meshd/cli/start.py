@@ -24,7 +24,13 @@ _FLAGS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--name",), {"help": "Label of this node. Default: the host's name."}),
     (("--mesh",), {"help": "Name of the mesh; nodes of other meshes are ignored."}),
     (("--bind",), {"metavar": "ADDR[:PORT]", "help": "Where to listen; port 0 picks a free one."}),
-    (("--advertise",), {"metavar": "ADDR[:PORT]", "help": "The address that others shall use."}),
+    (
+        ("--advertise",),
+        {
+            "metavar": "ADDR[:PORT]",
+            "help": "The address that others shall use (or one of each IP version, with a comma).",
+        },
+    ),
     (("--join",), {"metavar": "HOST[:PORT]", "multiple": True, "help": "A node of the mesh."}),
     (("--peers-file",), {"metavar": "FILE", "help": "File with one HOST[:PORT] a line."}),
     (("--mdns/--no-mdns",), {"default": None, "help": "Find nodes on the local network."}),

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from meshd.daemon.doctor import diagnose
+from meshd.daemon.doctor import diagnose, only_by_stream
+from meshd.daemon.explaining import explain_shape
 from meshd.daemon.methods import Nothing
+from meshd.daemon.naming import clash_notes, the_one
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
@@ -134,6 +136,11 @@ class ControlMethods:
             problems.append(node.state.problem)
         if node.lag_s > LAG_PROBLEM_S:
             problems.append(f"the main loop was blocked for {node.lag_s:.1f} s")
+        problems += clash_notes(node.view())
+        blocked = only_by_stream(node)
+        if blocked:
+            names = ", ".join(blocked[:5])
+            problems.append(f"one-way or blocked UDP: {names} answer calls but no datagrams")
         statuses = node.finding.statuses()
         finding = [s for s in statuses if s.state is SourceState.OK]
         problems += [
@@ -143,32 +150,15 @@ class ControlMethods:
         ]
         return problems
 
-    def _find(self, text: str) -> Peer:
-        """The one member of that name or id.
-
-        Raises:
-            NoCandidateError: none, or several.
-        """
-        found = self._node.view().named(text)
-        # A node that lost its key came back as somebody new: its old self is not meant.
-        found = tuple(p for p in found if p.state <= MemberState.SUSPECT) or found
-        if len(found) > 1:
-            ids = ", ".join(f"{p.node.hex()} ({p.address})" for p in found)
-            raise UsageError(f"{len(found)} nodes are named {text!r}", hint=f"use an id: {ids}")
-        if not found:
-            raise NoCandidateError(f"no node {text!r} is known", hint="see meshd peers")
-        return found[0]
-
     async def _explain(self, params: ExplainParams, context: CallContext) -> dict[str, Any]:
         del context
-        peer = self._find(params.node)
-        now = self._node.clock.now()
-        lines = await self._node.gossip.explain(peer.node)
-        return {
-            "schema": "meshd.explain/1",
-            "node": peer.node.hex(),
-            "history": [f"{now - at:.1f} s ago: {text}" for at, text in lines],
-        }
+        node = self._node
+        peer = the_one(node.view(), params.node)
+        found = await node.gossip.explain(peer.node)
+        if found is None:
+            hint = "its record was just dropped; see meshd peers"
+            raise NoCandidateError(f"no node {params.node!r} is known any more", hint=hint)
+        return explain_shape(found, node.view(), node.clock.now(), node.clock.wall_ms())
 
     async def _join(self, params: JoinParams, context: CallContext) -> dict[str, Any]:
         """Join through these seeds, and wait a little for the first of them."""
@@ -187,7 +177,8 @@ class ControlMethods:
         if not addresses:
             hint = "check the spelling, or give an IP address"
             raise UsageError("no seed can be resolved: " + "; ".join(faults), hint=hint)
-        others = [a for a in addresses if a not in {node.address, node.gossip.bound}]
+        own = {*node.gossip.addresses, node.gossip.bound}
+        others = [a for a in addresses if a not in own]
         if not others:
             hint = "give the address of another node; see it there: meshd status"
             raise UsageError(f"{addresses[0]} is this node itself", hint=hint)
@@ -198,7 +189,7 @@ class ControlMethods:
         def joined(view: ClusterView) -> int:
             """Seeds that are members now; one that tells another address than ours is news."""
             alive = _alive(view)
-            known = sum(1 for address in others if address in alive.values())
+            known = sum(1 for a in others if any(p.is_at(a) for p in alive.values()))
             return known or min(len(others), len(alive.keys() - before))
 
         view = await node.wait_view(lambda v: joined(v) > 0, JOIN_WAIT_S)
@@ -235,7 +226,7 @@ class ControlMethods:
             raise UsageError(f"probe: no way {params.via!r}", hint="via is rpc or udp")
         if not 1 <= params.count <= PROBES_MAX or not 0 <= params.interval_s <= 3_600:
             raise UsageError(f"probe: count 1 .. {PROBES_MAX}, interval_s 0 .. 3600")
-        peer = self._find(params.node)
+        peer = the_one(self._node.view(), params.node)
         if params.via == "udp" and peer.node == self._node.node_id:
             hint = "ask it by a call: meshd ping --via rpc"
             raise UsageError(f"{peer.name} is this node: it sends itself no datagrams", hint=hint)
@@ -262,6 +253,6 @@ class ControlMethods:
         return {"rtt_ms": round(rtt_s * 1_000, 3)}
 
 
-def _alive(view: ClusterView) -> dict[NodeId, Address]:
-    """The other members that live, and where."""
-    return {p.node: p.address for p in view.in_state(MemberState.ALIVE) if p.node != view.me}
+def _alive(view: ClusterView) -> dict[NodeId, Peer]:
+    """The other members that live."""
+    return {p.node: p for p in view.in_state(MemberState.ALIVE) if p.node != view.me}

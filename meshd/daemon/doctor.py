@@ -4,9 +4,11 @@ import asyncio
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from meshd.daemon.naming import clash_notes
 from meshd.discovery.address import is_loopback
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError
+from meshd.gossip.dialects import Versions
 from meshd.model import MemberState
 from meshd.view import Peer
 
@@ -32,7 +34,10 @@ async def diagnose(node: "Node", *, deep: bool) -> list[Check]:
         _loop(node),
         *_sources(node),
         _members(node),
+        *_datagrams(node),
+        *_names(node),
         _address(node),
+        _versions(node),
         _disk(node),
         _key(),
         *_capabilities(node),
@@ -84,6 +89,28 @@ def _members(node: "Node") -> Check:
     return _check("members", "ok", detail)
 
 
+def _datagrams(node: "Node") -> list[Check]:
+    """Peers that take calls while no datagram comes back from them."""
+    blocked = only_by_stream(node)
+    if not blocked:
+        return []
+    detail = f"one-way or blocked UDP: {', '.join(blocked[:5])} answer calls but no datagrams"
+    fix = f"open UDP {node.address.port} in both directions, there and here"
+    return [_check("udp", "warning", detail, fix)]
+
+
+def _names(node: "Node") -> list[Check]:
+    """Names that several nodes bear."""
+    fix = "give each its own: meshd start --name; until then say the id"
+    return [_check("names", "warning", note, fix) for note in clash_notes(node.view())]
+
+
+def only_by_stream(node: "Node") -> list[str]:
+    """The names of peers that answer calls, but no datagrams."""
+    peers = (node.view().get(each) for each in node.gossip.only_by_stream())
+    return sorted(peer.name for peer in peers if peer is not None)
+
+
 def _address(node: "Node") -> Check:
     others = [p for p in node.view().peers if p.node != node.node_id]
     if is_loopback(node.address.host) and any(not is_loopback(p.address.host) for p in others):
@@ -101,6 +128,14 @@ def _address(node: "Node") -> Check:
 def _hears(bound: str, peer: Peer) -> bool:
     """Whether a socket bound there speaks the peer's IP version; the IPv6 wildcard speaks both."""
     return bound == "::" or (":" in bound) == (":" in peer.address.host)
+
+
+def _versions(node: "Node") -> Check:
+    for address, speaks in list(node.foreign.items()):
+        detail = f"{address} speaks protocol version {speaks}, this node {Versions()}"
+        fix = "upgrade the older of the two; neighbouring versions of meshd share one"
+        return _check("versions", "warning", detail, fix)
+    return _check("versions", "ok", f"protocol version {Versions()}")
 
 
 def _disk(node: "Node") -> Check:

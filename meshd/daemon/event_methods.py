@@ -28,12 +28,14 @@ PROGRAM_METHODS = frozenset({"events", "event", "query", "answers"})
 class EventsParams(msgspec.Struct, forbid_unknown_fields=True):
     """`events`: what happened after number `after` of run `run`, or in the last `since_s` seconds.
 
-    `last` starts with the last so many. Where nothing has happened yet, wait `wait_s` for it.
+    Or from `from_ms` on, in milliseconds since 1970; or the `last` so many. Where nothing has
+    happened yet, wait `wait_s` for it.
     """
 
     after: int | None = None
     run: int | None = None
     since_s: float | None = None
+    from_ms: int = 0
     last: int | None = None
     types: tuple[str, ...] = ()
     node: str = ""
@@ -120,7 +122,7 @@ class EventMethods:
         if not 1 <= params.limit <= READ_MAX or not 0 <= params.wait_s <= WAIT_S_MAX:
             raise UsageError(f"events: limit is 1 .. {READ_MAX}, wait_s 0 .. {WAIT_S_MAX:g}")
         happenings = self._node.happenings
-        log, oldest_ms = happenings.log, 0
+        log, oldest_ms = happenings.log, params.from_ms
         if params.since_s is not None:
             oldest_ms = self._node.clock.wall_ms() - int(params.since_s * 1_000)
 

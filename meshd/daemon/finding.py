@@ -1,5 +1,6 @@
 """All the ways in which one node finds others, and the memory of whom it knew."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,16 @@ from meshd.discovery.cache import CACHE_FILE, CacheSource, PeerCache
 from meshd.discovery.static import PeersFileSource, StaticSource
 from meshd.model import Address, MemberState, NodeId
 from meshd.security.identity import mesh_id
+from meshd.view import Peer
 
 REMEMBER_INTERVAL_S = 10.0
 """How often those who are remembered are looked at again: for their names, and as seen."""
+
+TRIES_SHARED = 3
+"""How many nodes of a mesh try somebody who is missing, each time that this is due ..."""
+SHARE_MIN = 0.05
+"""... and the least share of its chances that each takes: it may be the only one that knows him.
+Serf does alike (`dead / alive` a turn, one of the dead at random), without a least."""
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
@@ -46,6 +54,11 @@ class Finding:
         while self._sources:
             await self._sources.pop().stop()
 
+    def hurry(self) -> None:
+        """Try everybody who was ever known again now: the network is another, or we slept."""
+        for source in self._sources:
+            source.retry()
+
     def statuses(self) -> list[SourceStatus]:
         """How each of them goes."""
         return [source.status() for source in self._sources]
@@ -61,7 +74,7 @@ class Finding:
         wall_ms = self._node.clock.wall_ms()
         for peer in view.by_node.values():  # each second, of all: not worth an order
             if peer.state is MemberState.ALIVE and peer.node != view.me:
-                self._cache.remember(peer.node, peer.address, peer.name, wall_ms)
+                self._cache.remember(peer.node, peer.address, peer.name, wall_ms, other=peer.other)
 
     def _make(self, cache: PeerCache) -> list[PeerSource]:
         node, settings = self._node, self._node.config.node
@@ -78,7 +91,9 @@ class Finding:
                 PeersFileSource(path, resolve, is_alone=alone, is_alive=alive_at, rng=rng)
             )
         sources.append(
-            CacheSource(cache, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng)
+            CacheSource(
+                cache, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng, share=self._share
+            )
         )
         if settings.mdns:
             # Imported here: half a megabyte that a node without it need not hold.
@@ -89,12 +104,13 @@ class Finding:
                 mesh=mesh_id(node.mesh),
                 name=node.name,
                 bound=node.gossip.bound,
-                advertise=node.address if settings.advertise else None,
+                advertise=node.gossip.addresses if settings.advertise else (),
                 interfaces=settings.iface,
             )
-            sources.append(
-                MdnsSource(told, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng)
+            mdns = MdnsSource(
+                told, clock=node.clock, is_alone=alone, is_alive=alive, rng=rng, share=self._share
             )
+            sources.append(mdns)
         return sources
 
     def _found(self, hint: Hint) -> None:
@@ -102,14 +118,28 @@ class Finding:
             self._node.gossip.join(hint.address)
 
     def _is_alone(self) -> bool:
+        me = self._node.node_id
+        return not any(p.node != me for p in self._alive())
+
+    def _alive(self) -> Iterator[Peer]:
+        """All that live, in no order: it is asked each second, of views that nobody has sorted."""
         view = self._node.view()
-        return not any(p.node != view.me for p in view.in_state(MemberState.ALIVE))
+        return (p for p in view.by_node.values() if p.state is MemberState.ALIVE)
+
+    def _share(self) -> float:
+        alive = sum(1 for _ in self._alive())
+        return max(SHARE_MIN, min(1.0, TRIES_SHARED / max(1, alive)))
 
     def _is_alive(self, node: NodeId) -> bool:
+        """Whether it need not be looked for. Who left comes back by itself, if at all."""
         peer = self._node.view().get(node)
-        return peer is not None and (peer.state is MemberState.ALIVE or node == self._node.node_id)
+        if peer is None:
+            return False
+        if peer.state is MemberState.LEFT:
+            return not self._is_alone()
+        return peer.state is MemberState.ALIVE or node == self._node.node_id
 
     def _is_alive_at(self, address: Address) -> bool:
-        if address in {self._node.address, self._node.gossip.bound}:
+        if address in {*self._node.gossip.addresses, self._node.gossip.bound}:
             return True
-        return any(p.address == address for p in self._node.view().in_state(MemberState.ALIVE))
+        return any(p.is_at(address) for p in self._alive())

@@ -95,6 +95,11 @@ class Happenings:
         self._clock = self._node.state.read_event_clock()
         return self._clock
 
+    @property
+    def is_clock_news(self) -> bool:
+        """Whether events were heard that the disk does not know of."""
+        return self._node.gossip.event_clock > self._clock
+
     def keep_clock(self) -> None:
         """Write to disk up to where events were heard, if that changed. It may block."""
         clock = self._node.gossip.event_clock
@@ -103,7 +108,7 @@ class Happenings:
 
     def look_at_health(self) -> None:
         """Note where Lifeguard's score of this node has changed."""
-        score = self._node.gossip.counters()["health_score"]
+        score = self._node.gossip.health
         if score != self._health:
             text = f"local health is {score}, was {self._health} (0 is well)"
             self._health = score
@@ -234,6 +239,11 @@ class Happenings:
         """The name of a node, where it is known."""
         peer = self._node.view().get(node)
         return "" if peer is None or peer.name == node.hex() else peer.name
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the next view, be it news or not, lets something be noted."""
+        return bool(self._nameless or self._redescribed)
 
     def on_view(self, view: ClusterView) -> None:
         """Note what nodes offer otherwise than before, of those whose state has changed."""

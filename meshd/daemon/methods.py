@@ -8,6 +8,7 @@ import msgspec
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.capability.match import Match, match
 from meshd.clock import Seconds
+from meshd.daemon.naming import refuse_ambiguous
 from meshd.daemon.shapes import (
     holder,
     load_shape,
@@ -322,6 +323,8 @@ class RemoteMethods:
             )
         given = self._expand(dict(params))
         request = request_from_params(given)
+        if request.to:
+            refuse_ambiguous(self._node.view(), request.to)
         asked_s = request.deadline_s
         if asked_s is None:
             asked_s = self._node.dispatcher.deadline_s

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,22 @@ from meshd.daemon.finding import Finding
 from meshd.daemon.happenings import Happenings
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
-from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_host
-from meshd.discovery.address import parse_advertise, parse_bind
+from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
+from meshd.daemon.stream_ping import RpcStreamPinger
+from meshd.discovery.address import is_unspecified, parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.effects import ConflictSeen, Effect, IdentityRaised, MemberChanged
+from meshd.gossip.dialects import Versions
+from meshd.gossip.effects import (
+    ConflictOver,
+    ConflictSeen,
+    Effect,
+    IdentityRaised,
+    MemberChanged,
+    VersionRefused,
+    Woken,
+)
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
 from meshd.model import Address, Epoch, Load, NodeId
@@ -35,7 +46,7 @@ from meshd.rpc.client import RpcClient
 from meshd.rpc.limits import ServerLimits
 from meshd.rpc.methods import CallContext, Handler, Params, Registry
 from meshd.rpc.server import Probes, RpcServer
-from meshd.security.identity import Identity, keep, load_or_create, mesh_id
+from meshd.security.identity import KEY_FILE, Identity, keep, load_or_create, mesh_id
 from meshd.security.statedir import StateDir
 from meshd.telemetry.log import LimitedLog, event, get_logger
 from meshd.version import __version__
@@ -48,6 +59,10 @@ SERVER_GRACE_S = 5.0
 HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
 DESCRIBED_WITHIN_S = 1.0
+FOREIGN_MAX = 16
+"""Addresses kept of nodes that share no protocol version with this one; further ones are not."""
+CONFLICT_TOLD_S = 120.0
+"""How long another process with this node's key stays a problem after it was last heard."""
 _TICK_S = 1.0
 _LOAD_SOON_S = 0.02
 
@@ -59,6 +74,8 @@ class Node:
 
     Life: `Node(...)` binds nothing; `await start()` joins; `await stop()` leaves and releases all.
     """
+
+    _conflict_until = 0.0
 
     def __init__(
         self,
@@ -94,14 +111,15 @@ class Node:
         self.slots = settings.slots or default_slots()
         self._bind = parse_bind(settings.bind)
         self.finding = Finding(self)
-        usual = socket_path(self.mesh, self.name) if control_path is None else control_path
-        self.control_path = usual
+        usual = socket_path(self.mesh, self.name)
+        self.control_path = usual if control_path is None else control_path
         self.forward = HttpForward()
         self.worker = Worker(
             platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
             forward=self.forward, on_change=self._describe,
         )  # fmt: skip
         self.client = RpcClient(socket_factory=platform.open_stream)
+        self.streams = RpcStreamPinger(platform)
         self.registry = Registry()
         self.is_leaving = False
         self.machine_load = platform.sample_load()
@@ -120,16 +138,20 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
+        self.foreign: dict[Address, str] = {}  # where which versions are spoken, none of them ours
         self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
         self.methods.register(self.registry)
         ControlMethods(self).register(self.registry)
+        self._add_extensions()
+        self._attachments = Attachments(self, EventMethods(self, self.registry))
+        self._metrics = NodeMetrics(self)
+
+    def _add_extensions(self) -> None:
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
-        self._attachments = Attachments(self, EventMethods(self, self.registry))
-        self._metrics = NodeMetrics(self)
 
     # Parts that exist once it runs
 
@@ -161,11 +183,11 @@ class Node:
         self, wanted: Callable[[ClusterView], bool], timeout_s: Seconds
     ) -> ClusterView:
         """The first view for which `wanted` holds; the newest one if time runs out first."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = wanted  # before the look, or a view could come in between unseen
         if not wanted(self.view()):
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters[waiter] = wanted
             await asyncio.wait([waiter], timeout=timeout_s)
-            self._waiters.pop(waiter, None)
+        self._waiters.pop(waiter, None)
         return self.view()
 
     async def described(self) -> None:
@@ -184,6 +206,10 @@ class Node:
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)
+
+    def _is_view_awaited(self) -> bool:
+        """Whether somebody here waits for more than news. Asked by the protocol's thread."""
+        return bool(self._waiters) or self.dispatcher.is_busy or self.happenings.is_waiting
 
     @property
     def node_id(self) -> NodeId:
@@ -230,7 +256,7 @@ class Node:
         if self.control_path:
             # Taken before anybody hears of this node, served when there is something to tell.
             self._server.reserve_control(self.control_path)
-        gossip.on_view(self._on_view)
+        gossip.on_view(self._on_view, self._is_view_awaited)
         self.happenings.start()
         await gossip.start()
         self._describe()
@@ -252,6 +278,7 @@ class Node:
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
                 listener=self._on_effect, event_floor=self.happenings.begin(epoch),
+                streams=self.streams,
             )  # fmt: skip
             self._gossip = gossip
             try:
@@ -263,12 +290,13 @@ class Node:
                     raise
         raise no_free_port(self._bind.host)
 
-    def _advertised(self, bound: Address) -> Address:
+    def _advertised(self, bound: Address) -> tuple[Address, ...]:
         settings = self.config.node
         if settings.advertise:
             return parse_advertise(settings.advertise, bound.port)
-        now = None if self._gossip is None else self._gossip.address.host
-        return Address(own_host(bound.host, settings.iface, now), bound.port)
+        now = () if self._gossip is None else [a.host for a in self._gossip.addresses]
+        hosts = own_hosts(bound.host, settings.iface, now)
+        return tuple(Address(host, bound.port) for host in hosts)
 
     async def stop(self, drain_s: Seconds | None = None) -> None:
         """Finish what runs, say goodbye, release everything. Idempotent."""
@@ -419,8 +447,10 @@ class Node:
                 self._tell_load()
                 self.finding.remember()
                 self.happenings.look_at_health()
-                if not self.config.node.advertise:
+                if not self.config.node.advertise and is_unspecified(self.gossip.bound.host):
                     await self._look_at_address()
+                if self.clock.now() >= self._conflict_until:
+                    self.problems.pop("identity", None)
                 await self._keep_state()
             except Exception as error:  # noqa: BLE001 - the next second may go better
                 # Ending here would freeze the load that others choose by, and nobody would know.
@@ -432,13 +462,17 @@ class Node:
     async def _look_at_address(self) -> None:
         """Follow the machine to another network (DHCP, a laptop that moves)."""
         now = await asyncio.to_thread(self._advertised, self.gossip.bound)
-        if now != self.gossip.address:
-            event(logger, "info", "address_changed", old=str(self.gossip.address), new=str(now))
-            self.gossip.set_address(now)
+        old = self.gossip.addresses
+        if now != old:
+            told = {"old": ",".join(map(str, old)), "new": ",".join(map(str, now))}
+            event(logger, "info", "address_changed", **told)
+            self.gossip.set_address(*now)
+            self.finding.hurry()
 
     async def _keep_state(self) -> None:
         """Write what changed, and again what the disk did not take: it may have room by now."""
-        await asyncio.to_thread(self.happenings.keep_clock)
+        if self.happenings.is_clock_news:
+            await asyncio.to_thread(self.happenings.keep_clock)
         if self._identity is not None and not self._identity.kept:
             self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
         if self.state.problem:
@@ -460,10 +494,24 @@ class Node:
                 # a restart could ask for it, and a raise is rare.
                 self.state.write_run(effect.epoch, effect.incarnation)
             case ConflictSeen():
-                self.problems["identity"] = (
-                    f"another process at {effect.address} runs with this node's key"
-                )
-                self._limited.event("error", "identity_conflict", address=str(effect.address))
+                # Who stands aside tells so until it is over; the other, for a while.
+                self._conflict_until = inf if effect.aside else self.clock.now() + CONFLICT_TOLD_S
+                self.problems["identity"] = conflict_told(effect, self.state.path)
+                self._limited.event("error", "identity_conflict", address=str(effect.address),
+                                    aside=effect.aside)  # fmt: skip
+            case Woken():
+                event(logger, "info", "woken", slept_s=round(effect.slept_s, 1))
+                if self._loop is not None:
+                    self._loop.call_soon_threadsafe(self.finding.hurry)
+            case ConflictOver():
+                self.problems.pop("identity", None)
+                event(logger, "warning", "identity_conflict_over")
+            case VersionRefused():
+                speaks = str(Versions(effect.oldest, effect.newest))
+                if len(self.foreign) < FOREIGN_MAX or effect.address in self.foreign:
+                    self.foreign[effect.address] = speaks
+                self._limited.event("warning", "other_version", address=str(effect.address),
+                                    speaks=speaks, ours=str(Versions()))  # fmt: skip
             case _:
                 pass
 
@@ -497,6 +545,17 @@ class Stopping:
     async def wait(self) -> None:
         """Until somebody asks."""
         await self._asked.wait()
+
+
+def conflict_told(conflict: ConflictSeen, state_dir: Path) -> str:
+    """What is wrong when two processes have one key, and how to mend it."""
+    where = f"another process at {conflict.address} runs with this node's key"
+    if not conflict.aside:
+        return f"{where}; it began later and stands aside: give it a state directory of its own"
+    return (
+        f"{where} and began first, so this one takes no part: stop it, remove"
+        f" {state_dir / KEY_FILE} (or give another --state-dir), and start it again"
+    )
 
 
 def gossip_config(config: Config) -> GossipConfig:

@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from meshd.discovery.address import is_unspecified
 from meshd.discovery.interfaces import VIRTUAL_PREFIXES, Interface, read_interfaces
@@ -10,22 +10,48 @@ from meshd.errors import UsageError
 
 # Addresses reserved for documentation: a connected UDP socket shows the route, and sends nothing.
 _SOMEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 BIND_TRIES = 16
 
 
-def own_host(bound: str, wanted: Sequence[str], now: str | None = None) -> str:
-    """The IP address to tell others, where the sockets are bound to `bound`; `now` is told so far.
+def own_hosts(bound: str, wanted: Sequence[str], now: Sequence[str] = ()) -> tuple[str, ...]:
+    """The IP addresses to tell others, with sockets bound to `bound`; `now` are told so far.
 
-    A definite address is told as it is; for a wildcard see `choose_host`. Blocks for a moment.
+    A definite address is told as it is; for a wildcard see `choose_hosts`. The IPv6 one hears both
+    versions. Blocks for a moment.
 
     Raises:
         OSError: the system does not list its interfaces.
     """
     if not is_unspecified(bound):
-        return bound
-    version = 6 if ":" in bound else 4
-    routed = _routed_host(socket.AF_INET6 if version == 6 else socket.AF_INET)
-    return choose_host(read_interfaces(), wanted, version=version, routed=routed, now=now)
+        return (bound,)
+    versions = (4, 6) if ":" in bound else (4,)
+    routed = {version: _routed_host(_FAMILIES[version]) for version in versions}
+    hosts = tuple(host for host in routed.values() if host is not None)
+    if len(hosts) == len(versions) and not wanted:
+        return hosts  # the interfaces would change nothing, and take twice as long to read
+    return choose_hosts(read_interfaces(), wanted, routed=routed, now=now)
+
+
+def choose_hosts(
+    interfaces: Sequence[Interface],
+    wanted: Sequence[str],
+    *,
+    routed: Mapping[int, str | None],
+    now: Sequence[str],
+) -> tuple[str, ...]:
+    """One address for each IP version that `routed` asks for and the machine has, in that order.
+
+    While it has no network at all, those that are told `now` stay, and loopback is told if there
+    are none: others who were told a loopback address would call themselves.
+    """
+    found = []
+    for version, host in routed.items():
+        told = next((each for each in now if (":" in each) == (version == 6)), None)
+        chosen = choose_host(interfaces, wanted, version=version, routed=host, now=told)
+        if chosen is not None:
+            found.append(chosen)
+    return tuple(found) or tuple(now) or ("127.0.0.1",)
 
 
 def choose_host(
@@ -35,13 +61,12 @@ def choose_host(
     version: int,
     routed: str | None,
     now: str | None,
-) -> str:
-    """The one address of a machine that others shall use.
+) -> str | None:
+    """The one address of a machine and an IP version that others shall use; None if there is none.
 
     The first of the `wanted` interfaces (names or addresses), else the one that the default route
-    starts from (`routed`), else any that is not loopback, else loopback. Of equals, the one that is
-    told `now` stays. It also stays while there is no network at all: others who were told a
-    loopback address would call themselves.
+    starts from (`routed`), else any that is not loopback. Of equals, the one that is told `now`
+    stays.
     """
     found = [i for i in interfaces if i.up]
     named = [a for name in wanted for i in found for a in _named(i, name, version)]
@@ -49,26 +74,22 @@ def choose_host(
         return _stay(now, named)
     if routed is not None:
         return routed
-    outside = [i for i in found if not i.loopback and _addresses(i, version)]
+    outside = [i for i in found if not i.loopback and i.addresses(version)]
     # A bridge to containers is where others are only if there is no other network.
     physical = [i for i in outside if not i.name.startswith(VIRTUAL_PREFIXES)]
-    hosts = [a for i in physical or outside for a in _addresses(i, version)]
-    return _stay(now, hosts) if hosts else now or "127.0.0.1"
+    hosts = [a for i in physical or outside for a in i.addresses(version)]
+    return _stay(now, hosts) if hosts else None
 
 
 def _stay(now: str | None, hosts: Sequence[str]) -> str:
     return now if now is not None and now in hosts else hosts[0]
 
 
-def _addresses(interface: Interface, version: int) -> tuple[str, ...]:
-    return interface.addresses(version) or interface.addresses(4)
-
-
 def _named(interface: Interface, name: str, version: int) -> tuple[str, ...]:
     """What `--iface NAME` stands for there; an address is a name too."""
     if interface.name == name:
-        return _addresses(interface, version)
-    return (name,) if name in interface.addresses(4) + interface.addresses(6) else ()
+        return interface.addresses(version)
+    return (name,) if name in interface.addresses(version) else ()
 
 
 def _routed_host(family: socket.AddressFamily) -> str | None:

@@ -21,6 +21,8 @@ from meshd.platform import AddressInfo, MachineLoad
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 STOP_TIMEOUT_S = 5.0
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has a clock that runs on in suspend; elsewhere the monotonic one may (macOS)."""
 
 
 class SystemClock:
@@ -29,6 +31,10 @@ class SystemClock:
     def now(self) -> Instant:
         """Monotonic seconds."""
         return Instant(time.monotonic())
+
+    def boot_s(self) -> float:
+        """Seconds since the machine started, with those in which it was suspended."""
+        return time.clock_gettime(_BOOTTIME)
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970 UTC."""

@@ -79,7 +79,7 @@ class EventStream:
     def __init__(self, request: Request, types: Iterable[str], since_s: Seconds, node: str) -> None:
         self._request = request
         self._filter = {"types": list(types), "node": node}
-        self._from_s = time.time() - since_s
+        self._from_ms = int((time.time() - since_s) * 1_000)
         self._run: int | None = None
         self._next = 0
         self._waiting: list[Event] = []
@@ -110,7 +110,7 @@ class EventStream:
     def _params(self) -> dict[str, Any]:
         if self._run is None:
             # From the time at which this stream was made, whenever it is first read.
-            place: dict[str, Any] = {"since_s": max(0.0, time.time() - self._from_s)}
+            place: dict[str, Any] = {"from_ms": self._from_ms}
         else:
             place = {"after": self._next, "run": self._run}
         return {**self._filter, **place, "wait_s": POLL_S}

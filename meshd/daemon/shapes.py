@@ -7,7 +7,7 @@ import msgspec
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
 from meshd.model import Load
-from meshd.view import ClusterView, Peer
+from meshd.view import ClusterView, Doubt, Peer
 
 
 def url_of(peer: Peer) -> str:
@@ -63,6 +63,7 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
     return {
         "id": peer.node.hex(),
         "name": peer.name,
+        "name_shared": peer.name in view.clashes,
         "state": peer.state.name.lower(),
         "self": is_self,
         "address": peer.address.host,
@@ -78,7 +79,20 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
         "age_s": None if age_s is None else round(age_s, 3),
         "stale": view.stale(peer, now),
         "reachable": peer.reachable,
+        "doubt": doubt_shape(peer.doubt, now),
         "capabilities": [summary_shape(c) for c in peer.capabilities],
+    }
+
+
+def doubt_shape(doubt: Doubt | None, now: Instant) -> dict[str, Any] | None:
+    """How far a doubt has come; None where there is none."""
+    if doubt is None:
+        return None
+    return {
+        "confirmations": doubt.confirmations,
+        "needed": doubt.needed,
+        "since_s": round(max(0.0, now - doubt.since), 3),
+        "dead_in_s": round(max(0.0, doubt.deadline - now), 3),
     }
 
 

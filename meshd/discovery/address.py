@@ -66,12 +66,21 @@ def parse_bind(text: str) -> Address:
     return Address(str(address), DEFAULT_PORT if port is None else port)
 
 
-def parse_advertise(text: str, port: int) -> Address:
+def parse_advertise(text: str, port: int) -> tuple[Address, ...]:
     """Read the `address[:port]` under which others reach us; `port` where none is given.
 
+    Two may be given, separated by a comma: one IPv4, one IPv6. The answer has IPv4 first.
+
     Raises:
-        UsageError: it is no IP address, or one that nobody can call.
+        UsageError: it is no IP address, or one that nobody can call, or they are of one version.
     """
+    found = [_advertised(part, port) for part in text.split(",")]
+    if len({":" in address.host for address in found}) < len(found):
+        raise _fault(text, "of two addresses one must be IPv4 and one IPv6")
+    return tuple(sorted(found, key=lambda address: ":" in address.host))
+
+
+def _advertised(text: str, port: int) -> Address:
     host, given = _split(text.strip(), text)
     address = _ip(host)
     if address is None:

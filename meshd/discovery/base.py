@@ -56,6 +56,10 @@ class PeerSource(Protocol):
         """Stop and release everything. Idempotent."""
         ...
 
+    def retry(self) -> None:
+        """Try everybody again now: the network is another, or we slept."""
+        ...
+
     def status(self) -> SourceStatus:
         """How it goes."""
         ...

@@ -86,11 +86,20 @@ class PeerCache:
         """What is known of `node`."""
         return self._peers.get(node)
 
-    def remember(self, node: NodeId, address: Address, name: str, wall_ms: int) -> None:
-        """A living member was seen here under this name."""
+    def remember(
+        self,
+        node: NodeId,
+        address: Address,
+        name: str,
+        wall_ms: int,
+        *,
+        other: Address | None = None,
+    ) -> None:
+        """A living member was seen here, or at its `other` address, under this name."""
         known = self._peers.get(node)
-        others = () if known is None else tuple(a for a in known.addresses if a != address)
-        addresses = (address, *others)[:ADDRESSES_MAX]
+        here = (address,) if other is None else (address, other)
+        older = () if known is None else tuple(a for a in known.addresses if a not in here)
+        addresses = (*here, *older)[:ADDRESSES_MAX]
         if (
             known is not None
             and (known.addresses, known.name) == (addresses, name)
@@ -187,7 +196,8 @@ def _decode(body: bytes) -> Sequence[CachedPeer]:
 class CacheSource:
     """Hints at cached peers that are not alive: 1 s, 2 s, 4 s ... when alone, else 30 s .. 1 h.
 
-    `is_alive` says whether a node is a living member (ourselves included); it must be cheap.
+    `is_alive` says whether a node is a living member (ourselves included), `share` which part of
+    those that are due to try, since others have them in their caches, too; both must be cheap.
     """
 
     def __init__(
@@ -199,8 +209,10 @@ class CacheSource:
         is_alive: Callable[[NodeId], bool],
         rng: random.Random,
         pause: Pause | None = None,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._cache = cache
+        self._share = share
         self._clock = clock
         self._is_alone = is_alone
         self._is_alive = is_alive
@@ -224,6 +236,11 @@ class CacheSource:
         if task is not None:
             await cancel(task)
             await self._cache.save()
+
+    def retry(self) -> None:
+        """Try all again now."""
+        self._schedule.hurry(self._clock.now())
+        self._pause.wake()
 
     def status(self) -> SourceStatus:
         """Failed while the disk refuses; hints go on from memory. Off while there are none."""
@@ -251,7 +268,9 @@ class CacheSource:
             self._changes = self._cache.changes
             for peer in self._cache.peers:
                 self._schedule.add(peer.node, now)
-        due = self._schedule.due(now, alone=alone, is_alive=self._is_alive, limit=HINTS_PER_TICK)
+        due = self._schedule.due(
+            now, alone=alone, is_alive=self._is_alive, limit=HINTS_PER_TICK, share=self._share()
+        )
         for node in due:
             known = self._cache.get(node)
             if known is None:

@@ -57,6 +57,10 @@ RECORDS_BURST = 512
 RECORDS_PER_S = 50.0
 HINTS_PER_TICK = 32
 TICK_S = 1.0
+REPEAT_FIRST_S = 2.0
+REPEAT_LIMIT_S = 60.0
+"""Who is announced here and now is worth more tries than a memory."""
+
 STOP_TIMEOUT_S = 3.0
 TEXT_BYTES_READ_MAX = 4096
 """A longer TXT record is not even taken apart."""
@@ -67,9 +71,9 @@ logger = get_logger(__name__)
 class MdnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to announce, and where.
 
-    `bound` is where the node's sockets really are; `advertise` overrides the address that others
-    are told; `interfaces` are names, or empty to choose; `poll_s` is how often the machine's
-    interfaces are looked at.
+    `bound` is where the node's sockets really are; `advertise` overrides the addresses that
+    others are told (all with the first one's port); `interfaces` are names, or empty to choose;
+    `poll_s` is how often the machine's interfaces are looked at.
     """
 
     node: NodeId
@@ -77,7 +81,7 @@ class MdnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     bound: Address
     protocol: int = 1
-    advertise: Address | None = None
+    advertise: tuple[Address, ...] = ()
     interfaces: tuple[str, ...] = ()
     poll_s: Seconds = POLL_S
     settle_s: Seconds = SETTLE_S
@@ -98,8 +102,9 @@ class MdnsCounters(msgspec.Struct):
 class MdnsSource:
     """Announces this node and hints at announced nodes of the same mesh that are not alive.
 
-    `is_alive` says whether a node is a living member, `is_alone` whether we know no other; both
-    must be cheap. A record's removal is ignored: whether a node lives is the failure detector's
+    `is_alive` says whether a node is a living member, `is_alone` whether we know no other, `share`
+    which part of those that are due to try (the others on this network hear the same); all must be
+    cheap. A record's removal is ignored: whether a node lives is the failure detector's
     word, and a goodbye is easily forged.
     """
 
@@ -112,6 +117,7 @@ class MdnsSource:
         is_alive: Callable[[NodeId], bool],
         rng: random.Random,
         read: Callable[[], tuple[Interface, ...]] = read_interfaces,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.counters = MdnsCounters()
         self._settings = settings
@@ -120,13 +126,17 @@ class MdnsSource:
         self._is_alone = is_alone
         self._is_alive = is_alive
         self._read = read
+        self._share = share
         self._choice = Choice()
         self._all: tuple[Interface, ...] = ()
         self._fault = ""
         self._link: _Link | None = None
         self._applied: tuple[list[str], list[str]] = ([], [])
         self._candidates: dict[NodeId, tuple[Address, ...]] = {}
-        self._schedule: RetrySchedule[NodeId] = RetrySchedule(rng)
+        self._schedule: RetrySchedule[NodeId] = RetrySchedule(
+            rng, first_s=REPEAT_FIRST_S, limit_s=REPEAT_LIMIT_S
+        )
+        self._rng = rng
         self._bucket = TokenBucket(per_s=RECORDS_PER_S, burst=RECORDS_BURST)
         self._limited = LimitedLog(logger, now=clock.now)
         self._requests: dict[str, asyncio.Task[None]] = {}
@@ -153,6 +163,11 @@ class MdnsSource:
             await cancel(task)
         self._found = None
         await self._close()
+
+    def retry(self) -> None:
+        """Try all who are announced again now, and look at the interfaces."""
+        self._schedule.hurry(self._clock.now())
+        self._pause.wake()
 
     def status(self) -> SourceStatus:
         """Failed means that mDNS finds nobody now, limited that it sees this machine alone."""
@@ -222,8 +237,8 @@ class MdnsSource:
     def _own_addresses(self) -> list[str]:
         """Under which addresses others can reach us."""
         bound, advertise = self._settings.bound, self._settings.advertise
-        if advertise is not None:
-            return [advertise.host]
+        if advertise:
+            return [address.host for address in advertise if address.port == advertise[0].port]
         if not is_unspecified(bound.host):
             return [bound.host]
         versions = (4, 6) if ":" in bound.host else (4,)
@@ -233,7 +248,7 @@ class MdnsSource:
         from zeroconf.asyncio import AsyncServiceInfo
 
         settings = self._settings
-        port = (settings.advertise or settings.bound).port
+        port = (settings.advertise or (settings.bound,))[0].port
         announcement = Announcement(
             settings.node, self._mesh, settings.protocol, port, settings.name
         )
@@ -346,7 +361,9 @@ class MdnsSource:
             self.counters.evicted += 1
         self._schedule.add(node, now)
         if changed and not self._is_alive(node):
-            self._hint(node)
+            share = self._share()
+            if share >= 1.0 or self._rng.random() < share:
+                self._hint(node)
 
     def _own(self) -> frozenset[Address]:
         """All places where we ourselves answer."""
@@ -356,9 +373,7 @@ class MdnsSource:
             own |= {
                 Address(host, port) for i in self._all for v in (4, 6) for host in i.addresses(v)
             }
-        if self._settings.advertise is not None:
-            own.add(self._settings.advertise)
-        return frozenset(own)
+        return frozenset(own.union(self._settings.advertise))
 
     def _hint(self, node: NodeId) -> None:
         for address in self._candidates.get(node, ()):
@@ -372,8 +387,9 @@ class MdnsSource:
             await asyncio.sleep(TICK_S)
             now: Instant = self._clock.now()
             for node in self._schedule.due(
-                now, alone=self._is_alone(), is_alive=self._is_alive, limit=HINTS_PER_TICK
-            ):
+                now, alone=self._is_alone(), is_alive=self._is_alive, limit=HINTS_PER_TICK,
+                share=self._share(),
+            ):  # fmt: skip
                 self._hint(node)
             self._catch_up()
 

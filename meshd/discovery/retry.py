@@ -14,6 +14,10 @@ CALM_FIRST_S = 30.0
 LIMIT_S = 3600.0
 """Dead for a day or for a year: one try an hour heals any partition without an operator."""
 
+ALONE_LIMIT_S = 60.0
+ALONE_KEYS_PER_S = 4.0
+"""Alone, every key is tried once a minute, or as often as four keys a second allow."""
+
 _STALE_MAX = 64
 """Heap entries of removed keys, beyond as many as there are keys, before they are cleared out."""
 
@@ -50,11 +54,27 @@ class RetrySchedule(Generic[KeyT]):
     """When each of many keys is due for another try, at the cost of only those that are due.
 
     A key that is alive when it comes due starts again at 30 s; one that is not doubles its delay
-    up to an hour, for ever. When we become alone, all start again at one second.
+    up to an hour, for ever. When we become alone, all start again at one second, and none waits
+    much longer than a minute.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        first_s: Seconds = CALM_FIRST_S,
+        limit_s: Seconds = LIMIT_S,
+    ) -> None:
+        """Begin without keys.
+
+        Args:
+            rng: the source of chance.
+            first_s: the shortest delay in company.
+            limit_s: the longest one.
+        """
         self._rng = rng
+        self._first_s = first_s
+        self._limit_s = limit_s
         self._delay_s: dict[KeyT, Seconds] = {}
         self._due_at: dict[KeyT, Instant] = {}
         self._heap: list[tuple[Instant, int, KeyT]] = []
@@ -65,9 +85,9 @@ class RetrySchedule(Generic[KeyT]):
         return len(self._due_at)
 
     def add(self, key: KeyT, now: Instant) -> None:
-        """Begin to retry `key`, if it is new: at once while we are alone, else after 30 s."""
+        """Begin to retry `key`, if it is new: at once while we are alone, else after a delay."""
         if key not in self._due_at:
-            self._delay_s[key] = ALONE_FIRST_S if self._alone else CALM_FIRST_S
+            self._delay_s[key] = ALONE_FIRST_S if self._alone else self._first_s
             self._put(key, now if self._alone else self._later(key, now))
 
     def remove(self, key: KeyT) -> None:
@@ -79,11 +99,21 @@ class RetrySchedule(Generic[KeyT]):
             heapq.heapify(self._heap)
 
     def due(
-        self, now: Instant, *, alone: bool, is_alive: Callable[[KeyT], bool], limit: int
+        self,
+        now: Instant,
+        *,
+        alone: bool,
+        is_alive: Callable[[KeyT], bool],
+        limit: int,
+        share: float = 1.0,
     ) -> list[KeyT]:
-        """At most `limit` keys to try now, in the order in which they came due."""
+        """At most `limit` keys to try now, in the order in which they came due.
+
+        With a `share` below 1 only that part of them is tried, by lot: others of the mesh have the
+        same keys, and the same schedule.
+        """
         if alone and not self._alone:
-            self._hurry(now)
+            self.hurry(now)
         self._alone = alone
         keys: list[KeyT] = []
         while self._heap and self._heap[0][0] <= now and len(keys) < limit:
@@ -91,16 +121,22 @@ class RetrySchedule(Generic[KeyT]):
             if self._due_at.get(key) != at:
                 continue  # removed or rescheduled since
             if is_alive(key):
-                self._delay_s[key] = CALM_FIRST_S
+                self._delay_s[key] = self._first_s
                 self._put(key, self._later(key, now))
                 continue
-            keys.append(key)
+            if share >= 1.0 or self._rng.random() < share:
+                keys.append(key)
             self._put(key, self._later(key, now))
-            self._delay_s[key] = min(LIMIT_S, self._delay_s[key] * 2)
+            self._delay_s[key] = min(self._longest_s(), self._delay_s[key] * 2)
         return keys
 
-    def _hurry(self, now: Instant) -> None:
-        """Everybody is gone: all that we know are due, and soon again after that."""
+    def _longest_s(self) -> Seconds:
+        if not self._alone:
+            return self._limit_s
+        return min(self._limit_s, max(ALONE_LIMIT_S, len(self._due_at) / ALONE_KEYS_PER_S))
+
+    def hurry(self, now: Instant) -> None:
+        """Everybody is gone, or the network is another: all are due, and soon again after that."""
         self._heap = []
         for key in list(self._due_at):
             self._delay_s[key] = ALONE_FIRST_S

@@ -23,7 +23,9 @@ from meshd.model import Address
 from meshd.telemetry.log import event, get_logger
 
 FIRST_S = 1.0
-LIMIT_S = 60.0
+LIMIT_S = 48.0
+"""Jitter included, a seed that is not there is tried at least once a minute, for ever."""
+
 CHECK_S = 5.0
 """How often satisfied seeds are looked at again."""
 

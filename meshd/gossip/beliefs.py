@@ -6,58 +6,54 @@ import msgspec
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
-from meshd.gossip.broadcast import BroadcastQueue
+from meshd.gossip.broadcast import RICH_RUMOURS_MAX, BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of, member_from, states
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
+from meshd.gossip.doors import Doors
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.effects import ConflictSeen, IdentityRaised, MemberChanged, StateChanged
+from meshd.gossip.entry import INCARNATION_JUMP_MAX, Entry
+from meshd.gossip.explanation import PastEvent, Probed
+from meshd.gossip.families import Families
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.history import (
-    CONFIRMED,
-    GOODBYE,
     HEARD_OF,
     RAN_OUT,
-    REFUTED,
-    RESTARTED,
-    RETRACTED,
     TOLD,
     UNANSWERED,
     History,
+    reason_of,
 )
 from meshd.gossip.lag import MailLag, lag_code, lag_s
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.members import (
     MemberTable,
-    doubt_point,
     in_state,
     is_live,
+    is_overtaken,
     join,
     precedence,
 )
-from meshd.gossip.messages import StateChange, Update
+from meshd.gossip.messages import Update
 from meshd.gossip.outbox import Outbox
+from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
-from meshd.gossip.suspicion import Suspicion
 from meshd.gossip.timers import Timers
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
-INCARNATION_JUMP_MAX = 1_000
-EPOCH_AHEAD_MAX_MS = 86_400_000
 INCARNATION_MAX = 2**32 - 1
-RICH_RUMOURS_MAX = 4
-"""While more rumours wait, a change of state does not travel with its own: it is pulled."""
 _CONFLICT_REPORT_S = 10.0
 _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
 OUTDATED_MAX = 16
 """Rumours with which one datagram that tells old news is answered."""
-LAST_CALL_FRACTION = 0.25
-"""Of the probe interval: so long before the end of a doubt two others are asked once more."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
 _LAG_TOLD_PAUSE_S = 5.0
 
 
 class Beliefs:
-    """The member table with its suspicions; every change of it goes through here."""
+    """The member table; every change of it goes through here."""
 
     def __init__(
         self,
@@ -71,21 +67,33 @@ class Beliefs:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         now: Instant,
     ) -> None:
         self.me = me
         self.table = table
         self.rumours = rumours
-        self.suspicions: dict[NodeId, Suspicion] = {}
         self.gone: dict[NodeId, Instant] = {}
         self.heard_at: dict[NodeId, Instant] = {}
         self.rtt_s: dict[NodeId, float] = {}
+        self.probed: dict[NodeId, Probed] = {}
         self.unreachable: dict[NodeId, None] = {}
+        self.families = Families(me)
         self.changed_at = now
         self.leaving = False
+        self.overtaken: list[NodeId] = []
+        """Subjects of whom a rumour of the step under way told less than is believed here."""
+        self._dialects = dialects
+        self.sponsors = Sponsors(me.node, table, now)
+        self._entry = Entry(
+            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+        )
         self.lag = MailLag()
         self.outdated: list[Member] = []
         """Of whom the last datagram said what is known better here."""
+        self.teller = me.node
+        """Who sent the datagram that is being read."""
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
@@ -95,13 +103,18 @@ class Beliefs:
         self._timers = timers
         self._outbox = outbox
         self._health = health
-        self._started = now
-        self._first_epoch = me.epoch
+        self.began = me.epoch
+        self.foreign: Address | None = None
         self._conflict_at = now
         self._outrank_at = now
         self._outrank_pause_s = 0.0
         self._touched: dict[NodeId, None] = {me.node: None}
         self._history = History()
+        self.doubts = Doubts(
+            me=me.node, config=config, table=table, rumours=rumours, timers=timers,
+            history=self._history, touch=self.touch,
+        )  # fmt: skip
+        self.suspicions = self.doubts.open
         table.put(me)
         outbox.set_members(table.live)
 
@@ -113,6 +126,13 @@ class Beliefs:
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
+
+    def doubt_reach(self) -> None:
+        """Nobody counts as reachable before it is heard again; no belief changes by that."""
+        for member in self.table:
+            if is_live(member.state) and member.node != self.me.node:
+                self.unreachable[member.node] = None
+                self._touched[member.node] = None
 
     def hear_all(self, updates: tuple[Update, ...], source: Address, now: Instant) -> None:
         """Take in the rumours of one datagram, each as `hear` does.
@@ -131,9 +151,9 @@ class Beliefs:
             if rumours.is_crowded and update.state_version == current.state_version:
                 rumours.heard(node, self._outbox.limit)
             if update.accusers or update.retracted:
-                self._hear_opinion(update, current, now)
-            if update.delta is not None and update.state_version == current.state_version:
-                self._hear_change(current, update.delta)
+                self.doubts.hear(update, current, self.teller, now)
+            if update.delta is not None and self._states.offered_late(update, current):
+                self._hear_state(current)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -142,7 +162,7 @@ class Beliefs:
 
     def hear(
         self, update: Update, source: Address, now: Instant, *, synced: bool = False,
-        spread: bool = True,
+        spread: bool = True, own: bool = False, asked: bool = False,
     ) -> None:  # fmt: skip
         """Take in one rumour, from whomever.
 
@@ -153,9 +173,11 @@ class Beliefs:
             synced: it is a row of somebody's table. A death there is only a reason to doubt (the
                 subject may refute), and a doubt there is nobody's further opinion.
             spread: pass it on if it is news.
+            own: it is the subject's own word, from an address that it has proven.
+            asked: it is a row of a table that we asked for.
         """
         try:
-            member = member_from(update)
+            member = member_from(update, self.families.used)
         except DecodeError as error:
             self._outbox.reject(error.message, source)
             return
@@ -163,12 +185,16 @@ class Beliefs:
             self._hear_of_self(member, now)
             return
         current = self.table.get(member.node)
-        refusal = self._refusal(member, current, now)
-        if refusal:
-            self._outbox.reject(refusal, source)
-            return
         if current is None and not is_live(member.state):
             # Of somebody unknown only life is news, or a table's tombstones would rise as suspects.
+            return
+        refusal = self._entry.leap(member, current, now)
+        if current is None and not refusal:
+            refusal = self._entry.refusal(update, member, source, now, own=own, asked=asked)
+            if refusal == "disowned" and self.sponsors.may_deny(now):
+                self._spread(in_state(member, MemberState.DEAD), now)
+        if refusal:
+            self._outbox.reject(refusal, source)
             return
         if update.delta is not None:
             self._states.offered(member, update.delta)
@@ -176,8 +202,15 @@ class Beliefs:
             member = in_state(member, MemberState.SUSPECT)
         accusers: tuple[NodeId, ...] = ()
         if update.accusers and not synced:
-            found = (self._counted(accuser, member.node) for accuser in ids_of(update.accusers))
+            found = (
+                self.doubts.counted(accuser, member.node) for accuser in ids_of(update.accusers)
+            )
             accusers = tuple(accuser for accuser in found if accuser is not None)
+        if member.state is MemberState.ALIVE:
+            sponsor = None if own or synced else self.sponsors.of(update)
+            accusers = () if sponsor is None else (sponsor,)
+            if spread and (current is None or member.epoch > current.epoch):
+                self.sponsors.answer_for(member, sponsor, now)
         if current is None:
             self._store(member, None, accusers, now, reason=HEARD_OF, spread=spread)
             return
@@ -186,20 +219,16 @@ class Beliefs:
             self._note_outdated(current)
         if merged != current:
             self._store(merged, current, accusers, now, reason=TOLD, spread=spread)
+        elif is_live(member.state) and is_overtaken(member, current):
+            self.overtaken.append(current.node)
         if not synced and precedence(member) == precedence(merged):
-            self._hear_opinion(update, merged, now)
+            self.doubts.hear(update, merged, self.teller, now)
 
     def _note_outdated(self, current: Member) -> None:
         if current.state in {MemberState.ALIVE, MemberState.LEFT}:
             if len(self.outdated) == OUTDATED_MAX:
                 self.outdated.pop(0)
             self.outdated.append(current)
-
-    def _hear_change(self, member: Member, change: StateChange) -> None:
-        """The rumour came before, but by then without the change itself: it may be of use still."""
-        if self._states.want(member.node) is not None:
-            self._states.offered(member, change)
-            self._hear_state(member)
 
     def _hear_state(self, member: Member) -> bool:
         """See what a record means for what is held of its state; true if it tells of more."""
@@ -209,59 +238,12 @@ class Beliefs:
             return True
         return self._states.want(member.node) is not None
 
-    def _hear_opinion(self, update: Update, current: Member, now: Instant) -> None:
-        """Count the opinions on a doubt that is known, as far as they are new."""
-        suspicion = self.suspicions.get(current.node)
-        if suspicion is None:
-            return
-        is_news = False
-        for accuser in ids_of(update.accusers):
-            if suspicion.is_news(accuser):
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.confirm(known):
-                    self._history.note(current, CONFIRMED, known, now)
-                    is_news = True
-        for accuser in ids_of(update.retracted):
-            if accuser not in suspicion.retracted:
-                known = self._counted(accuser, current.node)
-                if known is not None and suspicion.retract(known):
-                    self._history.note(current, RETRACTED, known, now)
-                    is_news = True
-        if is_news:
-            self._doubt_changed(current, suspicion, now)
-
-    def _counted(self, accuser: NodeId, subject: NodeId) -> NodeId | None:
-        """The table's own copy of an accuser's id: only members count, and not the subject.
-
-        What others say in this node's name does not count either: it knows best.
-        """
-        if accuser in {subject, self.me.node}:
-            return None
-        member = self.table.get(accuser)
-        return None if member is None or not is_live(member.state) else member.node
-
-    def _refusal(self, member: Member, current: Member | None, now: Instant) -> str:
-        """Why a rumour is not even looked at; empty if it is."""
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
-        if member.epoch > self._first_epoch + ahead_ms:
-            return "epoch_ahead"
-        if current is None:
-            return "table_full" if len(self.table) >= self._config.members_max else ""
-        jump = member.incarnation - current.incarnation
-        if member.epoch == current.epoch and jump > INCARNATION_JUMP_MAX:
-            return "incarnation_jump"
-        jump = member.state_version - current.state_version
-        if member.epoch == current.epoch and jump > STATE_VERSION_JUMP_MAX:
-            return "version_jump"
-        return ""
-
     def _hear_of_self(self, member: Member, now: Instant) -> None:
         """Refute whatever is worse than, or newer than, the truth."""
         mine = self.me
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
         if member.epoch > mine.epoch:
             # An earlier run, with its clock ahead, or somebody else with this key.
-            if member.epoch <= self._first_epoch + ahead_ms:
+            if not self._entry.is_ahead(member, now):
                 self._outrank(member, now)
             return
         if member.epoch < mine.epoch or self.leaving:
@@ -270,7 +252,8 @@ class Beliefs:
             return
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
-                member.incarnation == mine.incarnation and member.address != mine.address
+                member.incarnation == mine.incarnation
+                and (member.address, member.other) != (mine.address, mine.other)
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)
@@ -283,8 +266,7 @@ class Beliefs:
 
     def _claims_more(self, member: Member) -> bool:
         """Whether a record of this run tells of a state that this node never had."""
-        mine = self.me
-        return (member.state_version, member.digest) > (mine.state_version, mine.digest)
+        return (member.state_version, member.digest) > (self.me.state_version, self.me.digest)
 
     def _above(self, member: Member) -> dict[str, object]:
         """What the own record needs so that its state outranks the one that another tells of.
@@ -302,6 +284,7 @@ class Beliefs:
         The first time at once. If it goes on, another node runs with the same key and outranks us
         in turn: each raise then waits twice as long, so that the two do not flood the mesh.
         """
+        self.foreign = member.address
         settled = now - self._outrank_at >= self._outrank_pause_s
         # A newer epoch seen once may be that of an earlier run, from before the clock was set back.
         foreign = member.epoch == self.me.epoch or not settled
@@ -342,6 +325,8 @@ class Beliefs:
         is_state_news = me.state_version != self.me.state_version
         self.me = me
         self.table.put(me)
+        for node in self.families.follow(me, self.table):
+            self._touched[node] = None
         self.changed_at = now
         self._outbox.set_members(self.table.live)
         self._touched[me.node] = None
@@ -350,6 +335,10 @@ class Beliefs:
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
+
+    def outlive(self, epoch: int, now: Instant) -> None:
+        """Another process with this node's key is gone, which told `epoch` last: outrank it."""
+        self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)
 
     def spread_self(self, now: Instant) -> None:
         """Queue the own record as a fresh rumour."""
@@ -394,24 +383,7 @@ class Beliefs:
             suspect = in_state(member, MemberState.SUSPECT)
             self._store(suspect, member, (self.me.node,), now, reason=UNANSWERED)
             return
-        suspicion = self.suspicions.get(node)
-        if suspicion is not None and suspicion.confirm(self.me.node):
-            self._history.note(member, CONFIRMED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
-
-    def answered_late(self, asked: Member, now: Instant) -> None:
-        """An answer came after the verdict: take back the own opinion, if it was about this life.
-
-        The doubt itself stays until its subject refutes it, for beliefs only rise; it lasts longer.
-        """
-        member, suspicion = self.table.get(asked.node), self.suspicions.get(asked.node)
-        if suspicion is None or member is None or self.me.node not in suspicion.accusers:
-            return
-        if precedence(in_state(member, asked.state)) == precedence(asked) and suspicion.retract(
-            self.me.node
-        ):
-            self._history.note(member, RETRACTED, self.me.node, now)
-            self._doubt_changed(member, suspicion, now)
+        self.doubts.confirm(member, now)
 
     def suspicion_ran_out(self, node: NodeId, now: Instant) -> None:
         """Nobody refuted in time: the member is dead."""
@@ -419,20 +391,6 @@ class Beliefs:
         assert member is not None
         dead = in_state(member, MemberState.DEAD)
         self._store(dead, member, (self.me.node,), now, reason=RAN_OUT)
-
-    def _doubt_changed(self, member: Member, suspicion: Suspicion, now: Instant) -> None:
-        """Opinions came or went. They wait for a round of gossip: a doubt lasts for many."""
-        self._touched[member.node] = None
-        self.await_end(member.node, suspicion)
-        self.rumours.amend(member.node, self._encoded(member))
-        self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
-
-    def _encoded(self, member: Member) -> bytes:
-        """A rumour of a member, with who doubts it, and without its state's digest."""
-        suspicion = self.suspicions.get(member.node)
-        if suspicion is None:
-            return encode_update(member, with_digest=False)
-        return encode_update(member, b"".join(suspicion.accusers), b"".join(suspicion.retracted))
 
     # The one door to the table
 
@@ -448,12 +406,12 @@ class Beliefs:
         if before is not None and before.epoch != member.epoch:
             self._loads.forget(node)
             self.rtt_s.pop(node, None)
-        self._follow_suspicion(member, before, accusers, now)
+            self._dialects.restarted(node)
+        self.doubts.follow(member, before, accusers, now)
+        is_state_news = is_live(member.state) and self._hear_state(member)
         if is_live(member.state):
             self.gone.pop(node, None)
-            is_state_news = self._hear_state(member)
         else:
-            is_state_news = False
             self.gone.setdefault(node, now)
             self._loads.forget(node)
             self._states.unwant(node)
@@ -473,66 +431,22 @@ class Beliefs:
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,
         now: Instant,
     ) -> None:  # fmt: skip
-        if before is not None and before.epoch != member.epoch:
-            reason = RESTARTED
-        elif before is not None and is_live(member.state) < is_live(before.state):
-            reason = GOODBYE if member.state is MemberState.LEFT else reason
-        elif before is not None and member.incarnation > before.incarnation:
-            reason = REFUTED if member.state is MemberState.ALIVE else reason
-        self._history.note(member, reason, accuser, now)
+        teller = None if reason in {UNANSWERED, RAN_OUT} else self.teller
+        reason = reason_of(member, before, reason)
+        self._history.note(member, reason, accuser, teller, now)
         self._outbox.add(MemberChanged(member, before.state if before else None, reason, accuser))
-
-    def _follow_suspicion(
-        self, member: Member, before: Member | None, accusers: tuple[NodeId, ...], now: Instant
-    ) -> None:
-        """Keep exactly one suspicion for each suspect, started anew at each incarnation."""
-        node = member.node
-        if member.state is not MemberState.SUSPECT:
-            if self.suspicions.pop(node, None) is not None:
-                self._timers.cancel(("suspicion", node))
-            return
-        if before is not None and precedence(before) == precedence(member):
-            return
-        suspicion = Suspicion(self._config, self.table.live, now, lag_s=lag_s(member.lag))
-        for accuser in accusers:
-            suspicion.confirm(accuser)
-        self.suspicions[node] = suspicion
-        self.await_end(node, suspicion)
-        if self.me.node not in accusers and self._is_verifier(member):
-            self._timers.set(("verify", node), now)
-
-    def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
-        """Wake up when something has to be done about a doubt: at its end, or the last call."""
-        at: float = suspicion.deadline()
-        if not suspicion.is_last_called:
-            at -= self._config.probe_interval_s * LAST_CALL_FRACTION
-        self._timers.set(("suspicion", node), at)
-
-    def _is_verifier(self, suspect: Member) -> bool:
-        """Whether this node is among those who shall probe a suspect at once.
-
-        They are the first on the ring of all ids from a point that the doubt itself gives, so that
-        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
-        """
-        if self.leaving:
-            return False
-        chosen = self.table.first_from(
-            doubt_point(suspect),
-            self._config.verifiers,
-            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
-        )
-        return any(member is self.me for member in chosen)
 
     def _spread(self, member: Member, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue a rumour. It tells of the state only if that is news: storms are not of that."""
         rich = None
+        sponsor = self.sponsors.named(member, now) if member.state is MemberState.ALIVE else b""
         if is_state_news and member.state is MemberState.ALIVE:
-            lean = encode_update(member)
+            lean = encode_update(member, sponsor)
             change = self._states.change_of(member)
             if change is not None and len(self.rumours) < RICH_RUMOURS_MAX:
-                rich = encode_update(member, change=change)
+                rich = encode_update(member, sponsor, change=change)
         else:
-            lean = self._encoded(member)
+            lean = encode_update(member, sponsor) if sponsor else self.doubts.encoded(member)
         self.rumours.add(member.node, lean, rich)
         self._timers.set_earlier("gossip", now)
 
@@ -561,14 +475,14 @@ class Beliefs:
         if member is None or member.state is MemberState.ALIVE:
             return None
         waiting = self.rumours.peek(node)
-        return node, waiting if waiting is not None else self._encoded(member)
+        return node, waiting if waiting is not None else self.doubts.encoded(member)
 
     def corrections(self) -> list[bytes]:
         """The rumours that the sender of the last datagram lacks.
 
         Deaths are none of these: in a heal they would be believed before their subjects can refute.
         """
-        return [self._encoded(member) for member in self.outdated]
+        return [self.doubts.encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
         """Forget those who are gone for longer than tombstones last."""
@@ -577,12 +491,16 @@ class Beliefs:
                 self._forget(node)
 
     def _forget(self, node: NodeId) -> None:
+        member = self.table.get(node)
+        assert member is not None
+        self._entry.bury(member)
         self.table.forget(node)
+        self._dialects.restarted(node)
         self._states.forget(node)
         self._loads.forget(node)
         self.rumours.discard(node)
         self._history.forget(node)
-        for table in (self.gone, self.heard_at, self.rtt_s, self.unreachable):
+        for table in (self.gone, self.heard_at, self.rtt_s, self.probed, self.unreachable):
             assert isinstance(table, dict)
             table.pop(node, None)
         self._touched[node] = None
@@ -596,9 +514,9 @@ class Beliefs:
         touched, self._touched = self._touched, {}
         return touched
 
-    def history(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
+    def history(self, node: NodeId) -> tuple[PastEvent, ...]:
         """The last events of a member, oldest first: why it is believed to be what it is."""
-        return self._history.lines(node)
+        return self._history.of(node)
 
     def is_at(self, address: Address) -> bool:
         """Whether an alive, reachable member, or this node itself, is at `address`."""

@@ -6,6 +6,8 @@ load    11 bytes, where flag LOAD is set: the sender's own
 body    msgpack array [kind, field, ...]
 ```
 
+The upper half of the flags tells how many versions above this datagram's the sender speaks.
+
 A datagram is refused by its size before anything is decoded, and every limit of the decoder is set.
 48 bytes are kept free in each for the seal that encryption will add.
 """
@@ -23,13 +25,25 @@ import msgspec
 
 from meshd.errors import DecodeError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX
-from meshd.gossip.messages import Delta, Message, StateChange, StateEntry, Update, UserEvent
+from meshd.gossip.messages import (
+    Delta,
+    Join,
+    Message,
+    StateChange,
+    StateEntry,
+    Update,
+    UserEvent,
+    Welcome,
+)
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
 
 PROTOCOL_VERSION = 1
 SEAL_BYTES_RESERVED = 48
 FLAG_LOAD = 0x01
-_FLAGS_KNOWN = FLAG_LOAD
+_AHEAD_SHIFT = 4
+_FLAGS_KNOWN = FLAG_LOAD | 0xF << _AHEAD_SHIFT
+AHEAD_MAX = 15
+"""Versions above a datagram's own that its header can tell of."""
 NOBODY = NodeId(bytes(8))
 
 _HEADER_START = struct.Struct(">BBH8s")
@@ -39,19 +53,37 @@ _LOAD = struct.Struct(">9BH")
 LOAD_BYTES = _LOAD.size
 LOAD_ENTRY_BYTES = 8 + LOAD_BYTES
 LOAD_SEQUENCES = 2**12
+IPV4_BYTES, IPV6_BYTES = 6, 18
+"""Of a packed address with its port."""
+IPV6 = 6
 _ARRAY_ELEMENTS_MAX = 512
 _STATES = tuple(MemberState)
 _pack = msgspec.msgpack.Encoder().encode
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
+_TIMELESS = tuple(bytes((int(kind.__struct_config__.tag or 0),)) for kind in (Join, Welcome))
 
 
 class Datagram(msgspec.Struct, frozen=True, gc=False):
-    """A decoded datagram. `load` is the sender's packed record, or empty."""
+    """A decoded datagram. `load` is the sender's packed record, or empty.
+
+    `version` is the datagram's own, `newest` the newest that its sender speaks.
+    """
 
     destination: NodeId
     source: NodeId
     load: bytes
     message: Message
+    version: int = PROTOCOL_VERSION
+    newest: int = PROTOCOL_VERSION
+
+
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What is legible of a datagram in any version: who speaks, to whom, and which versions."""
+
+    mesh: MeshId
+    source: NodeId
+    version: int
+    newest: int
 
 
 def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes = b"") -> bytes:
@@ -59,10 +91,23 @@ def encode_header(mesh: MeshId, destination: NodeId, source: NodeId, load: bytes
     return b"".join((header_start(mesh, with_load=bool(load)), destination, source, load))
 
 
-def header_start(mesh: MeshId, *, with_load: bool) -> bytes:
-    """What all headers of a mesh begin with; destination, source and load follow."""
-    flags = FLAG_LOAD if with_load else 0
-    return _HEADER_START.pack(PROTOCOL_VERSION, flags, 0, mesh)
+def header_start(
+    mesh: MeshId, *, with_load: bool, version: int = PROTOCOL_VERSION, ahead: int = 0
+) -> bytes:
+    """What all headers of a mesh begin with; destination, source and load follow.
+
+    `ahead` is how many versions above `version` the sender speaks, 0 .. AHEAD_MAX.
+    """
+    flags = (FLAG_LOAD if with_load else 0) | ahead << _AHEAD_SHIFT
+    return _HEADER_START.pack(version, flags, 0, mesh)
+
+
+def outline(data: bytes) -> Outline | None:
+    """What is legible of a datagram of whatever version; None if it has no whole header."""
+    if len(data) < HEADER_BYTES:
+        return None
+    version, flags, _key, mesh, _destination, source = _HEADER.unpack_from(data)
+    return Outline(mesh, source, version, version + (flags >> _AHEAD_SHIFT))
 
 
 def encode_body(
@@ -92,8 +137,14 @@ def encode_field(value: Any) -> bytes:
     return _pack(value)
 
 
-def decode(data: bytes, mesh: MeshId) -> Datagram:
-    """Parse one datagram.
+def decode(
+    data: bytes,
+    mesh: MeshId,
+    *,
+    oldest: int = PROTOCOL_VERSION,
+    newest: int = PROTOCOL_VERSION,
+) -> Datagram:
+    """Parse one datagram of the versions `oldest` .. `newest`; a join or welcome, of any.
 
     Raises:
         DecodeError: `data` holds no valid message; its text is one of a fixed set of reasons.
@@ -104,7 +155,7 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
         raise DecodeError("too_short")
     header: tuple[int, int, int, MeshId, NodeId, NodeId] = _HEADER.unpack_from(data)
     version, flags, key, its_mesh, destination, source = header
-    if version != PROTOCOL_VERSION:
+    if not oldest <= version <= newest and not _is_timeless(data, flags):
         raise DecodeError("other_version")
     if its_mesh != mesh:
         raise DecodeError("other_mesh")
@@ -117,7 +168,14 @@ def decode(data: bytes, mesh: MeshId) -> Datagram:
             raise DecodeError("too_short")
         load = data[at : at + LOAD_BYTES]
         at += LOAD_BYTES
-    return Datagram(destination, source, load, _decode_body(data[at:]))
+    speaks = version + (flags >> _AHEAD_SHIFT)
+    return Datagram(destination, source, load, _decode_body(data[at:]), version, speaks)
+
+
+def _is_timeless(data: bytes, flags: int) -> bool:
+    """Whether it is one of the two messages whose form is that of every version."""
+    at = HEADER_BYTES + (LOAD_BYTES if flags & FLAG_LOAD else 0) + 1
+    return data[at : at + 1] in _TIMELESS
 
 
 def _decode_body(body: bytes) -> Message:
@@ -139,14 +197,23 @@ def _decode_body(body: bytes) -> Message:
         raise DecodeError("not_msgpack") from error
     # To one kind at a time: converting to the union costs eighty times as much, because msgspec
     # keeps what it knows of a struct, but not of a union.
-    kind = _KINDS.get(plain[0]) if isinstance(plain, tuple) and plain else None
-    if kind is None:
+    # An empty map passes the limit above; what is no array, or an empty one, is no kind either.
+    number = plain[0] if isinstance(plain, tuple) and plain else None
+    if type(number) is not int:
         raise DecodeError("not_a_message")
+    kind = _KINDS.get(number)
+    if kind is None:
+        # Most likely one of a later version: passed over, as are fields that it appends.
+        raise DecodeError("unknown_kind")
     try:
         message: Message = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         raise DecodeError("not_a_message") from error
     return message
+
+
+def _is_tagged(plain: object) -> bool:
+    return isinstance(plain, tuple) and bool(plain) and isinstance(plain[0], int)
 
 
 def _refuse_extension(code: int, _data: bytes) -> None:
@@ -187,7 +254,7 @@ def update_fields(
         member.node,
         member.epoch,
         member.incarnation,
-        pack_address(member.address),
+        pack_addresses(member.address, member.other),
         member.state_version,
         member.lag,
         *ending,
@@ -225,8 +292,8 @@ def _entry_fields(entry: StateEntry) -> tuple[Any, ...]:
     return (*plain, entry.size) if entry.size else plain
 
 
-def member_from(update: Update) -> Member:
-    """The record that a rumour states.
+def member_from(update: Update, ip_version: int = 4) -> Member:
+    """The record that a rumour states; of two addresses that of `ip_version` is the one to use.
 
     Raises:
         DecodeError: its address cannot be anybody's.
@@ -240,24 +307,29 @@ def member_from(update: Update) -> Member:
         update.state_version,
         update.lag,
         update.digest,
+        ip_version,
     )
 
 
 @lru_cache(maxsize=16_384)
 def _member(
     node: bytes, epoch: int, incarnation: int, state: int, address: bytes, state_version: int,
-    lag: int, digest: bytes,
+    lag: int, digest: bytes, ip_version: int,
 ) -> Member:  # fmt: skip
     """One value for the same record, however often it is told; simulated nodes share it, too."""
+    used, other = unpack_addresses(address)
+    if other is not None and ip_version == IPV6:
+        used, other = other, used
     return Member(
         node=NodeId(node),
         epoch=Epoch(epoch),
         incarnation=Incarnation(incarnation),
         state=_STATES[state],
-        address=unpack_address(address),
+        address=used,
         state_version=state_version,
         lag=lag,
         digest=digest,
+        other=other,
     )
 
 
@@ -270,7 +342,7 @@ def states(update: Update, member: Member) -> bool:
         and update.state_version <= member.state_version
         and (update.digest <= member.digest or update.state_version < member.state_version)
         and update.lag <= member.lag
-        and update.address == pack_address(member.address)
+        and update.address == pack_addresses(member.address, member.other)
     )
 
 
@@ -281,6 +353,26 @@ def pack_address(address: Address) -> bytes:
     if ":" in address.host:
         return IPv6Address(address.host.partition("%")[0]).packed + port
     return bytes(int(part) for part in address.host.split(".")) + port
+
+
+@lru_cache(maxsize=16_384)
+def pack_addresses(used: Address, other: Address | None) -> bytes:
+    """One address, or two of different IP versions: IPv4 first, whichever of them is used here."""
+    if other is None:
+        return pack_address(used)
+    one, two = pack_address(used), pack_address(other)
+    return one + two if len(one) < len(two) else two + one
+
+
+def unpack_addresses(packed: bytes) -> tuple[Address, Address | None]:
+    """Read what `pack_addresses` wrote: IPv4 first where there are two.
+
+    Raises:
+        DecodeError: as `unpack_address` does.
+    """
+    if len(packed) == IPV4_BYTES + IPV6_BYTES:
+        return unpack_address(packed[:IPV4_BYTES]), unpack_address(packed[IPV4_BYTES:])
+    return unpack_address(packed), None
 
 
 @lru_cache(maxsize=16_384)
@@ -300,7 +392,7 @@ def unpack_address(packed: bytes) -> Address:
             raise DecodeError("bad_address")
         return Address(".".join(map(str, host)), port)
     ip = IPv6Address(host)
-    if ip.is_unspecified or ip.is_multicast:
+    if ip.is_unspecified or ip.is_multicast or ip.ipv4_mapped is not None:
         raise DecodeError("bad_address")
     return Address(str(ip), port)
 

@@ -45,6 +45,18 @@ class PingAnswered(msgspec.Struct, frozen=True):
     rtt_s: float
 
 
+class StreamPing(msgspec.Struct, frozen=True):
+    """No direct ack in time: ask over the call port (TCP) as well, within `timeout_s`.
+
+    `address` is the member's own; `sequence` names the round in the StreamPinged that answers.
+    """
+
+    node: NodeId
+    address: Address
+    sequence: int
+    timeout_s: float
+
+
 class DatagramRejected(msgspec.Struct, frozen=True):
     """A datagram was dropped; `reason` is one of a fixed set of words, fit for a metric label."""
 
@@ -65,10 +77,32 @@ class IdentityRaised(msgspec.Struct, frozen=True):
     incarnation: Incarnation
 
 
+class Woken(msgspec.Struct, frozen=True):
+    """The machine was suspended, and goes on: who was known is worth looking for again."""
+
+    slept_s: float
+
+
 class ConflictSeen(msgspec.Struct, frozen=True):
-    """Somebody else runs with this node's identity, at `address`."""
+    """Somebody else runs with this node's identity, at `address`.
+
+    If it began first, this node stands `aside`: it takes no part while the other does.
+    """
 
     address: Address
+    aside: bool = False
+
+
+class ConflictOver(msgspec.Struct, frozen=True):
+    """The one for whom this node stood aside is gone: it takes part again."""
+
+
+class VersionRefused(msgspec.Struct, frozen=True):
+    """A node at `address` speaks the protocol versions `oldest` .. `newest`, none of them ours."""
+
+    address: Address
+    oldest: int
+    newest: int
 
 
 class EventHeard(msgspec.Struct, frozen=True):
@@ -113,12 +147,16 @@ Effect = (
     | StateChanged
     | ProbeCompleted
     | PingAnswered
+    | StreamPing
     | DatagramRejected
     | Joined
     | IdentityRaised
+    | Woken
     | ConflictSeen
+    | VersionRefused
     | EventHeard
     | QueryHeard
     | QueryAnswered
     | QueryEnded
+    | ConflictOver
 )

@@ -5,10 +5,11 @@ from collections.abc import Hashable, Sequence
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import BusyError, UsageError
-from meshd.gossip.beliefs import EPOCH_AHEAD_MAX_MS, Beliefs
+from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import NOBODY, event_key
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import EventHeard
+from meshd.gossip.entry import EPOCH_AHEAD_MAX_MS
 from meshd.gossip.inputs import AnswerGiven, EventFired, QueryFired
 from meshd.gossip.messages import (
     DIGEST_EVENTS_MAX,
@@ -324,7 +325,9 @@ class EventPlane:
         After a fresh event, and when this node has just met the mesh.
         """
         self._repairs_left = REPAIR_ROUNDS
-        self._plan_repair(now)
+        # What is planned stays: events that keep coming must not put it off for ever.
+        if not self._timers.pending(("events", "repair")):
+            self._plan_repair(now)
 
     def reunited(self, now: Instant) -> None:
         """A member that was held dead lives: it may lack what was told meanwhile."""
@@ -346,7 +349,8 @@ class EventPlane:
     def _show(self, target: Member, now: Instant, *, is_answer: bool) -> None:
         current = self._recent.current(now)
         shown = current[:DIGEST_EVENTS_MAX]
-        since = shown[-1].event.time if len(current) > len(shown) else 0
+        # What a run before this one heard is not lacking here, though it is not remembered.
+        since = shown[-1].event.time if len(current) > len(shown) else self._recent.floor
         hashes = b"".join(short_hash(each.key) for each in shown)
         fields = (since, hashes, is_answer)
         self._outbox.send(target.node, target.address, EventDigest, fields)

@@ -3,9 +3,11 @@
 import struct
 
 from meshd.clock import Instant
-from meshd.model import Member, MemberState, NodeId
+from meshd.gossip.explanation import PastEvent
+from meshd.gossip.members import is_live
+from meshd.model import Incarnation, Member, MemberState, NodeId
 
-LINES_MAX = 32
+EVENTS_MAX = 32
 """Events kept of one member; older ones are forgotten."""
 HEARD_OF = "heard of"
 TOLD = "told by a peer"
@@ -14,40 +16,59 @@ RAN_OUT = "not refuted in time"
 RESTARTED = "restarted"
 GOODBYE = "said goodbye"
 REFUTED = "refuted"
+MOVED = "moved to another address"
 CONFIRMED = "suspicion confirmed"
 RETRACTED = "suspicion taken back"
-_REASONS = (HEARD_OF, TOLD, UNANSWERED, RAN_OUT, RESTARTED, GOODBYE, REFUTED, CONFIRMED, RETRACTED)
+_REASONS = (
+    HEARD_OF, TOLD, UNANSWERED, RAN_OUT, RESTARTED, GOODBYE, REFUTED, MOVED, CONFIRMED, RETRACTED,
+)  # fmt: skip
 _CODES = {reason: code for code, reason in enumerate(_REASONS)}
-_EVENT = struct.Struct("<dBBI8s")
+_EVENT = struct.Struct("<dBBI8s8s")
 _NOBODY = bytes(8)
 
 
 class History:
-    """The last events of each member, some 20 bytes each; text is made when somebody asks."""
+    """The last events of each member, 30 bytes each; values are made when somebody asks."""
 
     def __init__(self) -> None:
         self._events: dict[NodeId, bytes] = {}
 
-    def note(self, member: Member, reason: str, accuser: NodeId | None, now: Instant) -> None:
+    def note(
+        self, member: Member, reason: str, accuser: NodeId | None, teller: NodeId | None,
+        now: Instant,
+    ) -> None:  # fmt: skip
         """Add what happened.
 
         Args:
             member: as it is believed to be from now on.
             reason: one of the constants above.
             accuser: whose failed probe stands behind it, if anybody's does.
+            teller: who sent the datagram that told it, if one did.
             now: when.
         """
         event = _EVENT.pack(
-            now, _CODES[reason], member.state, member.incarnation, accuser or _NOBODY
+            now,
+            _CODES[reason],
+            member.state,
+            member.incarnation,
+            accuser or _NOBODY,
+            teller or _NOBODY,
         )
         held = self._events.get(member.node, b"")
-        self._events[member.node] = held[-(LINES_MAX - 1) * _EVENT.size :] + event
+        self._events[member.node] = held[-(EVENTS_MAX - 1) * _EVENT.size :] + event
 
-    def lines(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
-        """When and what, oldest first."""
+    def of(self, node: NodeId) -> tuple[PastEvent, ...]:
+        """What happened to a member, oldest first."""
         return tuple(
-            (Instant(now), _text(_REASONS[code], MemberState(state), incarnation, accuser))
-            for now, code, state, incarnation, accuser in _EVENT.iter_unpack(
+            PastEvent(
+                Instant(at),
+                MemberState(state),
+                Incarnation(incarnation),
+                _REASONS[code],
+                _id(accuser),
+                _id(teller),
+            )
+            for at, code, state, incarnation, accuser, teller in _EVENT.iter_unpack(
                 self._events.get(node, b"")
             )
         )
@@ -57,8 +78,18 @@ class History:
         self._events.pop(node, None)
 
 
-def _text(reason: str, state: MemberState, incarnation: int, accuser: bytes) -> str:
-    if reason in {CONFIRMED, RETRACTED}:
-        return f"{reason} by {accuser.hex()}"
-    by = "" if accuser == _NOBODY else f" (accuser {accuser.hex()})"
-    return f"{state.name.lower()} @{incarnation}: {reason}{by}"
+def reason_of(member: Member, before: Member | None, reason: str) -> str:
+    """What really happened, where the two records tell more than `reason` does."""
+    if before is None:
+        return reason
+    if before.epoch != member.epoch:
+        return RESTARTED
+    if is_live(member.state) < is_live(before.state):
+        return GOODBYE if member.state is MemberState.LEFT else reason
+    if member.incarnation > before.incarnation and member.state is MemberState.ALIVE:
+        return MOVED if before.state is MemberState.ALIVE else REFUTED
+    return reason
+
+
+def _id(packed: bytes) -> NodeId | None:
+    return None if packed == _NOBODY else NodeId(packed)

@@ -49,10 +49,25 @@ class PingRequested(msgspec.Struct, frozen=True):
     node: NodeId
 
 
+class Resumed(msgspec.Struct, frozen=True):
+    """The machine was suspended for `slept_s` seconds, of which `now` may know nothing."""
+
+    slept_s: float
+
+
+class StreamPinged(msgspec.Struct, frozen=True):
+    """A StreamPing ended: whether `node` itself answered over the call port."""
+
+    node: NodeId
+    sequence: int
+    ok: bool
+
+
 class AddressChanged(msgspec.Struct, frozen=True):
-    """This node is reachable at another address from now on."""
+    """This node is reachable elsewhere from now on: by both IP versions if `other` is given."""
 
     address: Address
+    other: Address | None = None
 
 
 class EventFired(msgspec.Struct, frozen=True):
@@ -100,4 +115,6 @@ Input = (
     | EventFired
     | QueryFired
     | AnswerGiven
+    | StreamPinged
+    | Resumed
 )

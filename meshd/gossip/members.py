@@ -33,31 +33,46 @@ def join(one: Member, other: Member) -> Member:
     """
     high, low = (one, other) if precedence(one) >= precedence(other) else (other, one)
     if (high.epoch, high.incarnation) == (low.epoch, low.incarnation):
-        address, lag = max(high.address, low.address), max(high.lag, low.lag)
+        placed, lag = max(high, low, key=_addresses), max(high.lag, low.lag)
     else:
-        address, lag = high.address, high.lag
+        placed, lag = high, high.lag
     version, digest = high.state_version, high.digest
     if high.epoch == low.epoch:
         version, digest = max((version, digest), (low.state_version, low.digest))
     told = (version, lag, digest)
-    if address is high.address and told == (high.state_version, high.lag, high.digest):
+    if placed is high and told == (high.state_version, high.lag, high.digest):
         return high
     return Member(
-        high.node, high.epoch, high.incarnation, high.state, address, version, lag, digest
-    )
+        high.node, high.epoch, high.incarnation, high.state, placed.address, version, lag,
+        digest, placed.other,
+    )  # fmt: skip
+
+
+def _addresses(member: Member) -> tuple[Address, ...]:
+    """Where a member is, in an order on which all agree, whichever of two addresses they use."""
+    if member.other is None:
+        return (member.address,)
+    return (min(member.address, member.other), max(member.address, member.other))
 
 
 def in_state(member: Member, state: MemberState) -> Member:
     """The same record, but for its state."""
     return Member(
         member.node, member.epoch, member.incarnation, state, member.address, member.state_version,
-        member.lag, member.digest,
+        member.lag, member.digest, member.other,
     )  # fmt: skip
 
 
 def is_live(state: MemberState) -> bool:
     """Whether a member in this state is still counted on: alive or suspect."""
     return state <= MemberState.SUSPECT
+
+
+def is_overtaken(told: Member, held: Member) -> bool:
+    """Whether a live record lost for good: to a newer one, or to the end of the very same."""
+    if (told.epoch, told.incarnation) == (held.epoch, held.incarnation):
+        return not is_live(held.state)
+    return (told.epoch, told.incarnation) < (held.epoch, held.incarnation)
 
 
 def bucket_of(node: NodeId) -> int:
@@ -155,7 +170,7 @@ class MemberTable:
         self._count(before, member)
         self._overlay[node] = member
         if self._at is not None:
-            self._at.setdefault(pack_address(member.address), {})[node] = None
+            self._place(self._at, member)
         return before
 
     def forget(self, node: NodeId) -> None:
@@ -244,23 +259,40 @@ class MemberTable:
         base = len(self._base_rows)
         return self.get(self._base_rows[row] if row < base else self._rows[row - base])
 
+    def verifiers(self, suspect: Member, count: int) -> Sequence[Member]:
+        """Who shall probe a suspect at once.
+
+        They are the first on the ring of all ids from a point that the doubt itself gives, so that
+        all choose the same without a word (the expander of observers of Rapid, ATC 2018, in small).
+        """
+        return self.first_from(
+            doubt_point(suspect),
+            count,
+            lambda m: m.state is MemberState.ALIVE and m.node != suspect.node,
+        )
+
     def at_address(self, address: Address) -> list[Member]:
         """The members that claim an address. Indexed on the first call, kept up from then on."""
         if self._at is None:
             self._at = {}
             for each in self:
-                self._at.setdefault(pack_address(each.address), {})[each.node] = None
+                self._place(self._at, each)
         nodes = self._at.get(pack_address(address), ())
         return [member for node in nodes if (member := self.get(node)) is not None]
+
+    def _place(self, at: dict[bytes, dict[NodeId, None]], member: Member) -> None:
+        for address in _addresses(member):
+            at.setdefault(pack_address(address), {})[member.node] = None
 
     def _unplace(self, member: Member) -> None:
         if self._at is None:
             return
-        packed = pack_address(member.address)
-        here = self._at[packed]
-        del here[member.node]
-        if not here:
-            del self._at[packed]
+        for address in _addresses(member):
+            packed = pack_address(address)
+            here = self._at[packed]
+            del here[member.node]
+            if not here:
+                del self._at[packed]
 
     def pick(
         self, count: int, rng: random.Random, wanted: Callable[[Member], bool]
@@ -287,6 +319,8 @@ class MemberTable:
         return self._buckets
 
 
-def new_member(node: NodeId, epoch: Epoch, address: Address) -> Member:
+def new_member(
+    node: NodeId, epoch: Epoch, address: Address, other: Address | None = None
+) -> Member:
     """A node's own first record."""
-    return Member(node, epoch, Incarnation(0), MemberState.ALIVE, address)
+    return Member(node, epoch, Incarnation(0), MemberState.ALIVE, address, other=other)

@@ -22,7 +22,7 @@ CHUNKS_MAX = DOCUMENT_BYTES_MAX // CHUNK_BYTES
 DIGEST_BYTES = 16
 """BLAKE2b of a document: what it is asked for by."""
 BUCKETS = 64
-JOIN_PADDING_BYTES = 80
+JOIN_PADDING_BYTES = 92
 """What a join is filled up with, so that it is no shorter than its welcome."""
 EVENT_PAYLOAD_BYTES_MAX = 400
 """With it an event of the longest name fits the smallest datagram that may be configured."""
@@ -49,9 +49,12 @@ U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U53 = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 StateCode = Annotated[int, msgspec.Meta(ge=0, le=3)]
-PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=18)]
+PackedAddress = Annotated[bytes, msgspec.Meta(min_length=6, max_length=24)]
 Loads = Annotated[bytes, msgspec.Meta(max_length=1_330)]
 Coordinates = Annotated[bytes, msgspec.Meta(max_length=253)]
+
+BUSY_ADDRESSES_MAX = 5
+VERSION = Annotated[int, msgspec.Meta(ge=1, lt=2**8)]
 
 
 class StateEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +82,8 @@ class Update(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `lag` is the member's own word on how late it reads its mail, in steps of 20 ms. `digest` stands
     for its whole state at `state_version`, where the sender knows it. Behind a doubt stand the
     failed probes of its `accusers`; `retracted` are those who heard an answer after all. Both are
-    ids of 8 bytes, one after the other. `delta` is the member's last change, if it is small.
+    ids of 8 bytes, one after the other; a newcomer's sponsor, which shook hands with it, stands
+    in place of accusers. `delta` is the member's last change, if it is small.
     """
 
     state: StateCode
@@ -186,18 +190,30 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """First word to an address: who are you? Answered by a welcome of no larger size."""
+    """First word to an address: who are you? Answered by a welcome of no larger size.
+
+    Its form, and the welcome's, is the same in every protocol version: `oldest` and `newest` are
+    the versions that the sender speaks, and are how two nodes find that they share none.
+    """
 
     sequence: U16
     padding: Annotated[bytes, msgspec.Meta(max_length=JOIN_PADDING_BYTES)]
+    oldest: VERSION = 1
+    newest: VERSION = 1
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """This is me; come back with `cookie` to prove that your address is yours."""
+    """This is me; come back with `cookie` to prove that your address is yours.
+
+    `began` is the epoch with which this run began: of two runs with one key the older stays.
+    """
 
     sequence: U16
     cookie: Bytes8
     record: Update
+    oldest: VERSION = 1
+    newest: VERSION = 1
+    began: U53 = 0
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -285,6 +301,18 @@ class EventDigest(msgspec.Struct, frozen=True, array_like=True, tag=14):
     is_answer: bool = False
 
 
+class Busy(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Too many want in here at once: come back later, or knock at one of `addresses`.
+
+    The answer to a join or to a sync (`sequence` 0), and no larger than either.
+    """
+
+    sequence: U16
+    addresses: Annotated[
+        tuple[PackedAddress, ...], msgspec.Meta(max_length=BUSY_ADDRESSES_MAX)
+    ] = ()
+
+
 Message = (
     Ping
     | Ack
@@ -300,4 +328,5 @@ Message = (
     | Events
     | Answer
     | EventDigest
+    | Busy
 )

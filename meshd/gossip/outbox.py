@@ -10,15 +10,14 @@ from meshd.gossip.codec import (
     SEAL_BYTES_RESERVED,
     encode_body,
     encode_field,
-    encode_header,
-    header_start,
     with_riders,
 )
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
 from meshd.gossip.effects import DatagramRejected, Effect, SendDatagram
 from meshd.gossip.loads import LoadPlane
 from meshd.gossip.messages import Message
-from meshd.model import Address, MeshId, NodeId
+from meshd.model import Address, NodeId
 
 _BIN_HEADER_BYTES = 3
 _ARRAY_HEADER_BYTES = 3
@@ -33,15 +32,14 @@ class Outbox:
     def __init__(
         self,
         *,
-        mesh: MeshId,
         me: NodeId,
+        dialects: Dialects,
         config: GossipConfig,
         rumours: BroadcastQueue,
         loads: LoadPlane,
     ) -> None:
-        self._mesh = mesh
         self._me = me
-        self._starts = tuple(header_start(mesh, with_load=has) for has in (False, True))
+        self._dialects = dialects
         self._bytes_max = config.datagram_bytes_max - SEAL_BYTES_RESERVED
         self._mult = config.transmit_mult
         self._rumours = rumours
@@ -83,8 +81,9 @@ class Outbox:
         self, to: NodeId, address: Address, kind: type[Message], fields: Sequence[Any]
     ) -> None:
         """Send a message to an unproven address: no byte more than it needs."""
-        header = encode_header(self._mesh, to, self._me)
-        self._effects.append(SendDatagram(address, header + encode_body(_TAGS[kind], fields)))
+        start = self._dialects.starts(to)[0]
+        data = b"".join((start, to, self._me, encode_body(_TAGS[kind], fields)))
+        self._effects.append(SendDatagram(address, data))
 
     def send_with(
         self,
@@ -152,5 +151,6 @@ class Outbox:
 
     def _put(self, to: NodeId, address: Address, body: bytes) -> None:
         load = self._loads.own
-        data = b"".join((self._starts[bool(load)], to, self._me, load, body))
+        start = self._dialects.starts(to)[bool(load)]
+        data = b"".join((start, to, self._me, load, body))
         self._effects.append(SendDatagram(address, data))

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from meshd.clock import Instant, Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.dialects import Dialects
 from meshd.gossip.distances import Distances
-from meshd.gossip.effects import PingAnswered, ProbeCompleted
+from meshd.gossip.doors import Doors
+from meshd.gossip.effects import PingAnswered, ProbeCompleted, StreamPing
+from meshd.gossip.explanation import ANSWERED, FAILED, HELPED, LATE, Probed
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.inputs import StreamPinged
 from meshd.gossip.lag import lag_s
 from meshd.gossip.members import is_live
 from meshd.gossip.messages import Ack, Nack, Ping, PingReq
@@ -25,6 +29,7 @@ MISSED_MAX = 16
 """Failed rounds that are remembered, so that a late answer takes the verdict back."""
 _FIELD_BYTES = 16  # of a ping, but for what rides along
 _SEQUENCES = 2**16
+_RECONNECTS_SHARED = 3  # nodes of a mesh that ping each of the dead in one reconnect interval
 _RTT_WEIGHT = 0.2  # of a new sample in the moving average
 
 
@@ -39,6 +44,8 @@ class Prober:
         timers: Timers,
         outbox: Outbox,
         health: LocalHealth,
+        doors: Doors,
+        dialects: Dialects,
         distances: Distances,
         rng: random.Random,
         now: Instant,
@@ -48,6 +55,8 @@ class Prober:
         self._timers = timers
         self._outbox = outbox
         self._health = health
+        self._doors = doors
+        self._dialects = dialects
         self._distances = distances
         self._rng = rng
         self._ring = ProbeRing(rng)
@@ -92,7 +101,7 @@ class Prober:
         """A round with a slow target has come to its timeout, then to its end."""
         current = self._slow[sequence]
         if now < current.until:
-            self._ask_helpers(current)
+            self._ask_helpers(current, now)
             self._timers.set(("slow", sequence), current.until)
         else:
             del self._slow[sequence]
@@ -112,7 +121,13 @@ class Prober:
         return None
 
     def _may_ask(self, member: Member) -> bool:
-        return is_live(member.state) and member.node != self._beliefs.me.node
+        beliefs = self._beliefs
+        return (
+            is_live(member.state)
+            and member.node != beliefs.me.node
+            and beliefs.families.can_reach(member)
+            and not self._dialects.is_foreign(member.node)
+        )
 
     def ask(self, target: Member) -> int:
         """Ping a member for another reason than the own round; returns the sequence."""
@@ -145,13 +160,13 @@ class Prober:
         )
 
     def on_timeout(self, now: Instant) -> None:
-        """No direct ack in time: ask helpers to ping the target."""
-        del now
+        """No direct ack in time: ask helpers to ping the target, and the target over a stream."""
         # An ack, like the round's end, cancels the timer.
         assert self._round is not None
-        self._ask_helpers(self._round)
+        self._ask_helpers(self._round, now)
 
-    def _ask_helpers(self, current: ProbeRound) -> None:
+    def _ask_helpers(self, current: ProbeRound, now: Instant) -> None:
+        self.ask_by_stream(current.asked, current.sequence, current.until - now)
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,
@@ -163,11 +178,23 @@ class Prober:
                 helper.node, helper.address, PingReq, (current.sequence, current.target)
             )
 
+    def ask_by_stream(self, target: Member, sequence: int, timeout_s: Seconds) -> None:
+        """Ask over the call port as well, where datagrams may not get through."""
+        self._outbox.add(StreamPing(target.node, target.address, sequence, timeout_s))
+
+    def on_stream_pinged(self, event: StreamPinged, now: Instant) -> None:
+        """The target answers calls: it lives. Of our own health that says nothing."""
+        current = self._round_of(event.sequence)
+        if event.ok and current is not None and not current.acked and current.target == event.node:
+            current.acked = True
+            self._beliefs.heard_from(current.target, now)
+            self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=None))
+
     def _judge(self, current: ProbeRound, now: Instant) -> None:
         if current.acked:
             return
         member = self._beliefs.table.get(current.target)
-        if member is None or not is_live(member.state):
+        if member is None or not self._may_ask(member):
             return
         self._health.probe_failed(len(current.helpers), len(current.nacks))
         self._outbox.add(ProbeCompleted(current.target, succeeded=False, rtt_s=None))
@@ -178,6 +205,7 @@ class Prober:
         if len(self._missed) == MISSED_MAX:
             del self._missed[next(iter(self._missed))]
         self._missed[sequence] = asked
+        self._beliefs.probed[asked.node] = Probed(now, FAILED)
         self._beliefs.probe_failed(asked, now)
 
     def on_ack(self, ack: Ack, source: NodeId, now: Instant) -> None:
@@ -194,6 +222,8 @@ class Prober:
                 self._health.probe_succeeded()
                 waited_s = self._beliefs.waited_s
                 rtt_s = max(0.0, now - current.started - waited_s) if direct else None
+                how = ANSWERED if direct else HELPED
+                self._beliefs.probed[current.target] = Probed(now, how, rtt_s)
                 if rtt_s is not None:
                     self._measured(source, rtt_s)
                     self._distances.measured(source, rtt_s, ack.coordinates)
@@ -219,7 +249,8 @@ class Prober:
         missed = self._missed.get(ack.sequence)
         if missed is not None and missed.node == source:
             del self._missed[ack.sequence]
-            self._beliefs.answered_late(missed, now)
+            self._beliefs.probed[source] = Probed(now, LATE)
+            self._beliefs.doubts.answered_late(missed, now)
             return
         relay = self._relays.get(ack.sequence)
         if relay is not None and relay.target == source and not relay.acked:
@@ -271,7 +302,7 @@ class Prober:
         If the target is gone, the nack carries what became of it, for the requester is behind.
         """
         target = self._beliefs.table.get(request.target)
-        if target is None or len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
+        if target is None or not self._may_relay(target, now):
             self._outbox.send_full(
                 requester.node,
                 requester.address,
@@ -287,6 +318,12 @@ class Prober:
         self._timers.set(("relay", sequence), now + self._config.probe_interval_s)
         self._ping(target, sequence)
 
+    def _may_relay(self, target: Member, now: Instant) -> bool:
+        """Whether to ping a member for somebody else: one that was never heard, but seldom."""
+        if len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
+            return False
+        return target.node in self._beliefs.heard_at or self._doors.may_probe(now)
+
     def on_nack_due(self, sequence: int) -> None:
         """The window is nearly over: tell the requester if there is no ack yet."""
         relay = self._relays.get(sequence)
@@ -301,13 +338,24 @@ class Prober:
         self._relays.pop(sequence, None)
 
     def on_reconnect(self, now: Instant) -> None:
-        """Ping one of the dead: a healed network shows itself by an answer."""
+        """Ping one of the dead: a healed network shows itself by an answer.
+
+        In a large mesh each node does so only now and then (Serf: with the chance dead / alive), so
+        that not all of them call at the few who are gone.
+        """
         gone = self._beliefs.gone
         table = self._beliefs.table
-        dead = [n for n in gone if (m := table.get(n)) and m.state is MemberState.DEAD]
+        # Not whom this node never heard: a forged address must not be written to by all for a day.
+        heard = self._beliefs.heard_at
+        dead = [
+            n for n in gone if n in heard and (m := table.get(n)) and m.state is MemberState.DEAD
+        ]
         if gone:
             self._timers.set("reconnect", now + self._config.reconnect_interval_s)
-        if dead and not self._beliefs.leaving:
+        if not dead or self._beliefs.leaving:
+            return
+        share = _RECONNECTS_SHARED * len(dead) / table.live
+        if share >= 1 or self._rng.random() < share:
             target = table.get(self._rng.choice(dead))
             assert target is not None
             accusation = self._beliefs.accusation(target.node)

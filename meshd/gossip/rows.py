@@ -105,6 +105,7 @@ class ViewBuilder:
             node=node,
             name=told.name or node.hex(),
             address=member.address,
+            other=member.other,
             state=member.state,
             epoch=member.epoch,
             incarnation=member.incarnation,
@@ -118,6 +119,7 @@ class ViewBuilder:
             version=told.version,
             rtt_estimate_s=None if expected is None else expected.rtt_s,
             rtt_estimate_error=None if expected is None else expected.error,
+            doubt=swim.doubt_of(node),
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
@@ -22,7 +22,9 @@ from meshd.gossip.effects import (
     ProbeCompleted,
     SendDatagram,
     StateChanged,
+    StreamPing,
 )
+from meshd.gossip.explanation import Explanation
 from meshd.gossip.inputs import (
     AddressChanged,
     AnswerGiven,
@@ -36,11 +38,14 @@ from meshd.gossip.inputs import (
     PingRequested,
     QueryFired,
     RejoinRequested,
+    Resumed,
     StateSet,
+    StreamPinged,
 )
 from meshd.gossip.members import new_member
 from meshd.gossip.rows import MANIFEST_KEY, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
+from meshd.gossip.streams import StreamPinger, StreamPings
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
 from meshd.platform import Platform, ProtocolRunner
@@ -48,6 +53,8 @@ from meshd.view import ClusterView
 
 DRAIN_DATAGRAMS_MAX = 1_024
 LEAVE_HEARERS = 3
+SLEEP_S = 1.0
+"""From so long on a suspend counts as one; the two clocks drift apart by less."""
 _PUBLISH_INTERVAL_S = 0.02  # changes of members that come closer together are published as one
 _REFRESH_INTERVAL_S = 0.1  # loads and signs of life come with every packet: fewer views carry them
 _LEAVE_POLL_S = 0.02
@@ -55,6 +62,10 @@ _ASK_TIMEOUT_S = 5.0
 _ROUNDING_S = 1e-6
 
 Answer = TypeVar("Answer")
+
+
+class _Forward(Protocol):
+    def __call__(self, view: ClusterView, *, is_news: bool) -> None: ...
 
 
 class GossipService:
@@ -68,10 +79,11 @@ class GossipService:
         node: NodeId,
         epoch: Epoch,
         bind: Address,
-        advertise: Callable[[Address], Address],
+        advertise: Callable[[Address], tuple[Address, ...]],
         config: GossipConfig,
         listener: Callable[[Effect], None],
         event_floor: int = 0,
+        streams: StreamPinger | None = None,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -81,10 +93,12 @@ class GossipService:
             node: own id.
             epoch: this run; above all earlier runs'.
             bind: where to listen; port 0 picks one.
-            advertise: from the bound address to the one that others are told.
+            advertise: from the bound address to the one that others are told, or two of them:
+                IPv4 and IPv6.
             config: the protocol's numbers.
             listener: called in the protocol's loop with every effect that is not a datagram.
             event_floor: Lamport time up to which an earlier run heard all users' events.
+            streams: pings a member over its call port, in the protocol's loop; closed with it.
 
         Raises:
             OSError: the address cannot be bound.
@@ -94,8 +108,8 @@ class GossipService:
         self._listener = listener
         self._endpoint = platform.open_datagram(bind, bytes_max=DATAGRAM_BYTES_MAX)
         self.bound = self._endpoint.address
-        self.address = advertise(self.bound)
-        me = new_member(node, epoch, self.address)
+        self.addresses = advertise(self.bound)
+        me = new_member(node, epoch, *self.addresses)
         rng = platform.random("gossip")
         self._swim = Swim(me, mesh, config, rng, self._clock.now(), event_floor=event_floor)
         self._rows = ViewBuilder(config)
@@ -103,10 +117,13 @@ class GossipService:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Instant(0.0)
         self._publishing: asyncio.TimerHandle | None = None
-        self._subscribers: list[Callable[[ClusterView], None]] = []
+        self._subscribers: list[_Forward] = []
+        self._has_news = True
         self._counters: Counter[str] = Counter()
         self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
+        self._asleep_s = self._clock.boot_s() - self._clock.now()
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
+        self._streams = StreamPings(streams, self._on_stream_pinged, self._counters)
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
         self.view = self._rows.build(self._swim)
@@ -175,10 +192,15 @@ class GossipService:
         """Tell how busy this node is."""
         self._submit(LoadSampled(load))
 
-    def set_address(self, address: Address) -> None:
-        """This node is reachable elsewhere from now on."""
-        self.address = address
-        self._submit(AddressChanged(address))
+    @property
+    def address(self) -> Address:
+        """Where others reach this node: the address that is told first."""
+        return self.addresses[0]
+
+    def set_address(self, *addresses: Address) -> None:
+        """This node is reachable elsewhere from now on; by IPv4 and IPv6 where two are given."""
+        self.addresses = addresses
+        self._submit(AddressChanged(*addresses))
 
     async def leave(self, timeout_s: Seconds) -> int:
         """Say goodbye; returns how often that was sent, once enough others were told."""
@@ -208,11 +230,11 @@ class GossipService:
 
         return await self._ask(ask, timeout_s + _ASK_TIMEOUT_S)
 
-    async def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
-        """The last events of a member, oldest first."""
+    async def explain(self, node: NodeId) -> Explanation | None:
+        """Why a member is believed to be what it is; None if it is unknown."""
 
-        async def read() -> tuple[tuple[Instant, str], ...]:
-            return self._swim.explain(node)
+        async def read() -> Explanation | None:
+            return self._swim.explain(node, self._clock.now())
 
         return await self._ask(read)
 
@@ -236,17 +258,30 @@ class GossipService:
         self._submit(given)
 
     @property
+    def health(self) -> int:
+        """Lifeguard's local health score: 0 is well. For any thread."""
+        return self._swim.health
+
+    @property
     def event_clock(self) -> int:
         """The highest Lamport time of a user's event: what the next run skips. For any thread."""
         return self._swim.event_clock
 
-    def on_view(self, callback: Callable[[ClusterView], None]) -> None:
-        """Call `callback` in the running loop with new views; at least with the newest."""
+    def on_view(
+        self, callback: Callable[[ClusterView], None], wants_all: Callable[[], bool]
+    ) -> None:
+        """Call `callback` in the running loop with new views; at least with the newest.
+
+        Views that tell nothing new but loads and signs of life wake that loop, which an idle node
+        would pay for several times a second, only where `wants_all()`, asked by the protocol's
+        thread, is true.
+        """
         loop = asyncio.get_running_loop()
 
-        def forward(view: ClusterView) -> None:
-            with contextlib.suppress(RuntimeError):  # that loop has closed: nobody listens
-                loop.call_soon_threadsafe(callback, view)
+        def forward(view: ClusterView, *, is_news: bool) -> None:
+            if is_news or wants_all():
+                with contextlib.suppress(RuntimeError):  # that loop has closed: nobody listens
+                    loop.call_soon_threadsafe(callback, view)
 
         self._subscribers.append(forward)
 
@@ -258,6 +293,10 @@ class GossipService:
             "events_dropped": self._swim.events_dropped,
             "health_score": self._swim.health,
         }
+
+    def only_by_stream(self) -> tuple[NodeId, ...]:
+        """Members that answer calls, but no datagram. Safe from any thread."""
+        return self._streams.only_by_stream()
 
     # Between the loops
 
@@ -302,12 +341,14 @@ class GossipService:
         for handle in (self._timer, self._publishing):
             if handle is not None:
                 handle.cancel()
+        await self._streams.close()
         self._endpoint.close()
 
     def _describe(self, entries: dict[str, bytes | None]) -> None:
         own = self._swim.state_of(self._swim.me.node)
         dropped = dict.fromkeys(own.values() if own is not None else ())
         self._step(StateSet({**dropped, **entries}))
+        self._has_news = True
         self._publish()
 
     async def _leave(self, timeout_s: Seconds) -> int:
@@ -324,11 +365,13 @@ class GossipService:
         return min(LEAVE_HEARERS, others)
 
     def _on_readable(self) -> None:
+        self._look_for_sleep()
         self._drain()
         self._arm()
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._look_for_sleep()
         # Mail first: whoever was stopped must hear the others before it judges them.
         due = self._swim.next_deadline()
         self._drain()
@@ -337,6 +380,15 @@ class GossipService:
             self.lag_s = now - due
             self._run(DeadlineReached(), now)
         self._arm()
+
+    def _look_for_sleep(self) -> None:
+        """Notice that the machine was suspended, before the mail or a timer is taken for news."""
+        now = self._clock.now()
+        asleep_s = self._clock.boot_s() - now
+        slept_s, self._asleep_s = asleep_s - self._asleep_s, asleep_s
+        if slept_s >= SLEEP_S:
+            self._counters["suspends"] += 1
+            self._run(Resumed(slept_s), now)
 
     def _drain(self) -> None:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
@@ -362,6 +414,7 @@ class GossipService:
             else:
                 is_news |= _is_news(effect)
                 self._on_effect(effect, now)
+        self._has_news |= is_news
         self._publish_within(_PUBLISH_INTERVAL_S if is_news else _REFRESH_INTERVAL_S)
 
     def _publish_within(self, delay_s: Seconds) -> None:
@@ -378,9 +431,11 @@ class GossipService:
             self._counters[f"rejected_{effect.reason}"] += 1
         elif isinstance(effect, ProbeCompleted):
             self._counters["probes_ok" if effect.succeeded else "probes_failed"] += 1
+            self._streams.on_probe_completed(effect)
         elif isinstance(effect, MemberChanged):
             self._counters[f"became_{effect.member.state.name.lower()}"] += 1
             self._rows.member_changed(effect.member.node, now)
+            self._streams.on_member_changed(effect)
         elif isinstance(effect, StateChanged):
             for reader, (node, key) in self._readers.items():
                 if not reader.done() and self._swim.value_of(node, key) is not None:
@@ -390,15 +445,21 @@ class GossipService:
                 # A late answer to an earlier question is older than this one.
                 if not answer.done() and now - effect.rtt_s >= asked_at - _ROUNDING_S:
                     answer.set_result(effect.rtt_s)
+        elif isinstance(effect, StreamPing):
+            self._streams.start(effect)
         self._listener(effect)
+
+    def _on_stream_pinged(self, event: StreamPinged) -> None:
+        self._step(event)
 
     def _publish(self) -> None:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
         self.view = view = self._rows.build(self._swim)
+        is_news, self._has_news = self._has_news, False
         for forward in self._subscribers:
-            forward(view)
+            forward(view, is_news=is_news)
 
     def _arm(self) -> None:
         """See to it that the one timer fires by the machine's next deadline.

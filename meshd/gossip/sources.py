@@ -5,7 +5,7 @@ import random
 from meshd.clock import Seconds
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
-from meshd.model import MemberState, NodeId
+from meshd.model import Member, MemberState, NodeId
 
 _OWNER_ASKERS = 64  # about so many nodes ask the owner itself; in a larger mesh the others spread
 _GATHER_FRACTION = 0.25  # of the gossip interval: the teller may get the state meanwhile
@@ -41,25 +41,28 @@ class Sources:
             tries: how many were asked in vain.
             is_doubted: somebody gave something wrong: ask the owner, if it is there.
         """
-        if is_doubted and self.is_alive(owner):
+        if is_doubted and self.can_ask(owner):
             return owner
-        if tries == 0 and teller is not None and self.is_alive(teller):
+        if tries == 0 and teller is not None and self.can_ask(teller):
             return teller
         owners_share = _OWNER_ASKERS / max(1, self._beliefs.table.live)
-        if self.is_alive(owner) and self._rng.random() < owners_share:
+        if self.can_ask(owner) and self._rng.random() < owners_share:
             return owner
         return anybody
 
-    def is_alive(self, node: NodeId) -> bool:
-        """Whether a node is believed to be there."""
+    def can_ask(self, node: NodeId) -> bool:
+        """Whether a node is believed to be there, and where this one can reach it."""
         member = self._beliefs.table.get(node)
-        return member is not None and member.state is MemberState.ALIVE
+        return member is not None and self._may_answer(member)
+
+    def _may_answer(self, member: Member) -> bool:
+        return member.state is MemberState.ALIVE and self._beliefs.families.can_reach(member)
 
     def anybody(self) -> NodeId | None:
         """An alive member at random, if there is any."""
         me = self._beliefs.me.node
         found = self._beliefs.table.pick(
-            1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
+            1, self._rng, lambda m: self._may_answer(m) and m.node != me
         )
         return found[0].node if found else None
 

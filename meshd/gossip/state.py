@@ -24,6 +24,7 @@ from meshd.gossip.messages import (
     Delta,
     StateChange,
     StateEntry,
+    Update,
 )
 from meshd.model import Epoch, Member, NodeId
 
@@ -284,6 +285,14 @@ class StateStore:
         held = self._changes.get(member.node)
         if held is None or (member.epoch, member.state_version) > held[:2]:
             self._note_change(member.node, member.epoch, member.state_version, change)
+
+    def offered_late(self, update: Update, member: Member) -> bool:
+        """The rumour came before, but without its change: true if that is of use still."""
+        if update.state_version != member.state_version or member.node not in self._wants:
+            return False
+        assert update.delta is not None
+        self.offered(member, update.delta)
+        return True
 
     def _note_change(
         self, node: NodeId, epoch: int, version: int, change: StateChange | None

@@ -39,8 +39,8 @@ class Suspicion:
     """
 
     __slots__ = (
-        "_longest", "_needed", "_shortest", "accusers", "is_last_called", "not_before",
-        "retracted", "started",
+        "_longest", "_needed", "_shortest", "accusers", "is_last_called", "is_lengthened",
+        "lag_s", "not_before", "retracted", "started",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,9 @@ class Suspicion:
         self.accusers: tuple[NodeId, ...] = ()
         self.retracted: tuple[NodeId, ...] = ()
         self.is_last_called = False
+        self.lag_s = lag_s
+        self.is_lengthened = False
+        """Whether it lasts longer because many are doubted at once."""
         self.not_before = now
         """When answers to the last call should be there."""
 
@@ -104,12 +107,19 @@ class Suspicion:
         """K: the confirmations that bring the doubt down to its shortest."""
         return self._needed
 
+    @property
+    def bounds_s(self) -> tuple[Seconds, Seconds]:
+        """T_min and T_max of this doubt."""
+        return self._shortest, self._longest
+
     def lengthen(self, bounds_s: tuple[Seconds, Seconds]) -> bool:
         """Last as long as these bounds at least; false if it does anyway."""
         before = self._shortest, self._longest
         self._shortest = max(self._shortest, bounds_s[0])
         self._longest = max(self._longest, bounds_s[1])
-        return before != (self._shortest, self._longest)
+        is_longer = before != (self._shortest, self._longest)
+        self.is_lengthened |= is_longer
+        return is_longer
 
     def deadline(self) -> Instant:
         """When doubt becomes certainty: T(c) of Lifeguard, from T_max down to T_min.

@@ -9,7 +9,6 @@ Everything that is decided is decided here and below, from the input, the state 
 """
 
 import random
-from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
@@ -18,11 +17,14 @@ from meshd.clock import Instant, Seconds
 from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.broadcast import BroadcastQueue
-from meshd.gossip.codec import NOBODY, Datagram, decode
+from meshd.gossip.codec import NOBODY, Datagram, decode, encode_update
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.distances import Distances, Expected
+from meshd.gossip.dialects import Dialects, Versions
+from meshd.gossip.distances import Distances
 from meshd.gossip.documents import Documents
-from meshd.gossip.effects import Effect
+from meshd.gossip.doors import Doors
+from meshd.gossip.double import Double
+from meshd.gossip.effects import Effect, Woken
 from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
 from meshd.gossip.inputs import (
@@ -38,13 +40,16 @@ from meshd.gossip.inputs import (
     PingRequested,
     QueryFired,
     RejoinRequested,
+    Resumed,
     StateSet,
+    StreamPinged,
 )
 from meshd.gossip.loads import LoadPlane
-from meshd.gossip.members import MemberTable, is_live, record_hash
+from meshd.gossip.members import MemberTable, is_live
 from meshd.gossip.messages import (
     Ack,
     Answer,
+    Busy,
     EventDigest,
     Events,
     Gossip,
@@ -57,17 +62,20 @@ from meshd.gossip.messages import (
     StateDelta,
     StatePull,
     Sync,
+    Update,
     Welcome,
 )
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
 from meshd.gossip.pulls import Pulls
+from meshd.gossip.reading import Reading
 from meshd.gossip.sources import Sources
-from meshd.gossip.state import NodeState, StateStore
+from meshd.gossip.state import StateStore
 from meshd.gossip.sync import Exchange
 from meshd.gossip.timers import Timers
+from meshd.gossip.trust import Trust
 from meshd.gossip.verifier import Verifier
-from meshd.model import Address, Load, Member, MemberState, MeshId, NodeId
+from meshd.model import Address, Member, MemberState, MeshId, NodeId
 
 _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
@@ -75,12 +83,12 @@ _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered
 _RICH_HASTE = 2  # rounds that a change of state, which travels with its rumour, takes at once
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
+_GREETED = 3  # members with whom views are compared at once after a sleep
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
-_STRANGER_INTERVAL_S = 0.5  # so that strangers are asked at most two packets a second
 
 
-class Swim:
+class Swim(Reading):
     """One node's whole gossip protocol. Satisfies `Machine[Input, Effect]`.
 
     Args:
@@ -90,6 +98,7 @@ class Swim:
         rng: the only source of chance.
         now: the present.
         table: rows to start from, for the simulator; empty if not given.
+        versions: the protocol versions that it speaks.
         event_floor: Lamport time up to which an earlier run heard all users' events.
     """
 
@@ -101,6 +110,7 @@ class Swim:
         rng: random.Random,
         now: Instant,
         table: MemberTable | None = None,
+        versions: Versions = Versions(),  # noqa: B008 - a frozen value
         event_floor: int = 0,
     ) -> None:
         self._mesh = mesh
@@ -111,25 +121,23 @@ class Swim:
         self._rumours = BroadcastQueue()
         self._loads = LoadPlane(me.node, me.epoch, config)
         self._states = StateStore(me.node, me.epoch)
+        self._doors = Doors(now)
+        self._dialects = Dialects(mesh, versions)
         self._outbox = Outbox(
-            mesh=mesh, me=me.node, config=config, rumours=self._rumours, loads=self._loads
-        )
-        self._beliefs = Beliefs(
-            me=me,
-            config=config,
-            table=MemberTable({}, ()) if table is None else table,
-            rumours=self._rumours,
+            me=me.node, dialects=self._dialects, config=config, rumours=self._rumours,
             loads=self._loads,
-            states=self._states,
-            timers=self._timers,
-            outbox=self._outbox,
-            health=self._health,
+        )  # fmt: skip
+        self._beliefs = Beliefs(
+            me=me, config=config, table=MemberTable({}, ()) if table is None else table,
+            rumours=self._rumours, loads=self._loads, states=self._states, timers=self._timers,
+            outbox=self._outbox, health=self._health, doors=self._doors, dialects=self._dialects,
             now=now,
-        )
+        )  # fmt: skip
         self._distances = Distances(self._beliefs, self._outbox, rng)
         self._prober = Prober(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            health=self._health, distances=self._distances, rng=rng, now=now,
+            health=self._health, doors=self._doors, dialects=self._dialects,
+            distances=self._distances, rng=rng, now=now,
         )  # fmt: skip
         self._verifier = Verifier(
             config=config, beliefs=self._beliefs, prober=self._prober, timers=self._timers,
@@ -137,7 +145,7 @@ class Swim:
         )  # fmt: skip
         self._exchange = Exchange(
             config=config, beliefs=self._beliefs, timers=self._timers, outbox=self._outbox,
-            rng=rng, now=now,
+            doors=self._doors, dialects=self._dialects, rng=rng, now=now,
         )  # fmt: skip
         sources = Sources(config, self._beliefs, rng)
         self._documents = Documents(
@@ -152,9 +160,13 @@ class Swim:
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
             outbox=self._outbox, rng=rng, floor=event_floor, now=now,
         )  # fmt: skip
+        self._trust = Trust(
+            mesh=mesh, beliefs=self._beliefs, exchange=self._exchange, pulls=self._pulls,
+            doors=self._doors, dialects=self._dialects, outbox=self._outbox, now=now,
+        )  # fmt: skip
+        self._double = Double(beliefs=self._beliefs, outbox=self._outbox, rng=rng, now=now)
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
-        self._stranger_at = Instant(now - _STRANGER_INTERVAL_S)
         self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)
         self._timers.set("reap", now + _REAP_INTERVAL_S)
 
@@ -168,6 +180,8 @@ class Swim:
                 nothing changed.
             BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
+        if self._double.is_aside and not self._may_go_on(event, now):
+            return self._outbox.drain()
         match event:
             case DatagramReceived():
                 self._on_datagram(event, now)
@@ -188,9 +202,15 @@ class Swim:
                 self._on_rejoin(now)
             case PingRequested():
                 self._prober.ping_now(event.node, now)
+            case Resumed():
+                self._on_resumed(event, now)
+            case StreamPinged():
+                self._prober.on_stream_pinged(event, now)
+                self._verifier.on_stream_pinged(event)
             case AddressChanged():
-                if event.address != self._beliefs.me.address:
-                    self._beliefs.raise_incarnation(now, address=event.address)
+                me = self._beliefs.me
+                if (event.address, event.other) != (me.address, me.other):
+                    self._beliefs.raise_incarnation(now, address=event.address, other=event.other)
             case EventFired():
                 self._events.fire(event, now)
             case QueryFired():
@@ -199,41 +219,90 @@ class Swim:
                 self._events.give(event, now)
             case _:
                 assert_never(event)
+        if self._beliefs.foreign is not None:
+            self._double.on_foreign(self._beliefs.foreign, now)
+            self._beliefs.foreign = None
         return self._outbox.drain()
+
+    def _may_go_on(self, event: Input, now: Instant) -> bool:
+        """While another process with this key takes part, only what sends nothing is done."""
+        if isinstance(event, DatagramReceived):
+            datagram = self._decode(event, now)
+            if datagram is not None and datagram.source == self._beliefs.me.node:
+                self._on_own_id(datagram, event.source, now)
+            return False
+        if isinstance(event, DeadlineReached):
+            if now >= self._double.due_at:
+                self._double.on_due(now)
+            return False
+        return not isinstance(event, JoinRequested | PingRequested)
 
     def next_deadline(self) -> Instant | None:
         """When the machine wants a DeadlineReached."""
-        return self._timers.next_deadline()
+        return self._double.due_at if self._double.is_aside else self._timers.next_deadline()
 
     # Datagrams
 
-    def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+    def _decode(self, event: DatagramReceived, now: Instant) -> Datagram | None:
+        if not self._doors.lets_in(event.source, self._beliefs.table, now):
+            self._outbox.reject("flood", event.source)
+            return None
+        oldest, newest = self._dialects.versions
         try:
-            datagram = decode(event.data, self._mesh)
+            return decode(event.data, self._mesh, oldest=oldest, newest=newest)
         except DecodeError as error:
             self._outbox.reject(error.message, event.source)
+            if error.message == "other_version":
+                self._trust.on_other_version(event.data, event.source, now)
+            return None
+
+    def _on_own_id(self, datagram: Datagram, address: Address, now: Instant) -> None:
+        """Somebody speaks in our name: an echo of ourselves, or a double."""
+        message = datagram.message
+        if isinstance(message, Join):
+            if not self._double.is_own(message) and not self._exchange.is_own(message):
+                # Also who stands aside answers that it is there: so the first one learns of it.
+                self._exchange.on_join(message, datagram.source, address, now)
+                if not self._double.is_aside:
+                    self._double.on_foreign(address, now)
+        elif isinstance(message, Welcome) and (
+            self._double.is_asked(message, address) or self._exchange.is_asked(message, address)
+        ):
+            self._double.on_welcome(message, address, now)
+        else:
+            self._outbox.reject("own_id", address)
+
+    def _on_datagram(self, event: DatagramReceived, now: Instant) -> None:
+        datagram = self._decode(event, now)
+        if datagram is None:
             return
         me = self._beliefs.me.node
-        if datagram.source in (me, NOBODY):
+        if datagram.source == me:
+            self._on_own_id(datagram, event.source, now)
+        elif datagram.source == NOBODY:
             self._outbox.reject("own_id", event.source)
         elif datagram.destination != me and not (
             datagram.destination == NOBODY and isinstance(datagram.message, Join)
         ):
             self._outbox.reject("other_destination", event.source)
         else:
+            self._beliefs.teller = datagram.source
             self._beliefs.mail_waited(event.waited_s, now)
             member = self._beliefs.table.get(datagram.source)
             if member is None:
                 self._on_stranger(datagram, event.source, now)
             else:
                 self._on_member(datagram, member, event.source, now)
+            self._trust.hear_who_is_proven(now)
 
     def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
         """Somebody outside the table: the handshake, and answers no larger than the question."""
         source = datagram.source
         match datagram.message:
             case Join() as join:
-                self._exchange.on_join(join, source, address)
+                self._exchange.on_join(join, source, address, now)
+            case Busy() as busy:
+                self._exchange.on_busy(busy, source, address, now)
             case Welcome() as welcome:
                 self._exchange.on_welcome(welcome, source, address, now)
                 self._pulls.on_told(source, now)
@@ -242,30 +311,19 @@ class Swim:
                 self._exchange.on_sync(sync, source, address, now)
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
-                # In a crowd of newcomers the news of the sender may come after its own news.
-                self._beliefs.hear_all(gossip.updates, address, now)
-                self._pulls.on_told(source, now)
+                self._trust.on_unproven_news(gossip.updates, source, address, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
-                self._beliefs.hear_all(ping.updates, address, now)
-                self._pulls.on_told(source, now)
-                self._meet(source, address, now)
+                self._trust.on_unproven_news(ping.updates, source, address, now)
+                self._trust.meet(source, address, now)
             case PingReq() as request:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case StatePull():
                 self._outbox.send_bare(source, address, StateDelta, (1,))
-                self._meet(source, address, now)
+                self._trust.meet(source, address, now)
             case _:
                 self._outbox.reject("not_a_member", address)
-
-    def _meet(self, stranger: NodeId, address: Address, now: Instant) -> None:
-        """It knows us, so it is worth getting to know at this address, but not at any rate."""
-        member = self._beliefs.table.get(stranger)
-        known = member is not None and member.address == address
-        if not known and now - self._stranger_at >= _STRANGER_INTERVAL_S:
-            self._stranger_at = now
-            self._exchange.join(address, now, tries=1)
 
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
@@ -273,17 +331,16 @@ class Swim:
         # The table's own copy of the id: the sender's would be one more for each that is kept.
         node = member.node
         self._beliefs.heard_from(node, now)
-        if datagram.load and is_live(member.state):
-            self._loads.heard_directly(node, datagram.load, now)
         message = datagram.message
-        if isinstance(message, _CARRIERS):
-            if message.updates:
-                self._beliefs.hear_all(message.updates, address, now)
-            if message.loads:
-                for told in self._loads.heard_rumour(message.loads, self._is_live, now):
-                    self._loads.pass_on(told)
-                    self._beliefs.touch(told)
-                    self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+        if self._exchange.is_at(member, address):
+            self._dialects.heard(node, datagram.newest)
+            if datagram.load and is_live(member.state):
+                self._loads.heard_directly(node, datagram.load, now)
+            if isinstance(message, _CARRIERS):
+                self._on_riders(message.updates, message.loads, member, address, now)
+        elif isinstance(message, _CARRIERS) and message.updates:
+            self._trust.on_unproven_news(message.updates, node, address, now)
+            self._trust.meet(node, address, now)
         # What rode along may have been about the sender itself.
         current = self._beliefs.table.get(node)
         assert current is not None
@@ -293,17 +350,35 @@ class Swim:
         self._on_message(message, current, address, now)
         self._pulls.on_told(node, now)
 
+    def _on_riders(
+        self, updates: tuple[Update, ...], loads: bytes, member: Member, address: Address,
+        now: Instant,
+    ) -> None:  # fmt: skip
+        """Take in what rides along on a member's datagram; put it right where it is behind."""
+        if updates:
+            self._trust.on_news(updates, member, address, now)
+        if loads:
+            for told in self._loads.heard_rumour(loads, self._is_live, now):
+                self._loads.pass_on(told)
+                self._beliefs.touch(told)
+                self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
+
     def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
         node = member.node
         match message:
             case Ping():
-                if address == member.address:
+                if member.is_at(address):
                     self._prober.on_ping(message, member, self._exchange.short_hash)
+                elif self._exchange.is_at(member, address):
+                    # It has proven to be there, too; does it know where all others believe it is?
+                    fields = (message.sequence, self._exchange.short_hash)
+                    record = encode_update(member)
+                    self._outbox.send_full(node, address, Ack, fields, first=(node, record))
                 else:
                     # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
                     # the handshake, by which both learn what the other believes.
                     self._outbox.send_bare(node, address, Ack, (message.sequence,))
-                    self._meet(node, address, now)
+                    self._trust.meet(node, address, now)
             case Ack():
                 self._verifier.on_ack(message, node)
                 self._prober.on_ack(message, node, now)
@@ -314,9 +389,14 @@ class Swim:
             case Nack():
                 self._prober.on_nack(message, node)
             case Gossip():
-                pass
+                if member.state is MemberState.DEAD and address == member.address:
+                    # It does not know, or it would have denied it.
+                    self._beliefs.overtaken.append(node)
+                    self._trust.correct(node, address, now)
             case Join():
-                self._exchange.on_join(message, node, address)
+                self._exchange.on_join(message, node, address, now)
+            case Busy():
+                self._exchange.on_busy(message, node, address, now)
             case Welcome():
                 self._exchange.on_welcome(message, node, address, now)
             case Sync():
@@ -413,11 +493,11 @@ class Swim:
         haste = _RICH_HASTE if self._rumours.is_rich else 1
         self._gossiped_at = now
         self._rounds_left = rounds_left - haste
-        me = self._beliefs.me.node
+        me, can_reach = self._beliefs.me.node, self._beliefs.families.can_reach
         targets = self._beliefs.table.pick(
             config.gossip_fanout * haste,
             self._rng,
-            lambda m: m.state <= MemberState.SUSPECT and m.node != me,
+            lambda m: m.state <= MemberState.SUSPECT and m.node != me and can_reach(m),
         )
         for target in targets:
             if self._rumours.tier_of or self._loads.waiting:
@@ -448,118 +528,22 @@ class Swim:
         self._beliefs.leaving = False
         self._beliefs.raise_incarnation(now, state=MemberState.ALIVE)
 
-    # Reading
+    def _on_resumed(self, event: Resumed, now: Instant) -> None:
+        """What is believed is from before a sleep: nobody is judged, all have to be heard again.
 
-    @property
-    def me(self) -> Member:
-        """The own record."""
-        return self._beliefs.me
-
-    @property
-    def health(self) -> int:
-        """Lifeguard's local health score: 0 is well."""
-        return self._health.score
-
-    @property
-    def members(self) -> MemberTable:
-        """All records. To be read, not written."""
-        return self._beliefs.table
-
-    def state_of(self, node: NodeId) -> NodeState | None:
-        """What is held of a node's state."""
-        return self._states.get(node)
-
-    def value_of(self, node: NodeId, key: str) -> bytes | None:
-        """What a node says under a key; None if nothing, or a document that is not here yet."""
-        return self._states.value(node, key)
-
-    def load_of(self, node: NodeId) -> tuple[Load, Instant] | None:
-        """A node's newest load record and when it came."""
-        return self._loads.get(node)
-
-    @property
-    def load_told(self) -> tuple[Load, Instant] | None:
-        """The own load that last became a rumour, and when."""
-        return self._loads.told
-
-    def heard_at(self, node: NodeId) -> Instant | None:
-        """When a packet last came from a member itself."""
-        return self._beliefs.heard_at.get(node)
-
-    def rtt_s(self, node: NodeId) -> float | None:
-        """Moving average of direct probes' round trips."""
-        return self._beliefs.rtt_s.get(node)
-
-    def rtt_expected(self, node: NodeId) -> Expected | None:
-        """The round trip by network coordinates, and how far off that may be."""
-        return self._distances.expected(node)
-
-    def is_reachable(self, node: NodeId) -> bool:
-        """False from an own failed probe round until the member is heard again."""
-        return node not in self._beliefs.unreachable
-
-    def take_touched(self) -> Mapping[NodeId, None]:
-        """Members whose row in the view may have changed since the last call."""
-        self._distances.touch_estimates()
-        return self._beliefs.take_touched()
-
-    def drop_touched(self) -> None:
-        """Nobody makes a view of this one: let what piled up go."""
-        self._beliefs.take_touched()
-
-    def goodbyes_sent(self) -> int | None:
-        """How often the own record was passed on; None once it needs no more."""
-        return self._rumours.sent(self._beliefs.me.node)
-
-    def explain(self, node: NodeId) -> tuple[tuple[Instant, str], ...]:
-        """The last events of a member, oldest first: why it is believed to be what it is."""
-        return self._beliefs.history(node)
-
-    @property
-    def event_clock(self) -> int:
-        """The highest Lamport time of a user's event heard or told: what the next run skips."""
-        return self._events.clock
-
-    @property
-    def events_dropped(self) -> int:
-        """Users' events that were not passed on as often as they should: too many waited."""
-        return self._events.dropped
-
-    def pending(self) -> Mapping[str, int]:
-        """What waits, for metrics and for resource checks."""
-        return {
-            "rumours": len(self._rumours),
-            "timers": len(self._timers),
-            "suspicions": len(self._beliefs.suspicions),
-            "relays": self._prober.relays,
-            "verifications": len(self._verifier),
-            "pulls": len(self._pulls) + len(self._documents),
-            "documents": len(self._states.library),
-            "gone": len(self._beliefs.gone),
-            **self._events.pending(),
-        }
-
-    def validate(self) -> None:
-        """Check what must always hold; the simulator runs it after each step.
-
-        Raises:
-            AssertionError: a bug of ours.
+        A few members are told at once that this node is here. If they hold it dead meanwhile, it
+        refutes, and raises its incarnation for no other reason.
         """
+        self._on_stall(0.0, now)
         beliefs = self._beliefs
-        live = [m for m in beliefs.table if is_live(m.state)]
-        assert beliefs.table.live == len(live)
-        view_hash = 0
-        for member in live:
-            view_hash ^= record_hash(member)
-        assert beliefs.table.view_hash == view_hash
-        assert beliefs.table.get(beliefs.me.node) == beliefs.me
-        assert beliefs.me.state is (MemberState.LEFT if beliefs.leaving else MemberState.ALIVE)
-        suspects = {m.node for m in live if m.state is MemberState.SUSPECT}
-        assert suspects == set(beliefs.suspicions)
-        for node in suspects:
-            assert self._timers.pending(("suspicion", node))
-        gone = {m.node for m in beliefs.table if not is_live(m.state)} - {beliefs.me.node}
-        assert gone == set(beliefs.gone)
+        beliefs.doubt_reach()
+        self._outbox.add(Woken(event.slept_s))
+        if beliefs.leaving:
+            return
+        for member in beliefs.table.pick(
+            _GREETED, self._rng, lambda m: is_live(m.state) and m.node != beliefs.me.node
+        ):
+            self._exchange.greet(member, now)
 
 
 def _is_verdict(key: object) -> bool:

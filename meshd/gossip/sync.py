@@ -9,14 +9,25 @@ import random
 from collections.abc import Iterator
 
 from meshd.clock import Instant
+from meshd.errors import DecodeError
 from meshd.gossip.beliefs import Beliefs
-from meshd.gossip.codec import NOBODY, encode_update, update_fields
+from meshd.gossip.codec import (
+    NOBODY,
+    encode_update,
+    pack_address,
+    unpack_address,
+    update_fields,
+)
 from meshd.gossip.config import GossipConfig
-from meshd.gossip.effects import Joined
+from meshd.gossip.dialects import Dialects, Versions
+from meshd.gossip.doors import Budget, Doors
+from meshd.gossip.effects import Joined, VersionRefused
 from meshd.gossip.members import bucket_of, precedence
 from meshd.gossip.messages import (
     BUCKETS,
+    BUSY_ADDRESSES_MAX,
     JOIN_PADDING_BYTES,
+    Busy,
     Join,
     Records,
     Sync,
@@ -25,7 +36,7 @@ from meshd.gossip.messages import (
 )
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, NodeId
+from meshd.model import Address, Member, MemberState, NodeId
 
 JOINS_MAX = 256
 JOIN_TRIES = 8
@@ -36,22 +47,35 @@ ASKS_MAX = 16
 ANSWERS_PER_S = 64
 """Syncs of others that are answered a second, and at once."""
 ANSWER_DATAGRAMS_MAX = 64
+PUSH_WINDOW_S = 5.0
+"""How long after an answer the rows that the asker sends in return are awaited."""
+PUSHES_MAX = 64
+"""Askers whose rows are awaited; the oldest gives way."""
+PROVEN_MAX = 1_024
+"""Nodes proven to be at another address than the one they tell; the oldest gives way."""
+BUSY_TRIES = 16
+"""How often in a row an address may be busy before it is given up."""
+BUSY_PAUSE_S = (0.05, 0.5)
+"""The first pause after a "busy", at random between these; each further one twice as long."""
 _PADDING = bytes(JOIN_PADDING_BYTES)
 _RECORDS_FIELD_BYTES = 16
 _PAUSE_FRACTION = 0.1  # of the sync interval: the first pause between syncs after a join or a heal
 _OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
 _REUNION_INTERVAL_S = 2.0
+_BUSY_BYTES_MAX = 60  # of packed addresses: a busy is no larger than the smallest join
+_BUSY_DOUBLINGS_MAX = 4
 
 
 class JoinTry:
     """One address that we want to meet."""
 
-    __slots__ = ("limit", "node", "sequence", "tries")
+    __slots__ = ("limit", "node", "refusals", "sequence", "tries")
 
     def __init__(self, sequence: int, limit: int) -> None:
         self.sequence = sequence
         self.limit = limit
         self.tries = 0
+        self.refusals = 0
         self.node: NodeId | None = None
 
 
@@ -75,6 +99,8 @@ class Exchange:
         beliefs: Beliefs,
         timers: Timers,
         outbox: Outbox,
+        doors: Doors,
+        dialects: Dialects,
         rng: random.Random,
         now: Instant,
     ) -> None:
@@ -82,6 +108,8 @@ class Exchange:
         self._beliefs = beliefs
         self._timers = timers
         self._outbox = outbox
+        self._doors = doors
+        self._versions = dialects.versions
         self._rng = rng
         self._secret = rng.randbytes(16)
         self._joins: dict[Address, JoinTry] = {}
@@ -89,8 +117,9 @@ class Exchange:
         self._pause_s = config.sync_interval_s * _PAUSE_FRACTION
         self._reunited_at = Instant(now - _REUNION_INTERVAL_S)
         self._asks: dict[NodeId, Ask] = {}
-        self._answers_left = float(ANSWERS_PER_S)
-        self._answered_at = now
+        self._answers = Budget(ANSWERS_PER_S, ANSWERS_PER_S, now)
+        self._pushes: dict[NodeId, tuple[Address, Instant]] = {}
+        self._proven: dict[NodeId, Address] = {}
 
     # Joining
 
@@ -111,32 +140,121 @@ class Exchange:
             ("join", address), now + min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2**attempt.tries)
         )
         attempt.tries += 1
-        self._outbox.send(NOBODY, address, Join, (attempt.sequence, _PADDING))
+        self._outbox.send(NOBODY, address, Join, (attempt.sequence, _PADDING, *self._versions))
 
-    def on_join(self, join: Join, source: NodeId, address: Address) -> None:
-        """A stranger asks who we are: answer in no more bytes than it asked in."""
+    def is_trying(self, address: Address) -> bool:
+        """Whether a join to `address` is under way."""
+        return address in self._joins
+
+    def on_join(self, join: Join, source: NodeId, address: Address, now: Instant) -> None:
+        """A stranger asks who we are: answer in no more bytes than it asked in.
+
+        Who speaks no version of ours is answered as well, so that it learns why it cannot join.
+        """
         if self._beliefs.leaving:
             self._outbox.reject("leaving", address)
             return
         if len(join.padding) < JOIN_PADDING_BYTES:
             self._outbox.reject("short_join", address)
             return
+        if not self._doors.may_join(address, now):
+            self._outbox.reject("busy", address)
+            self._send_busy(join.sequence, source, address)
+            return
         cookie = self._cookie(source, address)
         record = update_fields(self._beliefs.me)
-        self._outbox.send_bare(source, address, Welcome, (join.sequence, cookie, record))
+        fields = (join.sequence, cookie, record, *self._versions, self._beliefs.began)
+        self._outbox.send_bare(source, address, Welcome, fields)
+        self._is_understood(Versions(join.oldest, join.newest), address)
+
+    def _is_understood(self, theirs: Versions, address: Address) -> bool:
+        """Whether there is a version in common; if not, that is reported and nobody's fault."""
+        if self._versions.common(theirs) is not None:
+            return True
+        self._outbox.reject("other_version", address)
+        self._outbox.add(VersionRefused(address, theirs.oldest, theirs.newest))
+        return False
+
+    def _send_busy(self, sequence: int, source: NodeId, address: Address) -> None:
+        """Not now: name others to knock at, as many as fit into no more bytes than the question."""
+        beliefs = self._beliefs
+        others = beliefs.table.pick(
+            BUSY_ADDRESSES_MAX,
+            self._rng,
+            lambda m: (
+                m.state is MemberState.ALIVE
+                and m.node not in {beliefs.me.node, source}
+                and m.node not in beliefs.unreachable
+            ),
+        )
+        packed: list[bytes] = []
+        for other in others:
+            one = pack_address(other.address)
+            if sum(map(len, packed)) + len(one) + 2 * len(packed) + 2 <= _BUSY_BYTES_MAX:
+                packed.append(one)
+        self._outbox.send_bare(source, address, Busy, (sequence, packed))
+
+    def on_busy(self, busy: Busy, source: NodeId, address: Address, now: Instant) -> None:
+        """Whom we asked has no time: come back later, and try those it named meanwhile."""
+        attempt = self._joins.get(address)
+        if attempt is None or (attempt.sequence != busy.sequence and attempt.node != source):
+            self._outbox.reject("unasked", address)
+            return
+        attempt.refusals += 1
+        if attempt.refusals > BUSY_TRIES:
+            del self._joins[address]
+            self._timers.cancel(("join", address))
+            return
+        # It lives, so it is not given up for want of answers.
+        attempt.tries = 1
+        doublings = min(attempt.refusals - 1, _BUSY_DOUBLINGS_MAX)
+        pause_s = self._rng.uniform(*BUSY_PAUSE_S) * 2**doublings
+        self._timers.set(("join", address), now + pause_s)
+        for packed in busy.addresses:
+            try:
+                other = unpack_address(packed)
+            except DecodeError:
+                continue
+            if other not in self._joins and self._doors.may_probe(now):
+                self.join(other, now, tries=1)
+
+    def is_own(self, join: Join) -> bool:
+        """Whether a join is one of ours that came back to us."""
+        return any(attempt.sequence == join.sequence for attempt in self._joins.values())
+
+    def is_asked(self, welcome: Welcome, address: Address) -> bool:
+        """Whether a welcome answers a join of ours."""
+        attempt = self._joins.get(address)
+        return attempt is not None and attempt.sequence == welcome.sequence
 
     def on_welcome(self, welcome: Welcome, source: NodeId, address: Address, now: Instant) -> None:
         """The address answered: show the cookie, and compare views."""
-        attempt = self._joins.get(address)
-        if attempt is None or attempt.sequence != welcome.sequence:
+        if not self.is_asked(welcome, address):
             self._outbox.reject("unasked", address)
             return
+        attempt = self._joins[address]
         if welcome.record.node != source:
             self._outbox.reject("not_its_own_record", address)
             return
+        if not self._is_understood(Versions(welcome.oldest, welcome.newest), address):
+            del self._joins[address]
+            self._timers.cancel(("join", address))
+            return
         attempt.node = source
-        self._beliefs.hear(welcome.record, address, now)
+        self._prove(source, address)
+        self._beliefs.hear(welcome.record, address, now, own=True)
         self._ask(source, address, welcome.cookie, now)
+
+    def _prove(self, node: NodeId, address: Address) -> None:
+        """A node has answered at an address: it is there, whatever address it tells others."""
+        self._proven.pop(node, None)
+        if len(self._proven) >= PROVEN_MAX:
+            del self._proven[next(iter(self._proven))]
+        self._proven[node] = address
+
+    def is_at(self, member: Member, address: Address) -> bool:
+        """Whether a member may be taken to speak from `address`: it tells so, or has proven it."""
+        return member.address == address or self._proven.get(member.node) == address
 
     def _cookie(self, source: NodeId, address: Address) -> bytes:
         text = source + str(address).encode()
@@ -172,6 +290,10 @@ class Exchange:
             self._reunited_at = now
             self._ask(peer.node, peer.address, b"", now)
 
+    def greet(self, peer: Member, now: Instant) -> None:
+        """Compare views with a member at once, whatever is believed."""
+        self._ask(peer.node, peer.address, b"", now)
+
     @property
     def short_hash(self) -> int:
         """The part of the view hash that rides on acks: never 0, which says nothing."""
@@ -198,31 +320,32 @@ class Exchange:
         if not proven and beliefs.table.get(source) is None:
             self._outbox.reject("unproven", address)
             return
-        for update in sync.updates:
+        known = beliefs.table.get(source)
+        at_home = known is not None and self.is_at(known, address)
+        # Or anybody could name an address here, and have a whole table sent there.
+        for update in sync.updates if proven or at_home else ():
             if update.node == source:
-                beliefs.hear(update, address, now)
+                beliefs.hear(update, address, now, own=proven)
         member = beliefs.table.get(source)
         if member is None or beliefs.leaving:
             # It was refused, or we are out of the mesh ourselves.
             return
-        if not self._may_answer(now):
+        if proven:
+            self._prove(source, address)
+        if not self._answers.take(now):
             self._outbox.reject("busy", address)
+            if proven:
+                self._send_busy(0, source, address)
             return
         if proven:
             beliefs.heard_from(source, now)
-        self._answer(sync, source, address if proven else member.address)
+        self._answer(sync, source, address if proven or at_home else member.address, now)
 
-    def _may_answer(self, now: Instant) -> bool:
-        """Whether one more sync is within what this node answers a second."""
-        refill = (now - self._answered_at) * ANSWERS_PER_S
-        self._answers_left = min(float(ANSWERS_PER_S), self._answers_left + refill)
-        self._answered_at = now
-        if self._answers_left < 1:
-            return False
-        self._answers_left -= 1
-        return True
-
-    def _answer(self, sync: Sync, source: NodeId, address: Address) -> None:
+    def _answer(self, sync: Sync, source: NodeId, address: Address, now: Instant) -> None:
+        self._pushes.pop(source, None)
+        if len(self._pushes) >= PUSHES_MAX:
+            del self._pushes[next(iter(self._pushes))]
+        self._pushes[source] = (address, now)
         mine = self._beliefs.table.bucket_hashes()
         mask = 0
         for bucket in range(BUCKETS):
@@ -260,13 +383,20 @@ class Exchange:
         ask = self._asks.get(source)
         if ask is not None and ask.address != address:
             ask = None
+        asked = ask is not None or self._is_awaited(source, address, now)
+        member = self._beliefs.table.get(source)
+        if not asked and (member is None or not self.is_at(member, address)):
+            self._outbox.reject("unproven", address)
+            return
         joining = any(attempt.node == source for attempt in self._joins.values())
         for update in records.updates:
             if ask is not None:
                 ask.rows[update.node] = _rank(update)
             # A newcomer's whole first view is news to nobody else.
             if not self._beliefs.knows(update):
-                self._beliefs.hear(update, address, now, synced=True, spread=not joining)
+                self._beliefs.hear(
+                    update, address, now, synced=True, spread=not joining, asked=asked
+                )
         if not records.last or ask is None:
             return
         del self._asks[source]
@@ -280,7 +410,15 @@ class Exchange:
         if behind:
             self._send_records(source, address, mask, behind, ask_back=False)
         if joining:
+            # What it tells of itself from now on names who has met it.
+            self._beliefs.sponsors.answer_for(self._beliefs.me, source, now)
+            self._beliefs.spread_self(now)
             self._end_joins(source)
+
+    def _is_awaited(self, source: NodeId, address: Address, now: Instant) -> bool:
+        """Whether these rows may be what an answer of ours asked for in return."""
+        push = self._pushes.get(source)
+        return push is not None and push[0] == address and now - push[1] <= PUSH_WINDOW_S
 
     def _end_joins(self, node: NodeId) -> None:
         for address in [a for a, attempt in self._joins.items() if attempt.node == node]:

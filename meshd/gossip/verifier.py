@@ -1,7 +1,7 @@
 """Second opinions without delay: a few chosen members probe a suspect as soon as they hear of it.
 
 In SWIM a doubt is confirmed by whoever comes by, which takes longer the larger the mesh is. Here
-its verifiers are known by rank (`Beliefs`), ping at once, with the accusation in the ping, and only
+its verifiers are known by rank (`Doubts`), ping at once, with the accusation in the ping, and only
 their own failed probes confirm. So the shortest doubt need not grow with the mesh, and one starved
 accuser alone never shortens anything.
 """
@@ -9,9 +9,11 @@ accuser alone never shortens anything.
 import random
 
 from meshd.clock import Instant
-from meshd.gossip.beliefs import LAST_CALL_FRACTION, Beliefs
+from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.config import GossipConfig
+from meshd.gossip.doubts import LAST_CALL_FRACTION
 from meshd.gossip.health import LocalHealth
+from meshd.gossip.inputs import StreamPinged
 from meshd.gossip.messages import Ack
 from meshd.gossip.prober import Prober
 from meshd.gossip.suspicion import crowded_bounds_s
@@ -71,6 +73,8 @@ class Verifier:
         member, suspicion = self._beliefs.table.get(node), self._beliefs.suspicions.get(node)
         if member is None or suspicion is None or len(self._open) == VERIFICATIONS_MAX:
             return
+        if not self._beliefs.families.can_reach(member):
+            return
         accuser = suspicion.accusers[0] if suspicion.accusers else None
         if any(v.accuser == accuser or v.asked.node == node for v in self._open.values()):
             return
@@ -84,10 +88,18 @@ class Verifier:
 
     def on_ack(self, ack: Ack, source: NodeId) -> None:
         """It answers: nothing is confirmed, and it has been told what to refute."""
-        verification = self._open.get(ack.sequence)
+        self._answered(ack.sequence, source)
+
+    def on_stream_pinged(self, event: StreamPinged) -> None:
+        """It answers calls, if no datagrams: nothing is confirmed."""
+        if event.ok:
+            self._answered(event.sequence, event.node)
+
+    def _answered(self, sequence: int, source: NodeId) -> None:
+        verification = self._open.get(sequence)
         if verification is not None and verification.asked.node == source:
-            del self._open[ack.sequence]
-            self._timers.cancel(("verdict", ack.sequence))
+            del self._open[sequence]
+            self._timers.cancel(("verdict", sequence))
 
     def on_verdict_due(self, sequence: int, now: Instant) -> None:
         """No answer yet: ask once more, then confirm the doubt if it still is the same one."""
@@ -100,8 +112,10 @@ class Verifier:
             self._prober.failed(sequence, member, now)
         else:
             verification.was_repeated = True
+            wait_s = self._wait_s(member, now)
             self._prober.ask_again(member, sequence)
-            self._timers.set(("verdict", sequence), now + self._wait_s(member, now))
+            self._prober.ask_by_stream(member, sequence, wait_s)
+            self._timers.set(("verdict", sequence), now + wait_s)
 
     def on_suspicion_due(self, node: NodeId, now: Instant) -> None:
         """A doubt is about to end, or over.
@@ -114,7 +128,7 @@ class Verifier:
         suspicion = beliefs.suspicions[node]
         is_crowd = len(beliefs.suspicions) > CROWD
         if is_crowd and suspicion.lengthen(crowded_bounds_s(self._config, beliefs.table.live)):
-            beliefs.await_end(node, suspicion)
+            beliefs.doubts.await_end(node, suspicion)
             return
         if suspicion.is_last_called or suspicion.deadline() <= now:
             beliefs.suspicion_ran_out(node, now)
@@ -125,7 +139,7 @@ class Verifier:
         for each in suspects:
             beliefs.suspicions[each].is_last_called = True
             beliefs.suspicions[each].not_before = Instant(now + patience_s)
-            beliefs.await_end(each, beliefs.suspicions[each])
+            beliefs.doubts.await_end(each, beliefs.suspicions[each])
         me = beliefs.me.node
         for member in beliefs.table.pick(
             LAST_CALLS, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me

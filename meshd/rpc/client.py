@@ -42,7 +42,8 @@ _HOPELESS_STATUS = frozenset({400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 
 class RpcClient:
     """One session for all peers: no connection is made for a call if one is kept.
 
-    It dials the given address and nothing else: no names, no redirects, no proxies.
+    It dials the given address and nothing else: no names, no redirects, no proxies. Without `keep`
+    each connection ends with its call.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class RpcClient:
         connections_max: int = CONNECTIONS_MAX,
         connections_per_peer_max: int = CONNECTIONS_PER_PEER_MAX,
         connect_timeout_s: Seconds = CONNECT_TIMEOUT_S,
+        keep: bool = True,
         socket_factory: aiohttp.SocketFactoryType | None = None,
     ) -> None:
         self._response_bytes_max = response_bytes_max
         self._connections_max = connections_max
         self._connections_per_peer_max = connections_per_peer_max
+        self._keep = keep
         self._socket_factory = socket_factory
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._ids = itertools.count(1)
@@ -125,7 +128,8 @@ class RpcClient:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections_max,
                     limit_per_host=self._connections_per_peer_max,
-                    keepalive_timeout=KEPT_S,
+                    keepalive_timeout=KEPT_S if self._keep else None,
+                    force_close=not self._keep,
                     resolver=_NoNames(),
                     use_dns_cache=False,
                     socket_factory=self._socket_factory,

@@ -15,6 +15,7 @@ from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update
 from meshd.gossip.config import GossipConfig, profile
+from meshd.gossip.doubts import Doubts
 from meshd.gossip.messages import Ack, Gossip, Message, Ping
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.prober import Prober
@@ -122,7 +123,7 @@ def _without_last_call(_original: Any) -> Any:
 
 _LIFEGUARD_PATCHES = (
     (Beliefs, "mail_waited", _nothing),
-    (Beliefs, "answered_late", _nothing),
+    (Doubts, "answered_late", _nothing),
     (Beliefs, "corrections", _none),
     (Verifier, "on_suspicion_due", _without_last_call),
 )

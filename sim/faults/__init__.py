@@ -5,6 +5,7 @@ for accuracy only in calm.
 """
 
 from sim.faults.base import At, Fault
+from sim.faults.hostile import Forger, Replayer
 from sim.faults.identity import Clone, Outsider, PowerLoss, Upgrade
 from sim.faults.network import Clog, Heal, LossyLink, LossyNode, OneWay, Partition
 from sim.faults.process import (
@@ -33,6 +34,7 @@ __all__ = [
     "Clone",
     "Crash",
     "Fault",
+    "Forger",
     "Heal",
     "Leave",
     "Loads",
@@ -44,6 +46,7 @@ __all__ = [
     "Pause",
     "PowerLoss",
     "Rejoin",
+    "Replayer",
     "Restart",
     "SetState",
     "SlowNode",

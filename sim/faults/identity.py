@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from meshd.gossip.codec import NOBODY, encode_body, encode_header
+from meshd.gossip.codec import NOBODY, PROTOCOL_VERSION, encode_body, encode_header
+from meshd.gossip.dialects import Versions
 from meshd.gossip.effects import SendDatagram
 from meshd.gossip.messages import BUCKETS, JOIN_PADDING_BYTES, Join, Records, Sync
 from meshd.model import Address, NodeId
+from sim.faults.hostile import OUTSIDE
 from sim.faults.process import Crash, Start
 from sim.versions import Newer, kind_of
 
 if TYPE_CHECKING:
     from sim.world import Host, World
 
-OUTSIDE = Address("192.0.2.1", 6374)
-"""Where nobody of the mesh is (RFC 5737)."""
 OUTRANK_PAUSE_MAX_S = 64.0
 """How long a node whose id was in use twice may wait until it outranks its double for good."""
 CLOCK_BACK_MAX_S = 82_800.0
@@ -27,10 +27,14 @@ _ALL_BUCKETS = (b"\xff" * 8, True)
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """A process ends and starts anew in the next protocol version, or again in this one."""
+    """A process ends and starts anew in the next protocol version, or again in this one.
+
+    A newer one speaks this version as well, unless it `only` speaks its own.
+    """
 
     node: int
     newer: bool = True
+    only: bool = False
     after_s: float = 0.5
     seeds: tuple[int, ...] = (0,)
 
@@ -42,6 +46,8 @@ class Upgrade:
             host = world.hosts[self.node]
             if not host.is_up:
                 host.speak = Newer(world.config.datagram_bytes_max) if self.newer else None
+                newest = PROTOCOL_VERSION + self.newer
+                host.versions = Versions(newest if self.only else PROTOCOL_VERSION, newest)
                 Start(self.node, self.seeds).apply(world)
 
         world.call_at(world.now + self.after_s, start, f"starts in its version: {self}")

@@ -134,7 +134,7 @@ class NothingInvented(Checker):
     def on_change(self, host: Host, before: Member | None, after: Member) -> None:
         """Compare with what the subject said."""
         del before
-        if after.node == host.id:
+        if after.node == host.id or after.node in self.world.invented:
             return
         issued = self._issued.get(after.node, {}).get(after.epoch)
         if issued is None:
@@ -233,6 +233,8 @@ class MeshesApart(Checker):
     def on_change(self, host: Host, before: Member | None, after: Member) -> None:
         """Look at who is written."""
         del before
+        if after.node in self.world.invented:
+            return
         subject = self.world.host_of(after.node)
         if subject is None or subject.mesh != host.mesh:
             self.fail(host.index, self.index_of(after.node), "a member of another mesh, or none")

@@ -246,7 +246,7 @@ class WaitingIsBounded(Checker):
         world.call_at(world.now + self.LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
-        size = len(self.world.hosts)
+        size = len(self.world.hosts) + len(self.world.invented)
         for host in self.world.up():
             waiting = dict(pending(host))
             timers = waiting["timers"] - waiting["suspicions"] - 2 * waiting["relays"]

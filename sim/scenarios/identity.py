@@ -24,6 +24,22 @@ def rolling_upgrade(nodes: int, seed: int, duration_s: float, loss: float) -> Pl
     return plan_of("rolling_upgrade", (nodes, seed, duration_s, loss), faults)
 
 
+def third_version(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """A third speaks the old version, a third both, a third only the new one; one node crashes."""
+    rng = rng_of(seed, "third_version")
+    order = rng.sample(range(nodes), nodes)
+    third = max(1, nodes // 3)
+    both, new = order[:third], order[third : 2 * third]
+    faults = []
+    for number, node in enumerate([*both, *new]):
+        only = number >= third
+        seeds = tuple(rng.sample(both, min(3, third))) if only else seeds_of(rng, nodes, node)
+        at_s = 2 + duration_s * 0.5 * number / (2 * third)
+        faults.append(At(at_s, Upgrade(node, only=only, after_s=0.5, seeds=seeds)))
+    faults.append(At(duration_s * 0.6, Crash(order[-1])))
+    return plan_of("third_version", (nodes, seed, duration_s, loss), faults)
+
+
 def power_loss(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """A third of the machines lose power and memory at once; half of those come up an hour back."""
     rng = rng_of(seed, "power_loss")

@@ -1,6 +1,6 @@
 """All scenarios by name, with the size and duration that each is usually run with."""
 
-from sim.scenarios import identity, network, process, whole
+from sim.scenarios import hostile, identity, network, process, whole
 from sim.scenarios.base import Scenario
 from sim.scenarios.swarm import swarm
 
@@ -28,9 +28,15 @@ _ALL = (
     (network.tangled, 20, 60.0),
     (network.total_partition_and_heal, 10, 120.0),
     (identity.rolling_upgrade, 20, 90.0),
+    (identity.third_version, 18, 90.0),
     (identity.power_loss, 20, 60.0),
     (identity.clones, 20, 100.0),
     (identity.outsiders, 12, 60.0),
+    (hostile.join_flood, 12, 30.0),
+    (hostile.forged_newcomers, 12, 60.0),
+    (hostile.false_guests, 12, 60.0),
+    (hostile.forged_records, 12, 60.0),
+    (hostile.replays, 12, 60.0),
     (process.two_meshes, 20, 30.0),
     (process.goodbyes, 20, 60.0),
     (swarm, 0, 60.0),

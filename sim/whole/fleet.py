@@ -470,7 +470,7 @@ async def _sweep_up(nodes: Iterable[Node]) -> None:
     closing = [
         asyncio.create_task(work)
         for node in nodes
-        for work in (node.client.close(), node.forward.close())
+        for work in (node.client.close(), node.streams.close(), node.forward.close())
     ]
     if closing:
         _, waiting = await asyncio.wait(closing, timeout=0)

@@ -29,6 +29,10 @@ class VirtualClock:
         """Monotonic seconds."""
         return Instant(self._loop.time())
 
+    def boot_s(self) -> float:
+        """As `now`: these machines are not suspended."""
+        return self._loop.time()
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970 UTC."""
         return WALL_START_MS + int((self._loop.time() - self._start_s + self.wall_s) * 1_000)

@@ -72,6 +72,8 @@ class Wires:
         self.network = network
         self.trace = trace
         self.machines: dict[str, Machine] = {}
+        self.drops_datagrams = False
+        """Whether firewalls everywhere drop UDP and let TCP pass."""
         self._late = rng
 
     def add(self, index: int, host: str) -> Machine:
@@ -95,7 +97,7 @@ class Wires:
         machine.packets_sent += 1
         machine.bytes_sent += len(data) + IP_UDP_BYTES
         target = self.machines.get(to.host)
-        if target is None:
+        if target is None or self.drops_datagrams:
             return
         for when in self.arrivals(machine, target, len(data)):
             self.at(when, self._arrive, target, to.port, data, source.address)

@@ -83,7 +83,7 @@ def row(name, node, state, address, **more):
         "id": node, "name": name, "state": state, "self": False, "address": address, "port": 6374,
         "url": f"http://{address}:6374", "epoch": 1, "incarnation": 3, "version": "0.1.0",
         "load": None, "rtt_ms": None, "age_s": None, "stale": False, "reachable": True,
-        "capabilities": [], **more,
+        "doubt": None, "capabilities": [], **more,
     }  # fmt: skip
 
 
@@ -103,6 +103,7 @@ PEERS = {
         row("lab-b", B_ID, "alive", "192.168.1.18", rtt_ms=0.8, age_s=0.3,
             load=load(0.63, 0.58, 5), capabilities=offers("sum", "translate")),
         row("nuc", NUC_ID, "suspect", "fd00::40", age_s=4.1, reachable=False,
+            doubt={"confirmations": 2, "needed": 3, "since_s": 2.1, "dead_in_s": 3.2},
             load=load(0.09, 0.22, 0, slots=4), capabilities=offers("render")),
     ],
 }  # fmt: skip

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from stand_in import B_ID, NUC_ID, PEERS, RefusalError
+from stand_in import B_ID, NUC_ID, PEERS, SELF_ID, RefusalError
 
 from meshd.cli import stop
 from meshd.cli.output import NONE
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.net
 
 def test_peers_shows_the_table_of_the_mesh(meshd, fake):
     done = meshd("peers")
-    away = "(unreachable from here)"
+    away = "(2 of 3 confirmations, dead in 3.2s, unreachable from here)"
     assert done.exit == 0
     assert done.out.replace(NONE, "-").splitlines() == [
         "NODE     STATE    ADDRESS            CPU  MEM  INFL  RTT     CAPABILITIES   SEEN  VERSION",
@@ -145,21 +145,23 @@ def test_colour_is_added_to_the_word_and_never_replaces_it(meshd, fake):
 
 
 def test_info_tells_everything_of_one_node(meshd, fake):
-    fake.results["explain"] = {"node": B_ID, "history": ["12:00 alive: joined by nuc"]}
+    fake.results["explain"] = {"node": B_ID, "state": "alive", "history": []}
     done = meshd("info", "lab-b")
     assert done.exit == 0
     assert "cpu 63%, mem 58%, 5/8 in flight" in done.out
-    assert "history      12:00 alive: joined by nuc" in done.out
+    assert "history      nothing recorded" in done.out
     assert fake.params("explain") == {"node": B_ID}
-    assert meshd("info", "lab-b", "--json").json["schema"] == "meshd.node/1"
+    document = meshd("info", "lab-b", "--json").json
+    assert document["schema"] == "meshd.node/2"
+    assert document["belief"] == {"node": B_ID, "state": "alive", "history": []}
 
 
 def test_info_of_this_node_adds_its_own_words(meshd, fake):
-    fake.results["explain"] = {"history": [f"line {i}" for i in range(30)]}
+    fake.results["explain"] = {"node": SELF_ID, "state": "alive", "history": []}
     fake.results["info"] = {"uptime_s": 7200.0, "mesh": "default", "agent": "nlp"}
     done = meshd("info")
     assert re.search(r"^up +2h$", done.out, re.MULTILINE)
-    assert "… 10 earlier lines" in done.out
+    assert "history" not in done.out
     assert meshd("info", "--json").json["info"]["agent"] == "nlp"
 
 
@@ -560,7 +562,8 @@ def test_an_estimated_round_trip_is_marked_and_sorted_as_if_it_were_measured(mes
 def test_info_and_ping_tell_what_coordinates_say(meshd, fake):
     estimated(fake)
     words = "12.3 ms by coordinates, give or take 18%"
-    fake.results |= {"capabilities": {"capabilities": []}, "explain": {"history": []}}
+    belief = {"node": B_ID, "state": "alive", "history": []}
+    fake.results |= {"capabilities": {"capabilities": []}, "explain": belief}
     assert words in meshd("info", "lab-b").out
     assert "by coordinates" not in meshd("info", "nuc").out
     fake.results["probe"] = {"replies": [{"rtt_ms": 0.8}]}

@@ -99,9 +99,12 @@ async def test_what_happened_can_be_read_by_number_time_count_type_and_node(thre
     assert await names(node="a") == ["one", "two", "three"]
     assert await names(node="b") == []
     assert await names(since_s=600) == ["one", "two", "three"]
-    assert await names(since_s=0) == []
+    assert await names(since_s=-1) == []
+    told = (await ask(a, "events", types=("event",)))["events"]
+    assert await names(from_ms=told[0]["wall_ms"]) == ["one", "two", "three"]
+    assert await names(from_ms=told[-1]["wall_ms"] + 1) == []
     all_of_it = await ask(a, "events")
-    last = all_of_it["events"][-1]["seq"]
+    last = told[-1]["seq"]
     assert await names(after=last - 1) == ["three"]
     assert await names(after=last, run=1) == ["one", "two", "three"]
     assert all_of_it["lost"] == 0

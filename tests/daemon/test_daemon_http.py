@@ -45,12 +45,14 @@ MANIFEST = SUMMARY | {
     "concurrency": COUNT,
 }  # fmt: skip
 HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
+DOUBT = {"confirmations": COUNT, "needed": COUNT, "since_s": NUMBER, "dead_in_s": NUMBER}
 ROW = {
-    "id": NODE_ID, "name": TEXT, "state": TEXT, "self": YES_NO, "address": TEXT, "port": COUNT,
+    "id": NODE_ID, "name": TEXT, "name_shared": YES_NO, "state": TEXT, "self": YES_NO,
+    "address": TEXT, "port": COUNT,
     "url": URL, "epoch": COUNT, "incarnation": COUNT, "version": TEXT, "load": LOAD,
     "rtt_ms": Maybe(NUMBER), "rtt_estimate_ms": Maybe(NUMBER),
     "rtt_estimate_error": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO,
-    "reachable": YES_NO,
+    "reachable": YES_NO, "doubt": Maybe(DOUBT),
     "capabilities": [SUMMARY],
 }  # fmt: skip
 DELEGATED_TO = {
@@ -191,10 +193,11 @@ def test_capabilities(mesh):
     by_name = {each["name"]: each for each in listed["capabilities"]}
     check(by_name["shout"], MANIFEST | {"nodes": [HOLDER]})
     assert [holder["name"] for holder in by_name["shout"]["nodes"]] == ["a", "b"]
-    # What is not offered here is known in short, until somebody asks for it by name.
-    check(by_name["only_b"], SUMMARY | {"nodes": [HOLDER]})
+    # What is not offered here is known in short until gossip has brought it; by name it waits.
     (whole,) = rpc(a, "capabilities", name="only_b")["capabilities"]
     check(whole, MANIFEST | {"nodes": [HOLDER]})
+    listed = rpc(a, "capabilities")["capabilities"]
+    assert whole in listed
     assert (whole["timeout_s"], whole["agent"], whole["examples"]) == (7, "b-program", ["do it"])
     assert whole["input_schema"]["required"] == ["text"]
     assert "only_b" not in {c["name"] for c in rpc(a, "capabilities", node="self")["capabilities"]}

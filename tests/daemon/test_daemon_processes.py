@@ -154,8 +154,40 @@ def test_a_pause_of_three_seconds_accuses_nobody_and_kills_nobody(site):
         daemon.until(lambda d=daemon: d.row("c")["incarnation"] == refuted, "the refutation")
         assert not daemon.logged("member_dead")
         told = daemon.call("explain", {"node": "c"})["history"]
-        assert not [line for line in told if "dead" in line]
+        assert "dead" not in {event["state"] for event in told}
+        assert [event["reason"] for event in told[-1:]] == ["refuted"] * (daemon is not paused)
     assert not paused.logged("member_suspect")
+
+
+def test_info_explains_who_doubts_a_stopped_node_and_then_that_it_refuted(site):
+    a, _b, c = site.start_mesh("a", "b", "c", profile="lan")
+    a.until(lambda: a.row("c")["rtt_ms"] is not None, "a probe")
+    c.send(signal.SIGSTOP)
+    try:
+        a.until(lambda: a.row("c")["doubt"], "the doubt")
+        told = a.call("explain", {"node": "c"})
+        screen = site.cli("--node", "a", "info", "c").stdout
+        peers = site.cli("--node", "a", "peers").stdout
+    finally:
+        c.send(signal.SIGCONT)
+    names = {who["name"] for who in told["doubt"]["accusers"]}
+    assert names <= {"a", "b"}
+    assert names
+    assert told["state"] == "suspect"
+    assert told["doubt"]["needed"] == 1
+    assert 0 < told["doubt"]["dead_in_s"] <= told["doubt"]["t_max_s"]
+    doubted = told["history"][-1]
+    assert doubted["accuser"]["name"] in names
+    assert doubted["incarnation"] == told["incarnation"]
+    assert re.search(r"^state +suspect since .*: no answer to .*probe", screen, re.MULTILINE)
+    assert "unless it refutes" in screen
+    assert re.search(r"^c .*\(\d of 1 confirmations, dead in .*\)$", peers, re.MULTILINE)
+    a.sees(5.0, a="alive", b="alive", c="alive")
+    refuted = a.call("explain", {"node": "c"})
+    assert refuted["doubt"] is None
+    assert refuted["history"][-1]["reason"] == "refuted"
+    assert refuted["history"][-1]["incarnation"] > doubted["incarnation"]
+    assert "refuted, told by" in site.cli("--node", "a", "info", "c").stdout
 
 
 def test_a_mesh_grows_together_again_by_the_cache_alone(site):

@@ -108,8 +108,17 @@ def test_what_cannot_be_bound_is_refused(text):
 
 
 def test_an_advertised_address_takes_the_bound_port_unless_it_has_one():
-    assert parse_advertise("203.0.113.7", 7000) == Address("203.0.113.7", 7000)
-    assert parse_advertise("[fd00::1]:99", 7000) == Address("fd00::1", 99)
+    assert parse_advertise("203.0.113.7", 7000) == (Address("203.0.113.7", 7000),)
+    assert parse_advertise("[fd00::1]:99", 7000) == (Address("fd00::1", 99),)
+
+
+def test_an_address_of_each_version_may_be_advertised():
+    both = (Address("203.0.113.7", 7000), Address("fd00::1", 7000))
+    assert parse_advertise("203.0.113.7, fd00::1", 7000) == both
+    assert parse_advertise("[fd00::1]:7000,203.0.113.7", 7000) == both
+    for text in ("10.0.0.1,10.0.0.2", "10.0.0.1,fd00::1,fd00::2", "10.0.0.1,"):
+        with pytest.raises(UsageError):
+            parse_advertise(text, 7000)
 
 
 @pytest.mark.parametrize("text", ["lab-a", ANY, "::", "224.0.0.1", "10.0.0.1:0", ""])

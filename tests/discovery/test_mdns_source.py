@@ -356,6 +356,25 @@ async def test_a_storm_of_one_unchanged_record_gives_one_hint():
     assert len(one.hints) == 1
 
 
+async def test_all_who_hear_a_newcomer_need_not_all_call_at_once():
+    one, link = offline(), FakeLink()
+    one.source._share = lambda: 0.1
+    for number in range(2, 302):
+        one.source._on_record(link, instance_name(node(number)))
+    assert 10 < len(one.hints) < 60
+
+
+async def test_on_another_network_all_who_are_announced_are_tried_again():
+    one, link = offline(), FakeLink()
+    one.source._on_record(link, instance_name(node(2)))
+    one.hints.clear()
+    one.source.retry()
+    due = one.source._schedule.due(
+        one.source._clock.now(), alone=False, is_alive=lambda _: False, limit=9
+    )
+    assert due == [node(2)]
+
+
 async def test_living_nodes_are_not_hinted():
     one, link = offline(), FakeLink()
     one.alive = {node(2)}
@@ -404,7 +423,7 @@ async def test_a_request_that_raises_is_survived(caplog):
 
 
 async def test_an_advertised_address_replaces_the_interfaces_own():
-    one = Made(1, bound=Address(ANY, 7001), advertise=Address("203.0.113.7", 9))
+    one = Made(1, bound=Address(ANY, 7001), advertise=(Address("203.0.113.7", 9),))
     assert one.source._own_addresses() == ["203.0.113.7"]
     info = one.source._info(["203.0.113.7"])
     assert info.port == 9

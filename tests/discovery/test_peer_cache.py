@@ -183,7 +183,7 @@ class World(Pause):
         self.hints.append((self.time, hint))
 
 
-async def run(world, cache, until):
+async def run(world, cache, until, **more):
     world.until = until
     source = CacheSource(
         cache,
@@ -192,6 +192,7 @@ async def run(world, cache, until):
         is_alive=lambda n: n in world.alive,
         rng=random.Random(1),
         pause=world,
+        **more,
     )
     await source.start(world.found)
     await source.start(world.found)
@@ -236,6 +237,36 @@ async def test_a_large_cache_is_tried_a_few_at_a_time(cache):
     first = [h for t, h in world.hints if t == 0]
     assert len(first) == cache_module.HINTS_PER_TICK
     assert len({h.node for _, h in world.hints}) == 100
+
+
+async def test_in_company_others_have_the_same_memory_and_each_tries_its_share(cache):
+    for number in range(100):
+        cache.remember(node(number), at(number), "n", number)
+    world = World()
+    world.alone = False
+    await run(world, cache, until=60, share=lambda: 0.2)
+    assert 5 < len(world.hints) < 40
+
+
+async def test_on_another_network_all_are_tried_again_at_once(cache):
+    cache.remember(node(1), at(1), "a", 1)
+    world = World()
+    world.alone = False
+    source = CacheSource(
+        cache,
+        clock=world,
+        is_alone=lambda: False,
+        is_alive=lambda _: False,
+        rng=random.Random(1),
+    )
+    await source.start(world.found)
+    await asyncio.sleep(0)
+    assert world.hints == []
+    source.retry()
+    async with asyncio.timeout(5):
+        while not world.hints:
+            await asyncio.sleep(0)
+    await source.stop()
 
 
 async def test_the_forgotten_are_not_tried(cache):

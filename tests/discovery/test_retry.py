@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from meshd.clock import Instant
 from meshd.discovery.retry import (
     ALONE_FIRST_S,
+    ALONE_KEYS_PER_S,
+    ALONE_LIMIT_S,
     CALM_FIRST_S,
     JITTER,
     LIMIT_S,
@@ -134,6 +136,54 @@ def test_thousands_that_come_and_go_leave_no_heap_behind():
     assert len(schedule._heap) <= 70
     due = schedule.due(Instant(100), alone=False, is_alive=lambda _: False, limit=9)
     assert due == ["stays"]
+
+
+def test_alone_a_key_is_tried_every_minute_for_ever():
+    schedule = RetrySchedule(random.Random(1))
+    schedule.add("a", Instant(0))
+    tries = run(schedule, until=3_000, alone=True)["a"]
+    assert max(b - a for a, b in itertools.pairwise(tries)) <= ALONE_LIMIT_S * (1 + JITTER) + 0.5
+
+
+def test_alone_thousands_of_keys_are_tried_at_a_bounded_rate():
+    schedule = RetrySchedule(random.Random(1))
+    for key in range(2_000):
+        schedule.add(key, Instant(0))
+    run(schedule, until=4_000, alone=True)
+    tries = run(schedule, until=1_000, alone=True, start=4_001)
+    per_s = sum(map(len, tries.values())) / 1_000
+    assert near(per_s, ALONE_KEYS_PER_S)
+    assert len(tries) == 2_000
+
+
+def test_of_what_is_due_a_share_is_tried_by_lot_and_the_delays_grow_all_the_same():
+    schedule = RetrySchedule(random.Random(1))
+    for key in range(1_000):
+        schedule.add(key, Instant(0))
+    tried = schedule.due(
+        Instant(100), alone=False, is_alive=lambda _: False, limit=1_000, share=0.1
+    )
+    assert 60 < len(tried) < 140
+    none_due = schedule.due(Instant(110), alone=False, is_alive=lambda _: False, limit=1_000)
+    assert none_due == []
+
+
+def test_other_delays_may_be_chosen():
+    schedule = RetrySchedule(random.Random(1), first_s=2, limit_s=60)
+    schedule.add("a", Instant(0))
+    tries = run(schedule, until=600, alone=False)["a"]
+    assert tries[0] <= 3
+    assert max(b - a for a, b in itertools.pairwise(tries)) <= 60 * (1 + JITTER) + 0.5
+
+
+def test_on_another_network_all_keys_are_due_at_once():
+    schedule = RetrySchedule(random.Random(1))
+    for key in "abc":
+        schedule.add(key, Instant(0))
+    run(schedule, until=5_000, alone=False)
+    schedule.hurry(Instant(5_001))
+    due = schedule.due(Instant(5_001), alone=False, is_alive=lambda _: False, limit=10)
+    assert due == ["a", "b", "c"]
 
 
 def test_a_bucket_lets_its_burst_through_and_then_its_rate():

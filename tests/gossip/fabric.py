@@ -146,7 +146,9 @@ class Fabric:
     def _deliver(self, entry: tuple[float, int, Address, Address, bytes]) -> None:
         at, _, source, to, data = entry
         self.now = Instant(max(self.now, at))
-        target = self.by_address[to]
+        target = self.by_address.get(to)
+        if target is None:
+            return
         if target.asleep:
             target.mail.append((data, source))
         elif target.up:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,11 +13,12 @@ from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 def member(
     number: int, *, epoch: int = 1, incarnation: int = 0, state: MemberState = MemberState.ALIVE,
-    port: int = 1, version: int = 0, digest: bytes = b"",
+    port: int = 1, version: int = 0, digest: bytes = b"", other: int = 0,
 ) -> Member:  # fmt: skip
     return Member(
         NodeId(number.to_bytes(8, "little")), Epoch(epoch), Incarnation(incarnation), state,
         Address("10.0.0.1", port), version, digest=digest,
+        other=Address("fd00::1", other) if other else None,
     )  # fmt: skip
 
 
@@ -29,6 +31,7 @@ beliefs = st.builds(
     port=st.integers(1, 2),
     version=st.integers(0, 2),
     digest=st.sampled_from((b"", b"digest_1", b"digest_2")),
+    other=st.integers(0, 2),
 )
 
 
@@ -68,7 +71,7 @@ def test_a_digest_goes_with_the_run_and_version_that_it_is_of():
 
 
 operations = st.lists(
-    st.tuples(st.integers(1, 6), st.sampled_from([*MemberState, None]), st.integers(1, 3)),
+    st.tuples(st.integers(1, 6), st.sampled_from([*MemberState, None]), st.integers(1, 5)),
     max_size=30,
 )
 
@@ -85,7 +88,7 @@ def test_the_table_counts_hashes_and_finds_like_a_plain_dict(steps, base_size, a
             table.forget(member(number).node)
             plain.pop(member(number).node, None)
         else:
-            put = member(number, state=state, port=port)
+            put = member(number, state=state, port=port % 3 + 1, other=port // 2)
             table.put(put)
             plain[put.node] = put
     assert {m.node: m for m in table} == plain
@@ -104,7 +107,22 @@ def test_the_table_counts_hashes_and_finds_like_a_plain_dict(steps, base_size, a
         here = Address("10.0.0.1", port)
         expected = {m.node for m in plain.values() if m.address == here}
         assert {m.node for m in table.at_address(here)} == expected
+        there = Address("fd00::1", port)
+        assert {m.node for m in table.at_address(there)} == {
+            m.node for m in plain.values() if m.other == there
+        }
     assert base == {m.node: m for m in (member(n) for n in range(1, base_size + 1))}
+
+
+def test_which_of_two_addresses_is_used_here_does_not_decide_between_beliefs():
+    one = member(1, port=1, other=2)
+    two = member(1, port=2, other=1)
+    turned = [msgspec.structs.replace(m, address=m.other, other=m.address) for m in (one, two)]
+    joined, joined_turned = join(one, two), join(*turned)
+    assert (joined.address, joined.other) == (joined_turned.other, joined_turned.address)
+    assert joined.is_at(joined.address)
+    assert joined.is_at(joined.other)
+    assert not joined.is_at(Address("10.0.0.9", 1))
 
 
 def test_picking_gives_different_wanted_members_even_where_they_are_rare():

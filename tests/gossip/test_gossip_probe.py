@@ -94,6 +94,24 @@ def test_missing_nacks_cost_health_and_answered_probes_restore_it():
     assert prober.swim.health == 0
 
 
+def test_in_a_large_mesh_a_few_nodes_call_at_the_dead_in_each_interval():
+    fabric = meshed(30)
+    gone = fabric.nodes[29]
+    fabric.crash(gone)
+    assert fabric.run(60, until=lambda: fabric.all_see(DEAD, 29))
+    fabric.run(10)
+    for node in fabric.nodes:
+        node.effects.clear()
+    fabric.run(60)
+    calls = [
+        effect
+        for node in fabric.nodes
+        for effect in node.effects
+        if isinstance(effect, SendDatagram) and effect.to == gone.address
+    ]
+    assert 60 < len(calls) < 300
+
+
 def test_without_helpers_a_failed_round_costs_one_step():
     fabric = meshed(3, config=GossipConfig(indirect_probes=0))
     fabric.crash(fabric.nodes[2])

@@ -61,7 +61,7 @@ def test_all_nodes_answer_a_query_and_its_end_comes_with_the_deadline():
     acks = [e for e in of(fabric.nodes[0], QueryAnswered) if e.payload is None]
     assert len({e.node for e in acks}) == len(acks) == 9
     assert fabric.run(9, until=lambda: bool(of(fabric.nodes[0], QueryEnded)))
-    assert fabric.now - began == pytest.approx(query_timeout_s(fabric.config, 9), abs=0.02)
+    assert fabric.now - began == pytest.approx(query_timeout_s(fabric.config, 9), abs=0.05)
     fabric.run(5)
     assert [node.swim.pending()["queries"] for node in fabric.nodes] == [0] * 9
 

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from meshd.capability.manifest import Manifest, summarise
-from meshd.daemon.platform import SystemPlatform
+from meshd.daemon.platform import SystemClock, SystemPlatform
 from meshd.errors import UsageError
 from meshd.gossip.config import profile
+from meshd.gossip.effects import Woken
 from meshd.gossip.service import GossipService
 from meshd.model import Address, Epoch, Load, MemberState, MeshId, NodeId
 from meshd.view import ClusterView
@@ -32,7 +33,7 @@ class Watched:
             node=NodeId(bytes([number]) * 8),
             epoch=Epoch(1_000 + number),
             bind=Address("127.0.0.1", 0),
-            advertise=lambda bound: bound,
+            advertise=lambda bound: (bound,),
             config=FAST,
             listener=self.effects.append,
         )
@@ -147,8 +148,9 @@ async def test_a_service_that_vanishes_is_found_dead_and_explained(make):
     gone = three.service.view.me
     await three.service.stop()
     await one.until(lambda v: v.by_node[gone].state is MemberState.DEAD, 20)
-    history = [text for _, text in await one.service.explain(gone)]
-    assert any("dead" in line for line in history)
+    found = await one.service.explain(gone)
+    assert found.state is found.events[-1].state is MemberState.DEAD
+    assert found.gone_at == found.events[-1].at
     counters = one.service.counters()
     assert counters["became_dead"] == 1
     assert counters["packets_sent"] > 0
@@ -216,3 +218,29 @@ async def test_a_service_that_never_started_gives_its_socket_back():
     await idle.service.stop()
     again = SystemPlatform().open_datagram(Address("127.0.0.1", port), bytes_max=1400)
     again.close()
+
+
+class Sleeper(SystemClock):
+    """A clock of a machine that was suspended for a while."""
+
+    def __init__(self) -> None:
+        self.slept_s = 0.0
+
+    def boot_s(self) -> float:
+        return super().boot_s() + self.slept_s
+
+
+async def test_a_suspend_is_noticed_by_the_clock_that_ran_on(make):
+    one, two = [await make(number) for number in (1, 2)]
+    two.service.join(one.service.address)
+    await one.until(_alive(2))
+    one.service._clock = clock = Sleeper()
+    clock.slept_s = 300.0
+    async with asyncio.timeout(5):
+        while not any(isinstance(e, Woken) for e in one.effects):
+            await asyncio.sleep(0)
+    (woken,) = [e for e in one.effects if isinstance(e, Woken)]
+    assert woken.slept_s == pytest.approx(300, abs=1)
+    assert one.service.counters()["suspends"] == 1
+    await one.until(lambda view: all(peer.reachable for peer in view.peers))
+    assert not any(isinstance(e, Woken) for e in two.effects)

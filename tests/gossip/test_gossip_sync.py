@@ -11,6 +11,7 @@ from meshd.gossip.codec import decode, encode_body, encode_header, pack_address,
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, DatagramRejected, IdentityRaised, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested, LeaveRequested, StateSet
+from meshd.gossip.lag import CODE_MAX
 from meshd.gossip.members import new_member
 from meshd.gossip.messages import (
     BUCKETS,
@@ -29,6 +30,7 @@ from meshd.gossip.swim import Swim
 from meshd.gossip.sync import ANSWERS_PER_S, ASKS_MAX, JOINS_MAX
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
+PADDING = bytes(JOIN_PADDING_BYTES)
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 STRANGER = NodeId(b"stranger")
 ELSEWHERE = Address("10.66.6.6", 66)
@@ -62,8 +64,7 @@ def told(fabric: Fabric, to: Node, *records: tuple, source: int = 1):
 
 
 def cookie_for(fabric: Fabric, to: Node, source: NodeId) -> bytes:
-    join = encode_body(6, (1, bytes(JOIN_PADDING_BYTES)))
-    (welcome,) = sent(give(fabric, to, source, join), Welcome)
+    (welcome,) = sent(give(fabric, to, source, encode_body(6, (1, PADDING))), Welcome)
     return welcome.cookie
 
 
@@ -74,12 +75,19 @@ def sync_body(cookie: bytes, *updates: tuple) -> bytes:
 # Nothing large goes to an address that has not proven itself
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "2001:db8::1234:5678:9abc:def0"])
-def test_a_welcome_is_never_larger_than_the_join_that_it_answers(host):
+@pytest.mark.parametrize(
+    ("host", "other"),
+    [
+        ("10.0.0.1", None),
+        ("2001:db8::1234:5678:9abc:def0", None),
+        ("10.0.0.1", Address("fd00::1", 65_535)),
+    ],
+)
+def test_a_welcome_is_never_larger_than_the_join_that_it_answers(host, other):
     rng = random.Random(1)
     config = GossipConfig()
     me = Member(STRANGER, Epoch(2**53 - 1), Incarnation(INCARNATION_MAX), ALIVE,
-                Address(host, 65_535), 2**32 - 1)  # fmt: skip
+                Address(host, 65_535), 2**32 - 1, CODE_MAX, b"digest__", other)  # fmt: skip
     host_node = Swim(me, MESH, config, rng, Instant(0.0))
     guest = Swim(new_member(node_id(1), Epoch(1), ELSEWHERE), MESH, config, rng, Instant(0.0))
     (join,) = guest.step(JoinRequested((me.address,)), Instant(0.0))
@@ -90,7 +98,7 @@ def test_a_welcome_is_never_larger_than_the_join_that_it_answers(host):
 
 def test_a_join_that_is_shorter_than_its_answer_gets_none():
     fabric = meshed(2)
-    effects = give(fabric, fabric.nodes[0], STRANGER, encode_body(6, (1, bytes(63))))
+    effects = give(fabric, fabric.nodes[0], STRANGER, encode_body(6, (1, PADDING[1:])))
     assert (sent(effects), reasons(effects)) == ([], ["short_join"])
 
 
@@ -116,6 +124,16 @@ def test_a_members_sync_from_elsewhere_is_answered_to_where_it_is_known_to_be():
     effects = give(fabric, fabric.nodes[0], node_id(1), sync_body(b""))
     to = {e.to for e in effects if isinstance(e, SendDatagram)}
     assert to == {fabric.nodes[1].address}
+
+
+def test_a_members_sync_from_elsewhere_cannot_say_where_the_answer_goes():
+    fabric = meshed(2)
+    victim = Address("198.51.100.7", 53)
+    for epoch in (1_000_000, 1_000_001):
+        moved = record(node_id(1), epoch=Epoch(epoch), incarnation=Incarnation(1), address=victim)
+        effects = give(fabric, fabric.nodes[0], node_id(1), sync_body(b"", moved))
+        to = {e.to for e in effects if isinstance(e, SendDatagram)}
+        assert to == {fabric.nodes[1].address}
 
 
 def test_a_stranger_that_pulls_state_gets_an_empty_answer_and_is_asked_who_it_is():
@@ -168,7 +186,7 @@ def test_a_datagram_for_somebody_else_is_refused_unless_it_asks_who_is_here():
     for destination, body, answer in (
         (node_id(7), encode_body(1, (1,)), False),
         (NodeId(bytes(8)), encode_body(1, (1,)), False),
-        (NodeId(bytes(8)), encode_body(6, (1, bytes(JOIN_PADDING_BYTES))), True),
+        (NodeId(bytes(8)), encode_body(6, (1, PADDING)), True),
     ):
         data = encode_header(MESH, destination, STRANGER) + body
         effects = fabric.step(node, DatagramReceived(data, ELSEWHERE))

@@ -122,6 +122,15 @@ class Daemon:
         call = functools.partial(self._client.call, method, params, timeout_s=DEADLINE_S)
         return await asyncio.to_thread(call)
 
+    async def until_status(self, wanted):
+        """Ask for its status until that is as it should be."""
+
+        async def look():
+            while not wanted(await self.ask("status")):
+                await self._look()
+
+        await self._within(look(), "its status is not what it should be")
+
     async def cli(self, *arguments):
         """Run a command of `meshd` against it; its standard output."""
         process = await asyncio.create_subprocess_exec(
@@ -177,6 +186,10 @@ def is_alive(rows, name):
 
 def is_dead(rows, name):
     return name in rows and rows[name]["state"] == "dead"
+
+
+def is_everybody_alive(rows):
+    return all(row["state"] == "alive" for row in rows.values())
 
 
 def is_nobody_dead(rows):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from daemons import all_see_all, is_alive, is_dead, is_nobody_dead, start_all
+from daemons import all_see_all, is_alive, is_dead, is_everybody_alive, is_nobody_dead, start_all
 from namespaces import address, address6, need
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
@@ -11,6 +11,8 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow]
 HEALED_S = 6
 LOSS_S = 10
 PAUSE_S = 3
+BLOCKED_S = 12
+SETTLED_S = 8
 
 
 async def test_a_host_without_multicast_starts_alone_says_so_and_is_in_by_a_seed(build, daemon):
@@ -116,17 +118,60 @@ async def test_hosts_with_both_families_find_each_other_by_mdns_and_by_an_ipv4_s
     assert address(1) in await three.cli("call", "where", "--to", "h1")
 
 
-async def test_a_host_without_ipv6_is_told_why_it_does_not_reach_one_that_tells_ipv6(build, daemon):
-    lan = build(2, ipv6=True)
-    one, two = daemon(lan, 1), daemon(lan, 2)
-    await asyncio.gather(one.start(), two.start("--bind", "[::]:6374"))
-    await asyncio.gather(*(each.sees(lambda rows: len(rows) == 2) for each in (one, two)))
-    checks = {check["name"]: check for check in (await one.ask("doctor"))["checks"]}
+async def test_a_host_with_both_families_meets_those_that_have_one(build, daemon):
+    lan = build(3, ipv6=True)
+    old, both, new = (daemon(lan, number) for number in (1, 2, 3))
+    lan.delete_address(3, f"{address(3)}/24")
+    await both.start("--bind", "[::]:6374")
+    await asyncio.gather(
+        old.start("--join", address(2)),
+        new.start("--bind", f"[{address6(3)}]:6374", "--join", f"[{address6(2)}]"),
+    )
+    # Those that share no family know each other by the one that has both, and judge nobody.
+    await all_see_all(old, both, new)
+    await asyncio.gather(*(one.always(is_everybody_alive, SETTLED_S) for one in (old, both, new)))
+    assert (old.rows["h2"]["address"], new.rows["h2"]["address"]) == (address(2), address6(2))
+    assert not any("member_suspect" in one.log for one in (old, both, new))
+    assert address(2) in await old.cli("call", "where", "--to", "h2")
+    await new.cli("call", "where", "--to", "h2")
+    assert old.rows["h3"]["reachable"] is False
+    checks = {check["name"]: check for check in (await old.ask("doctor"))["checks"]}
     assert checks["address"]["status"] == "error"
-    assert f"[{address6(2)}]:6374" in checks["address"]["detail"]
+    assert f"cannot reach h3 at [{address6(3)}]:6374" in checks["address"]["detail"]
     assert "--bind [::]:6374" in checks["address"]["fix"]
-    checks = {check["name"]: check for check in (await two.ask("doctor"))["checks"]}
+    checks = {check["name"]: check for check in (await both.ask("doctor"))["checks"]}
     assert checks["address"]["status"] == "ok"
+
+
+async def test_a_host_with_both_families_that_loses_one_and_moves_in_the_other_is_followed(
+    build, daemon
+):
+    lan = build(3, ipv6=True)
+    hosts = [daemon(lan, number) for number in (1, 2, 3)]
+    await asyncio.gather(*(one.start("--bind", "[::]:6374", profile="lan") for one in hosts))
+    await all_see_all(*hosts)
+    lan.delete_address(2, f"{address(2)}/24")
+    for one in hosts:
+        await one.sees(lambda rows: rows["h2"]["address"] == address6(2) and is_alive(rows, "h2"))
+    lan.add_address(2, f"{address6(97)}/64")
+    lan.delete_address(2, f"{address6(2)}/64")
+    for one in hosts:
+        await one.sees(lambda rows: rows["h2"]["address"] == address6(97) and is_alive(rows, "h2"))
+    await all_see_all(*hosts)
+    assert not any("member_dead" in one.log for one in hosts)
+
+
+async def test_an_ipv6_address_that_is_advertised_is_the_one_that_others_use(build, daemon):
+    lan = build(2, ipv6=True)
+    lan.add_address(2, f"{address6(42)}/64")
+    one, two = daemon(lan, 1), daemon(lan, 2)
+    await asyncio.gather(
+        one.start("--bind", "[::]:6374"),
+        two.start("--bind", "[::]:6374", "--advertise", f"[{address6(42)}]"),
+    )
+    await all_see_all(one, two)
+    assert one.rows["h2"]["address"] == address6(42)
+    await one.cli("call", "where", "--to", "h2")
 
 
 @pytest.mark.parametrize("loopback", ["up", "down"])
@@ -146,3 +191,24 @@ async def test_a_host_that_starts_before_its_network_finds_the_others_when_it_co
     await one.sees(lambda rows: rows["h2"]["address"] == address(2))
     assert address(2) in await one.cli("call", "where", "--to", "h2")
     assert address(1) in await late.cli("call", "where", "--to", "h1")
+
+
+async def test_daemons_whose_firewall_drops_all_udp_hold_each_other_alive_by_their_calls(
+    build, daemon
+):
+    need("nft")
+    lan = build(2)
+    one, two = daemon(lan, 1), daemon(lan, 2)
+    await start_all(one, two)
+    lan.filter(2, "udp dport 6374 drop")
+    await asyncio.gather(*(each.always(is_everybody_alive, BLOCKED_S) for each in (one, two)))
+    for each, other in ((one, "h2"), (two, "h1")):
+        status = await each.ask("status")
+        assert status["gossip"]["stream_pings_ok"] > 3
+        assert any(f"blocked UDP: {other}" in problem for problem in status["problems"])
+        checks = {check["name"]: check for check in (await each.ask("doctor"))["checks"]}
+        assert checks["udp"]["status"] == "warning"
+        assert "in both directions" in checks["udp"]["fix"]
+        assert "member_suspect" not in each.log
+    lan.unfilter(2)
+    await one.until_status(lambda status: not status["problems"])

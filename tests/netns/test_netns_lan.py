@@ -70,7 +70,7 @@ def test_of_two_addresses_in_one_network_the_one_that_packets_leave_from_is_told
     lan = build(1)
     # By its text it would come first.
     lan.add_address(1, f"{address(10)}/24")
-    look = "from meshd.daemon.place import own_host; print(own_host('0.0.0.0', ()))"
+    look = "from meshd.daemon.place import own_hosts; print(*own_hosts('0.0.0.0', ()))"
     command = lan.inside(1, sys.executable, "-c", look)
     told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
     assert told.stdout.strip() == address(1)

@@ -127,7 +127,7 @@ def test_what_a_newer_version_says_is_passed_over_or_refused_and_counted():
     result = run(small(*upgrades))
     assert result.violations == ()
     assert result.metrics["false_deaths"] == 0
-    assert result.metrics["rejected"]["not_a_message"] > 0
+    assert result.metrics["rejected"]["unknown_kind"] > 0
     assert result.metrics["rejected"]["other_version"] > 0
 
 
@@ -140,7 +140,7 @@ def test_a_version_taken_back_speaks_as_before():
 
 
 def test_a_double_is_reported_by_both_and_the_node_outlives_it():
-    judge = Judge(small(At(1.0, Clone(3, 5.0, (0, 1))), duration_s=80.0))
+    judge = Judge(small(At(1.0, Clone(3, 12.0, (0, 1))), duration_s=80.0))
     seen: list[int] = []
     judge.world.on_effect.append(
         lambda host, effect: seen.append(host.index) if type(effect) is ConflictSeen else None

@@ -1,0 +1,42 @@
+"""Which node a name means. Names are labels: two nodes may bear one, and an id decides."""
+
+from meshd.errors import NoCandidateError, UsageError
+from meshd.model import MemberState
+from meshd.view import ClusterView, Peer
+
+
+def the_one(view: ClusterView, text: str) -> Peer:
+    """The one member of that name or id.
+
+    Raises:
+        NoCandidateError: none.
+        UsageError: several; the hint tells their ids.
+    """
+    found = view.named(text)
+    # A node that lost its key came back as somebody new: its old self is not meant.
+    found = tuple(p for p in found if p.state <= MemberState.SUSPECT) or found
+    if len(found) > 1:
+        ids = ", ".join(f"{p.node.hex()} ({p.address})" for p in found)
+        raise UsageError(f"{len(found)} nodes are named {text!r}", hint=f"use an id: {ids}")
+    if not found:
+        raise NoCandidateError(f"no node {text!r} is known", hint="see meshd peers")
+    return found[0]
+
+
+def refuse_ambiguous(view: ClusterView, text: str) -> None:
+    """Say that a name means several nodes; of one that means none routing knows more to say.
+
+    Raises:
+        UsageError: as `the_one` does.
+    """
+    if view.named(text):
+        the_one(view, text)
+
+
+def clash_notes(view: ClusterView) -> list[str]:
+    """A sentence for each name that several living nodes bear."""
+    return [
+        f"{len(peers)} nodes are named {name}: "
+        + ", ".join(f"{p.node.hex()} at {p.address}" for p in peers)
+        for name, peers in view.clashes.items()
+    ]
