@@ -268,7 +268,9 @@ class GossipService:
         return self._swim.event_clock
 
     def on_view(
-        self, callback: Callable[[ClusterView], None], wants_all: Callable[[], bool]
+        self,
+        callback: Callable[[ClusterView], None],
+        wants_all: Callable[[], bool] = lambda: True,
     ) -> None:
         """Call `callback` in the running loop with new views; at least with the newest.
 
