@@ -22,7 +22,7 @@ from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
 from meshd.daemon.stream_ping import RpcStreamPinger
-from meshd.discovery.address import parse_advertise, parse_bind
+from meshd.discovery.address import is_unspecified, parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
 from meshd.gossip.config import GossipConfig, profile
@@ -183,11 +183,11 @@ class Node:
         self, wanted: Callable[[ClusterView], bool], timeout_s: Seconds
     ) -> ClusterView:
         """The first view for which `wanted` holds; the newest one if time runs out first."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = wanted  # before the look, or a view could come in between unseen
         if not wanted(self.view()):
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters[waiter] = wanted
             await asyncio.wait([waiter], timeout=timeout_s)
-            self._waiters.pop(waiter, None)
+        self._waiters.pop(waiter, None)
         return self.view()
 
     async def described(self) -> None:
@@ -206,6 +206,10 @@ class Node:
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)
+
+    def _is_view_awaited(self) -> bool:
+        """Whether somebody here waits for more than news. Asked by the protocol's thread."""
+        return bool(self._waiters) or self.dispatcher.is_busy or self.happenings.is_waiting
 
     @property
     def node_id(self) -> NodeId:
@@ -252,7 +256,7 @@ class Node:
         if self.control_path:
             # Taken before anybody hears of this node, served when there is something to tell.
             self._server.reserve_control(self.control_path)
-        gossip.on_view(self._on_view)
+        gossip.on_view(self._on_view, self._is_view_awaited)
         self.happenings.start()
         await gossip.start()
         self._describe()
@@ -443,7 +447,7 @@ class Node:
                 self._tell_load()
                 self.finding.remember()
                 self.happenings.look_at_health()
-                if not self.config.node.advertise:
+                if not self.config.node.advertise and is_unspecified(self.gossip.bound.host):
                     await self._look_at_address()
                 if self.clock.now() >= self._conflict_until:
                     self.problems.pop("identity", None)
