@@ -27,7 +27,7 @@ def written(text: str) -> str:
 
 def commands() -> str:
     """Each command with its options, in the order of `meshd --help`."""
-    top = click.Context(root, info_name="meshd")
+    top = click.Context(root, info_name="meshd", **root.context_settings)
     named = [(name, root.get_command(top, name)) for part in SECTIONS.values() for name in part]
     return "\n" + "\n".join("\n".join(_command(name, found, top)) for name, found in named if found)
 
