@@ -45,14 +45,14 @@ class Names:
 
 
 def standing(belief: Belief, names: Names) -> str:
-    """Since when it is what it is, and why; what follows the word of its state."""
+    """For how long it has been what it is, and why; what follows the word of its state."""
     doubt = belief.get("doubt")
     if doubt:
         return _doubted(doubt, names)
     events = [e for e in belief.get("history") or [] if e.get("reason") not in _OPINIONS]
     if not events or events[-1].get("state") != belief.get("state"):
         return ""
-    text = f"since {age(events[-1].get('ago_s'))}: {happened(events[-1], belief, names)}"
+    text = f"for {age(events[-1].get('ago_s'))}: {happened(events[-1], belief, names)}"
     left_s = (belief.get("evidence") or {}).get("forgotten_in_s")
     return text if left_s is None else f"{text}; forgotten in {age(left_s)}"
 
@@ -62,7 +62,7 @@ def _doubted(doubt: dict[str, Any], names: Names) -> str:
     gone = {who.get("id") for who in retracted}
     standing_by = [who for who in accusers if who.get("id") not in gone]
     why = f"no answer to {names.probes(standing_by)}" if standing_by else "by hearsay alone"
-    parts = [f"since {age(doubt.get('since_s'))}: {why}"]
+    parts = [f"for {age(doubt.get('since_s'))}: {why}"]
     if retracted:
         parts.append(f"taken back by {', '.join(map(names.of, retracted))}")
     return "; ".join([*parts, *countdown(doubt)]) + " unless it refutes"
@@ -204,6 +204,7 @@ REASONS: dict[str, Callable[[str, str, str], str]] = {
     "said goodbye": _as("said goodbye"),
     "refuted": _as("refuted"),
     "moved to another address": _as("moved to another address"),
+    "came back": _as("came back"),
     "suspicion confirmed": _confirmed,
     "suspicion taken back": _retracted,
 }

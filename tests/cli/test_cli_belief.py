@@ -18,7 +18,7 @@ DOUBTED = (
 NAMES = Names(PEERS["nodes"])
 REASONS = (
     core.HEARD_OF, core.TOLD, core.UNANSWERED, core.RAN_OUT, core.RESTARTED, core.GOODBYE,
-    core.REFUTED, core.MOVED, core.CONFIRMED, core.RETRACTED,
+    core.REFUTED, core.MOVED, core.RETURNED, core.CONFIRMED, core.RETRACTED,
 )  # fmt: skip
 
 
@@ -65,7 +65,10 @@ def test_info_explains_a_doubt(meshd, fake):
     assert done.exit == 0
     assert done.out.splitlines()[:3] == [
         f"node         nuc  ({NUC_ID})",
-        f"state        suspect {DOUBTED}  (unreachable from here)",
+        (
+            "state        suspect for 2.1s: no answer to lab-a's and lab-b's probes;"
+            " 1 of 3 confirmations; dead in 3.2s unless it refutes  (unreachable from here)"
+        ),
         "doubt        3.0s if 3 confirm it, 18s if nobody does",
     ]
     assert done.out.splitlines()[-3:] == [
@@ -98,7 +101,7 @@ def test_peers_counts_down_to_a_death(meshd, fake):
 )  # fmt: skip
 def test_a_doubt_says_whose_opinions_stand(changes, text):
     told = belief.standing(explained(doubt=doubt(**changes)), NAMES)
-    assert told == f"since 2.1s: {text} unless it refutes"
+    assert told == f"for 2.1s: {text} unless it refutes"
 
 
 def test_a_doubt_that_lasts_longer_says_why():
@@ -113,11 +116,11 @@ def test_a_doubt_that_lasts_longer_says_why():
     ]
 
 
-def test_the_dead_say_since_when_and_why_and_for_how_long_they_are_remembered():
+def test_the_dead_say_for_how_long_and_why_and_for_how_long_they_are_remembered():
     past = [event(9.0, "suspect", 4, core.UNANSWERED, A), event(4.2, "dead", 4, core.RAN_OUT, A)]
     evidence = {**explained()["evidence"], "forgotten_in_s": 80_000.0}
     told = belief.standing(explained("dead", past, evidence=evidence), NAMES)
-    assert told == "since 4.2s: not refuted in time; forgotten in 22h"
+    assert told == "for 4.2s: not refuted in time; forgotten in 22h"
 
 
 def test_nothing_is_made_up_about_a_state_whose_change_was_not_seen():
@@ -139,6 +142,7 @@ def test_nothing_is_made_up_about_a_state_whose_change_was_not_seen():
         (core.GOODBYE, None, NUC, "said goodbye, told by itself"),
         (core.REFUTED, None, B, "refuted, told by lab-b"),
         (core.MOVED, None, NUC, "moved to another address, told by itself"),
+        (core.RETURNED, None, NUC, "came back, told by itself"),
         (core.CONFIRMED, A, B, "no answer to lab-a's probe either, told by lab-b"),
         (core.RETRACTED, B, B, "lab-b took its doubt back, an answer came late"),
         ("of a later version \x1b", None, None, "of a later version \\x1b"),

@@ -5,6 +5,7 @@ import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
 from meshd.gossip.codec import encode_body, encode_header, update_fields
+from meshd.gossip.effects import MemberChanged
 from meshd.gossip.explanation import ANSWERED, FAILED, HELPED, LATE
 from meshd.gossip.history import (
     CONFIRMED,
@@ -14,10 +15,11 @@ from meshd.gossip.history import (
     RAN_OUT,
     REFUTED,
     RETRACTED,
+    RETURNED,
     TOLD,
     UNANSWERED,
 )
-from meshd.gossip.inputs import AddressChanged, DatagramReceived, JoinRequested, LeaveRequested
+from meshd.gossip.inputs import AddressChanged, DatagramReceived, LeaveRequested, RejoinRequested
 from meshd.gossip.lag import lag_code
 from meshd.gossip.members import in_state
 from meshd.model import Address, MemberState
@@ -166,6 +168,18 @@ def test_a_new_address_is_no_refutation_and_a_goodbye_no_death():
     found = explained(fabric, 0, 1)
     assert (found.state, found.events[-1].reason) == (LEFT, GOODBYE)
     assert found.gone_at is not None
+    fabric.step(fabric.nodes[1], RejoinRequested())
+    fabric.run(0.5)
+    assert explained(fabric, 0, 1).events[-1].reason == RETURNED
+
+
+def test_nobody_accuses_a_newcomer_although_its_sponsor_stands_in_that_place():
+    fabric = Fabric(10)
+    fabric.join_all()
+    fabric.run(2)
+    changes = [effect for _, effect in fabric.effects_of(MemberChanged)]
+    assert {effect.member.state for effect in changes} == {ALIVE}
+    assert {effect.accuser for effect in changes} == {None}
 
 
 def test_lateness_that_a_member_told_of_makes_the_doubt_longer_and_says_so():
