@@ -19,7 +19,13 @@ from meshd.gossip.history import (
     TOLD,
     UNANSWERED,
 )
-from meshd.gossip.inputs import AddressChanged, DatagramReceived, LeaveRequested, RejoinRequested
+from meshd.gossip.inputs import (
+    AddressChanged,
+    DatagramReceived,
+    JoinRequested,
+    LeaveRequested,
+    RejoinRequested,
+)
 from meshd.gossip.lag import lag_code
 from meshd.gossip.members import in_state
 from meshd.model import Address, MemberState
