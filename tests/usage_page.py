@@ -9,15 +9,18 @@ import click
 import repository
 
 from meshd.cli.app import SECTIONS, root
+from meshd.cli.config import MEMBERS
 from meshd.config import Option, options
+from meshd.gossip.config import PROFILES, profile
+from meshd.gossip.figures import figures
 
 PAGE = repository.ROOT / "docs" / "USAGE.md"
-_PART = re.compile(r"<!-- (commands|settings) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+_PART = re.compile(r"<!-- (commands|settings|profiles) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
 def written(text: str) -> str:
     """The page with each part as it should be."""
-    made = {"commands": commands(), "settings": settings()}
+    made = {"commands": commands(), "settings": settings(), "profiles": profiles()}
     return _PART.sub(lambda m: f"<!-- {m[1]} -->\n{made[m[1]]}<!-- end -->\n", text)
 
 
@@ -61,6 +64,19 @@ def settings() -> str:
             lines += [f"\n### [{section}]\n", "| key | default | meaning |", "| --- | --- | --- |"]
         lines.append(f"| `{key}` | {_default(option)} | {_cell(option.description)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def profiles() -> str:
+    """What each profile comes to in a mesh of 50, with the formulas, which are those of all."""
+    found = {name: figures(profile(name), MEMBERS) for name in PROFILES}
+    heads = ("number", *PROFILES, "formula")
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    for rows in zip(*found.values(), strict=True):
+        first = rows[0]
+        assert {row.formula for row in rows} == {first.formula}, first.name
+        values = [f"{row.value:.3g} {row.unit}".rstrip() for row in rows]
+        lines.append(f"| {' | '.join([first.name, *values, _cell(first.formula)])} |")
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
 def _default(option: Option) -> str:

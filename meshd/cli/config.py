@@ -7,8 +7,11 @@ from typing import Any
 import click
 
 from meshd.cli.options import connection_options, examples, json_option
-from meshd.cli.output import Palette, escape, json_text, plural
+from meshd.cli.output import Cell, Column, Palette, escape, json_text, plural, table
 from meshd.cli.session import Session, current, emit, emit_json
+
+MEMBERS = 50
+MEMBERS_MAX = 100_000
 
 
 @click.group(
@@ -107,3 +110,35 @@ def check(*, file: str, as_json: bool) -> None:
     else:
         found = plural(len(loaded.config.capability), "capability", "capabilities")
         emit([f"{escape(file)}: ok, declares {found}"])
+
+
+@command.command(
+    "profile", epilog=examples("meshd config profile", "meshd config profile wan --nodes 500")
+)
+@click.argument("name", default="lan")
+@click.option(
+    "--nodes", "members", type=click.IntRange(2, MEMBERS_MAX), default=MEMBERS, metavar="N",
+    help=f"In a mesh of so many nodes ({MEMBERS}).",
+)  # fmt: skip
+@json_option
+@current
+def profile_numbers(session: Session, *, name: str, members: int, as_json: bool) -> None:
+    """Show what a profile (local, lan or wan) comes to, with the formula of each number."""
+    from meshd.gossip.config import profile
+    from meshd.gossip.figures import figures
+
+    found = figures(profile(name), members)
+    if as_json:
+        numbers = [figure._asdict() for figure in found]
+        head = {"schema": "meshd.config_profile/1", "profile": name, "nodes": members}
+        emit_json({**head, "numbers": numbers})
+        return
+    columns = [
+        Column("NUMBER"),
+        Column("VALUE", right=True),
+        Column(""),
+        Column("FORMULA"),
+    ]
+    rows = [[Cell(f.name), Cell(f"{f.value:.3g}"), Cell(f.unit), Cell(f.formula)] for f in found]
+    emit(table(columns, rows, session.palette()))
+    session.note(f"profile {name} at n = {plural(members, 'node')}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import (
     LOAD_BYTES,
@@ -42,6 +42,16 @@ def is_significant(before: Load, after: Load) -> bool:
         or abs(after.error_fraction - before.error_fraction) >= _ERROR_STEP
         or high > _TIME_FACTOR * low + 0.001
     )
+
+
+def period_s(config: GossipConfig, members: int) -> Seconds:
+    """Shortest time between own rumours: the interval, stretched by the byte budget.
+
+    Each node passes on each of n records `load_transmit_limit` times in a period, so a period of
+    n * limit * entry / budget spends the budget when all change at once.
+    """
+    spent_bytes = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
+    return max(config.load_interval_s, spent_bytes / config.load_bytes_per_s)
 
 
 class LoadPlane:
@@ -87,20 +97,12 @@ class LoadPlane:
         self._records[self._me] = (self.own, now)
         if self._announced is not None and not is_significant(self._announced, load):
             return False
-        if self._announced_at is not None and now - self._announced_at < self.period_s(members):
+        wait_s = period_s(self._config, members)
+        if self._announced_at is not None and now - self._announced_at < wait_s:
             return False
         self._announced, self._announced_at = load, now
         self._queue.add(self._me, self._me + self.own)
         return True
-
-    def period_s(self, members: int) -> float:
-        """Shortest time between own rumours: the interval, stretched by the byte budget.
-
-        Each node passes on each of n records `load_transmit_limit` times in a period, so a period
-        of n * limit * entry / budget spends the budget when all change at once.
-        """
-        spent = members * self._config.load_transmit_limit * LOAD_ENTRY_BYTES
-        return max(self._config.load_interval_s, spent / self._config.load_bytes_per_s)
 
     def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
         """The sender's own record came on one of its packets. Equal or newer ones count.

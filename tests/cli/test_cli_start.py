@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -235,6 +236,17 @@ def test_config_show_is_toml_that_says_where_each_value_is_from(meshd, home, mon
     assert document["schema"] == "meshd.config/1"
     assert document["origins"]["node.name"] == "$MESHD_NAME"
     assert document["settings"]["node.name"] == "by-env"
+
+
+def test_config_profile_shows_each_number_with_its_formula(meshd):
+    done = meshd("config", "profile", "wan", "--nodes", "500")
+    assert (done.exit, done.err) == (0, "profile wan at n = 500 nodes\n")
+    assert re.search(r"^doubt, shortest +15  s +T_min = 3 T$", done.out, re.MULTILINE)
+    document = meshd("config", "profile", "--json").json
+    assert (document["profile"], document["nodes"]) == ("lan", 50)
+    first = document["numbers"][0]
+    assert (first["name"], first["value"], first["unit"]) == ("probe interval", 1.0, "s")
+    assert meshd("config", "profile", "moon").exit == 2
 
 
 def test_what_config_show_prints_passes_the_check(meshd, home):
