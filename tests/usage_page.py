@@ -2,19 +2,20 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import repository
 
 from meshd.cli.app import SECTIONS, root
-from meshd.cli.config import MEMBERS
 from meshd.config import Option, options
 from meshd.gossip.config import PROFILES, profile
-from meshd.gossip.figures import figures
+from meshd.gossip.numbers import Number, consequences, numbers
 
 PAGE = repository.ROOT / "docs" / "USAGE.md"
+SIZES = (10, 100)
+"""Nodes of the meshes for which the page tells what follows from a profile."""
 _PART = re.compile(r"<!-- (commands|settings|profiles) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
@@ -67,16 +68,25 @@ def settings() -> str:
 
 
 def profiles() -> str:
-    """What each profile comes to in a mesh of 50, with the formulas, which are those of all."""
-    found = {name: figures(profile(name), MEMBERS) for name in PROFILES}
-    heads = ("number", *PROFILES, "formula")
-    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
-    for rows in zip(*found.values(), strict=True):
-        first = rows[0]
-        assert {row.formula for row in rows} == {first.formula}, first.name
-        values = [f"{row.value:.3g} {row.unit}".rstrip() for row in rows]
-        lines.append(f"| {' | '.join([first.name, *values, _cell(first.formula)])} |")
+    """Every number of each profile with its meaning, then what follows in meshes of two sizes."""
+    made = [profile(name) for name in PROFILES]
+    lines = [*_table(["number", "unit", *PROFILES, "meaning"]), *_rows(map(numbers, made))]
+    sized = [(size, each) for size in SIZES for each in made]
+    heads = [f"{name}, n = {size}" for size in SIZES for name in PROFILES]
+    lines += ["", *_table(["follows", "unit", *heads, "formula"])]
+    lines += _rows(consequences(each, size) for size, each in sized)
     return "\n" + "\n".join(lines) + "\n\n"
+
+
+def _table(heads: list[str]) -> list[str]:
+    return [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+
+
+def _rows(columns: Iterable[tuple[Number, ...]]) -> Iterator[str]:
+    """A row for each number, with its value in each column."""
+    for row in zip(*columns, strict=True):
+        values = " | ".join(f"{round(each.value, 3):.10g}" for each in row)
+        yield f"| `{row[0].name}` | {row[0].unit} | {values} | {_cell(row[0].meaning)} |"
 
 
 def _default(option: Option) -> str:

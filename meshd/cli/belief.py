@@ -12,6 +12,9 @@ HISTORY_SHOWN_MAX = 20
 ID_DIGITS_SHOWN = 4
 LATE_S = 0.02
 """Mail that is read later than this is read late."""
+SLOW_S = 0.25
+"""Whoever reads its mail later than this may be what is wrong."""
+_NEWCOMER = frozenset({"heard of", "restarted"})
 _OPINIONS = frozenset({"suspicion confirmed", "suspicion taken back"})
 
 
@@ -90,8 +93,8 @@ def duration(belief: Belief) -> str:
     return text
 
 
-def evidence(belief: Belief) -> str:
-    """What this node saw itself: its last probe, whether it sends work there, told lateness."""
+def evidence(belief: Belief, names: Names) -> str:
+    """What this node saw itself, and what the member and its sponsor say of it."""
     found = belief.get("evidence") or {}
     probe = found.get("probe")
     lines = []
@@ -104,6 +107,9 @@ def evidence(belief: Belief) -> str:
         lines.append("no work is sent there until it is heard again")
     if (found.get("lag_s") or 0.0) >= LATE_S:
         lines.append(f"reads its mail up to {latency(1_000 * found['lag_s'])} late, as it says")
+    sponsor = found.get("sponsor")
+    if sponsor:
+        lines.append(f"met and vouched for by {names.of(sponsor)}")
     return "\n".join(lines)
 
 
@@ -116,7 +122,7 @@ def observer(belief: Belief, names: Names) -> str:
     text = f"{names.of(who)}, health {score} of {who.get('health_max')} (0 is well)"
     if lag_s >= LATE_S:
         text += f", reads its mail up to {latency(1_000 * lag_s)} late"
-    return f"{text}: maybe it is this node that is slow" if score or lag_s >= LATE_S else text
+    return f"{text}: maybe it is this node that is slow" if score or lag_s >= SLOW_S else text
 
 
 # The past
@@ -149,6 +155,9 @@ def happened(event: dict[str, Any], belief: Belief, names: Names) -> str:
     if teller is not None and teller != accuser:
         is_itself = teller.get("id") == belief.get("node")
         told = f"told by {'itself' if is_itself else names.of(teller)}"
+    sponsor = event.get("sponsor")
+    if sponsor is not None and sponsor != teller and reason in _NEWCOMER:
+        told = ", ".join(part for part in (told, f"vouched for by {names.of(sponsor)}") if part)
     make = REASONS.get(reason)
     return escape(reason) if make is None else make(names.of(accuser), probe, told)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from meshd.clock import Instant, Seconds
+from meshd.clock import Instant
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import (
     LOAD_BYTES,
@@ -44,14 +44,14 @@ def is_significant(before: Load, after: Load) -> bool:
     )
 
 
-def period_s(config: GossipConfig, members: int) -> Seconds:
-    """Shortest time between own rumours: the interval, stretched by the byte budget.
+def load_period_s(config: GossipConfig, members: int) -> float:
+    """Shortest time between a node's rumours of its load: the interval, stretched by the budget.
 
-    Each node passes on each of n records `load_transmit_limit` times in a period, so a period of
-    n * limit * entry / budget spends the budget when all change at once.
+    Each node passes on each of n records `load_transmit_limit` times in a period, so a period
+    of n * limit * entry / budget spends the budget when all change at once.
     """
-    spent_bytes = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
-    return max(config.load_interval_s, spent_bytes / config.load_bytes_per_s)
+    spent = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
+    return max(config.load_interval_s, spent / config.load_bytes_per_s)
 
 
 class LoadPlane:
@@ -97,12 +97,15 @@ class LoadPlane:
         self._records[self._me] = (self.own, now)
         if self._announced is not None and not is_significant(self._announced, load):
             return False
-        wait_s = period_s(self._config, members)
-        if self._announced_at is not None and now - self._announced_at < wait_s:
+        if self._announced_at is not None and now - self._announced_at < self.period_s(members):
             return False
         self._announced, self._announced_at = load, now
         self._queue.add(self._me, self._me + self.own)
         return True
+
+    def period_s(self, members: int) -> float:
+        """Shortest time between own rumours in a mesh of so many."""
+        return load_period_s(self._config, members)
 
     def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
         """The sender's own record came on one of its packets. Equal or newer ones count.

@@ -160,7 +160,7 @@ def test_a_pause_of_three_seconds_accuses_nobody_and_kills_nobody(site):
 
 
 def test_info_explains_who_doubts_a_stopped_node_and_then_that_it_refuted(site):
-    a, _b, c = site.start_mesh("a", "b", "c", profile="lan")
+    a, _, c = site.start_mesh("a", "b", "c", profile="lan")
     a.until(lambda: a.row("c")["rtt_ms"] is not None, "a probe")
     c.send(signal.SIGSTOP)
     try:

@@ -1,5 +1,6 @@
 """Why a member is believed to be what it is: who said what, and what was seen first-hand."""
 
+import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
@@ -18,7 +19,13 @@ from meshd.gossip.history import (
     TOLD,
     UNANSWERED,
 )
-from meshd.gossip.inputs import AddressChanged, DatagramReceived, LeaveRequested, RejoinRequested
+from meshd.gossip.inputs import (
+    AddressChanged,
+    DatagramReceived,
+    JoinRequested,
+    LeaveRequested,
+    RejoinRequested,
+)
 from meshd.gossip.lag import lag_code
 from meshd.gossip.members import in_state
 from meshd.model import Address, MemberState
@@ -104,6 +111,17 @@ def test_a_member_that_lives_is_explained_by_its_answers():
     assert found.probed.at <= found.heard_at <= fabric.now
     assert (found.is_reachable, found.health, found.own_lag_s) == (True, 0, 0.0)
     assert (found.gone_at, found.forgotten_at) == (None, None)
+
+
+def test_a_newcomer_is_explained_by_who_vouches_for_it():
+    fabric = meshed(3)
+    newcomer = fabric.add()
+    fabric.step(newcomer, JoinRequested((fabric.nodes[1].address,)))
+    assert fabric.run(2, until=lambda: explained(fabric, 0, 3) is not None)
+    assert explained(fabric, 0, 3).sponsor == node_id(1)
+    newer = msgspec.structs.replace(newcomer.swim.me, epoch=newcomer.swim.me.epoch + 1)
+    assert fabric.nodes[0].swim._beliefs.sponsors.sponsor_of(newer) is None
+    assert explained(fabric, 0, 0).sponsor is None
 
 
 def test_an_answer_by_way_of_a_helper_has_no_round_trip():

@@ -5,7 +5,7 @@ import pytest
 from meshd.clock import Instant
 from meshd.gossip.codec import LOAD_ENTRY_BYTES, LOAD_SEQUENCES, pack_load
 from meshd.gossip.config import GossipConfig, profile
-from meshd.gossip.loads import LoadPlane, is_significant, period_s
+from meshd.gossip.loads import LoadPlane, is_significant
 from meshd.model import Epoch, Load, NodeId
 
 ME, OTHER = NodeId(b"me______"), NodeId(b"other___")
@@ -60,8 +60,8 @@ def test_a_change_that_comes_too_soon_is_told_with_a_later_sample():
 
 
 def test_the_period_grows_with_the_mesh_once_the_budget_is_spent():
-    assert period_s(profile("lan"), 10) == 1.0
-    assert period_s(profile("lan"), 1_000) == pytest.approx(1_000 * 3 * LOAD_ENTRY_BYTES / 8_192)
+    assert plane().period_s(10) == 1.0
+    assert plane().period_s(1_000) == pytest.approx(1_000 * 3 * LOAD_ENTRY_BYTES / 8_192)
 
 
 def test_a_rumour_is_passed_on_as_often_as_the_limit_says():
