@@ -439,7 +439,7 @@ class World(Calm):
         for host in self.hosts:
             if host.swim is not None:
                 # As the daemon does when it makes a new view, or what changed would pile up.
-                host.swim.take_touched()
+                host.swim.drop_touched()
         if not self.is_halted:
             self.now = until
 

@@ -1,5 +1,6 @@
 """All the ways in which one node finds others, and the memory of whom it knew."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from meshd.discovery.cache import CACHE_FILE, CacheSource, PeerCache
 from meshd.discovery.static import PeersFileSource, StaticSource
 from meshd.model import Address, MemberState, NodeId
 from meshd.security.identity import mesh_id
+from meshd.view import Peer
 
 REMEMBER_INTERVAL_S = 10.0
 """How often those who are remembered are looked at again: for their names, and as seen."""
@@ -116,11 +118,16 @@ class Finding:
             self._node.gossip.join(hint.address)
 
     def _is_alone(self) -> bool:
+        me = self._node.node_id
+        return not any(p.node != me for p in self._alive())
+
+    def _alive(self) -> Iterator[Peer]:
+        """All that live, in no order: it is asked each second, of views that nobody has sorted."""
         view = self._node.view()
-        return not any(p.node != view.me for p in view.in_state(MemberState.ALIVE))
+        return (p for p in view.by_node.values() if p.state is MemberState.ALIVE)
 
     def _share(self) -> float:
-        alive = sum(1 for _ in self._node.view().in_state(MemberState.ALIVE))
+        alive = sum(1 for _ in self._alive())
         return max(SHARE_MIN, min(1.0, TRIES_SHARED / max(1, alive)))
 
     def _is_alive(self, node: NodeId) -> bool:
@@ -135,4 +142,4 @@ class Finding:
     def _is_alive_at(self, address: Address) -> bool:
         if address in {*self._node.gossip.addresses, self._node.gossip.bound}:
             return True
-        return any(p.is_at(address) for p in self._node.view().in_state(MemberState.ALIVE))
+        return any(p.is_at(address) for p in self._alive())

@@ -108,7 +108,7 @@ class Happenings:
 
     def look_at_health(self) -> None:
         """Note where Lifeguard's score of this node has changed."""
-        score = self._node.gossip.counters()["health_score"]
+        score = self._node.gossip.health
         if score != self._health:
             text = f"local health is {score}, was {self._health} (0 is well)"
             self._health = score
@@ -239,6 +239,11 @@ class Happenings:
         """The name of a node, where it is known."""
         peer = self._node.view().get(node)
         return "" if peer is None or peer.name == node.hex() else peer.name
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the next view, be it news or not, lets something be noted."""
+        return bool(self._nameless or self._redescribed)
 
     def on_view(self, view: ClusterView) -> None:
         """Note what nodes offer otherwise than before, of those whose state has changed."""

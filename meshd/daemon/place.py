@@ -27,6 +27,9 @@ def own_hosts(bound: str, wanted: Sequence[str], now: Sequence[str] = ()) -> tup
         return (bound,)
     versions = (4, 6) if ":" in bound else (4,)
     routed = {version: _routed_host(_FAMILIES[version]) for version in versions}
+    hosts = tuple(host for host in routed.values() if host is not None)
+    if len(hosts) == len(versions) and not wanted:
+        return hosts  # the interfaces would change nothing, and take twice as long to read
     return choose_hosts(read_interfaces(), wanted, routed=routed, now=now)
 
 

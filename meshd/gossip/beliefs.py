@@ -425,7 +425,8 @@ class Beliefs:
             member.epoch,
             member.address,
         ):
-            self._report(member, before, accusers[0] if accusers else None, reason, now)
+            is_accused = bool(accusers) and member.state in {MemberState.SUSPECT, MemberState.DEAD}
+            self._report(member, before, accusers[0] if is_accused else None, reason, now)
 
     def _report(
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,

@@ -20,7 +20,7 @@ from meshd.gossip.coordinates import (
     Locator,
     is_coordinate,
     pack_coordinate,
-    unpack_coordinate,
+    unpack_checked,
 )
 from meshd.gossip.members import is_live
 from meshd.gossip.outbox import Outbox
@@ -83,6 +83,7 @@ class Distances:
         self._locator = Locator(rng)
         self._at_version = self._locator.here
         self._version = 0
+        self._has_moved = False
         self._usual_s: Seconds = 0.0
         self._direct: dict[NodeId, bytes] = {}
         self._second_hand: dict[NodeId, bytes] = {}
@@ -175,7 +176,7 @@ class Distances:
                 assert member is not None
                 self._outbox.reject(error.message, member.address)
         packed = self._direct.get(node)
-        if packed is not None and self._locator.update(node, unpack_coordinate(packed), rtt_s):
+        if packed is not None and self._locator.update(node, unpack_checked(packed), rtt_s):
             self._on_moved(rtt_s)
 
     def _hear(self, node: NodeId, coordinates: bytes) -> None:
@@ -236,11 +237,21 @@ class Distances:
         if surer or here.moved_s(before) > MOVED_FRACTION * self._usual_s:
             self._at_version = here
             self._version += 1
-            touch, measured = self._beliefs.touch, self._beliefs.rtt_s
-            for table in (self._direct, self._second_hand):
-                for node in table:
-                    if node not in measured:
-                        touch(node)
+            self._has_moved = True
+
+    def touch_estimates(self) -> None:
+        """Touch the rows that show nothing but an estimate, if the own place has changed.
+
+        For whoever makes a view: moves are more frequent, and not all nodes have one.
+        """
+        if not self._has_moved:
+            return
+        self._has_moved = False
+        touch, measured = self._beliefs.touch, self._beliefs.rtt_s
+        for table in (self._direct, self._second_hand):
+            for node in table:
+                if node not in measured:
+                    touch(node)
 
     # Reading
 
@@ -258,5 +269,5 @@ class Distances:
         packed = self._held(node)
         if packed is None or self.here.error > ERROR_USABLE or not _is_usable(packed):
             return None
-        there = unpack_coordinate(packed)
+        there = unpack_checked(packed)
         return Expected(self.here.distance_s(there), max(self.here.error, there.error))

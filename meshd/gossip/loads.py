@@ -44,6 +44,16 @@ def is_significant(before: Load, after: Load) -> bool:
     )
 
 
+def load_period_s(config: GossipConfig, members: int) -> float:
+    """Shortest time between a node's rumours of its load: the interval, stretched by the budget.
+
+    Each node passes on each of n records `load_transmit_limit` times in a period, so a period
+    of n * limit * entry / budget spends the budget when all change at once.
+    """
+    spent = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
+    return max(config.load_interval_s, spent / config.load_bytes_per_s)
+
+
 class LoadPlane:
     """Own load, others' loads, and the load rumours that wait."""
 
@@ -94,13 +104,8 @@ class LoadPlane:
         return True
 
     def period_s(self, members: int) -> float:
-        """Shortest time between own rumours: the interval, stretched by the byte budget.
-
-        Each node passes on each of n records `load_transmit_limit` times in a period, so a period
-        of n * limit * entry / budget spends the budget when all change at once.
-        """
-        spent = members * self._config.load_transmit_limit * LOAD_ENTRY_BYTES
-        return max(self._config.load_interval_s, spent / self._config.load_bytes_per_s)
+        """Shortest time between own rumours in a mesh of so many."""
+        return load_period_s(self._config, members)
 
     def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
         """The sender's own record came on one of its packets. Equal or newer ones count.

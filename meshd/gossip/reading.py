@@ -97,7 +97,12 @@ class Reading:
 
     def take_touched(self) -> Mapping[NodeId, None]:
         """Members whose row in the view may have changed since the last call."""
+        self._distances.touch_estimates()
         return self._beliefs.take_touched()
+
+    def drop_touched(self) -> None:
+        """Nobody makes views of this one: let what piled up go."""
+        self._beliefs.take_touched()
 
     def goodbyes_sent(self) -> int | None:
         """How often the own record was passed on; None once it needs no more."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
@@ -64,6 +64,10 @@ _ROUNDING_S = 1e-6
 Answer = TypeVar("Answer")
 
 
+class _Forward(Protocol):
+    def __call__(self, view: ClusterView, *, is_news: bool) -> None: ...
+
+
 class GossipService:
     """One node's gossip, running. Its methods are for the main loop, `view` for any thread."""
 
@@ -113,7 +117,8 @@ class GossipService:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Instant(0.0)
         self._publishing: asyncio.TimerHandle | None = None
-        self._subscribers: list[Callable[[ClusterView], None]] = []
+        self._subscribers: list[_Forward] = []
+        self._has_news = True
         self._counters: Counter[str] = Counter()
         self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
         self._asleep_s = self._clock.boot_s() - self._clock.now()
@@ -253,17 +258,32 @@ class GossipService:
         self._submit(given)
 
     @property
+    def health(self) -> int:
+        """Lifeguard's local health score: 0 is well. For any thread."""
+        return self._swim.health
+
+    @property
     def event_clock(self) -> int:
         """The highest Lamport time of a user's event: what the next run skips. For any thread."""
         return self._swim.event_clock
 
-    def on_view(self, callback: Callable[[ClusterView], None]) -> None:
-        """Call `callback` in the running loop with new views; at least with the newest."""
+    def on_view(
+        self,
+        callback: Callable[[ClusterView], None],
+        wants_all: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Call `callback` in the running loop with new views; at least with the newest.
+
+        Views that tell nothing new but loads and signs of life wake that loop, which an idle node
+        would pay for several times a second, only where `wants_all()`, asked by the protocol's
+        thread, is true.
+        """
         loop = asyncio.get_running_loop()
 
-        def forward(view: ClusterView) -> None:
-            with contextlib.suppress(RuntimeError):  # that loop has closed: nobody listens
-                loop.call_soon_threadsafe(callback, view)
+        def forward(view: ClusterView, *, is_news: bool) -> None:
+            if is_news or wants_all():
+                with contextlib.suppress(RuntimeError):  # that loop has closed: nobody listens
+                    loop.call_soon_threadsafe(callback, view)
 
         self._subscribers.append(forward)
 
@@ -330,20 +350,22 @@ class GossipService:
         own = self._swim.state_of(self._swim.me.node)
         dropped = dict.fromkeys(own.values() if own is not None else ())
         self._step(StateSet({**dropped, **entries}))
+        self._has_news = True
         self._publish()
 
     async def _leave(self, timeout_s: Seconds) -> int:
         others = self._swim.members.live - 1
         self._step(LeaveRequested())
         give_up = self._clock.now() + timeout_s
-        # The rumour leaves from the next loop turn on; a few turns are waited for, not a packet.
-        # Who leaves meanwhile, as when all stop at once, need not hear it.
+        heard_by = 0
+        # Until the rumour is out: sent as often as any is. Who leaves meanwhile, as when all stop
+        # at once, need not hear it, and then there is nobody to send it to.
         while (sent := self._swim.goodbyes_sent()) is not None:
-            enough = min(LEAVE_HEARERS, self._swim.members.live)
-            if sent >= enough or self._clock.now() >= give_up:
-                return sent
+            heard_by = sent
+            if not self._swim.members.live or self._clock.now() >= give_up:
+                return heard_by
             await asyncio.sleep(_LEAVE_POLL_S)
-        return min(LEAVE_HEARERS, others)
+        return max(heard_by, min(LEAVE_HEARERS, others))
 
     def _on_readable(self) -> None:
         self._look_for_sleep()
@@ -395,6 +417,7 @@ class GossipService:
             else:
                 is_news |= _is_news(effect)
                 self._on_effect(effect, now)
+        self._has_news |= is_news
         self._publish_within(_PUBLISH_INTERVAL_S if is_news else _REFRESH_INTERVAL_S)
 
     def _publish_within(self, delay_s: Seconds) -> None:
@@ -437,8 +460,9 @@ class GossipService:
             self._publishing.cancel()
             self._publishing = None
         self.view = view = self._rows.build(self._swim)
+        is_news, self._has_news = self._has_news, False
         for forward in self._subscribers:
-            forward(view)
+            forward(view, is_news=is_news)
 
     def _arm(self) -> None:
         """See to it that the one timer fires by the machine's next deadline.

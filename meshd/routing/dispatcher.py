@@ -213,6 +213,11 @@ class Dispatcher:
         """This node stops: nothing is sent any more, and calls end when their present try does."""
         self._is_closed = True
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls run at peers, which a new view may tell to be gone."""
+        return bool(self._running)
+
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone."""
         for node in list(self._running):

@@ -140,11 +140,12 @@ def _waits_for_handlers(_original: Any) -> Any:
 
 def _silent_changes(original: Any) -> Any:
     def remove(self: Worker, names: Any) -> Any:
-        tell, self._on_change = self._on_change, None
+        tell = self._on_change
+        self._on_change = None  # type: ignore[misc]
         try:
             return original(self, names)
         finally:
-            self._on_change = tell
+            self._on_change = tell  # type: ignore[misc]
 
     return remove
 

@@ -244,3 +244,25 @@ async def test_a_suspend_is_noticed_by_the_clock_that_ran_on(make):
     assert one.service.counters()["suspends"] == 1
     await one.until(lambda view: all(peer.reachable for peer in view.peers))
     assert not any(isinstance(e, Woken) for e in two.effects)
+
+
+async def test_views_that_tell_no_news_go_to_those_alone_who_want_them(make):
+    one, two = await make(1), await make(2)
+    plain: list[int] = []
+    eager: list[int] = []
+    one.service.on_view(lambda view: plain.append(view.version), lambda: False)
+    one.service.on_view(lambda view: eager.append(view.version), lambda: True)
+    two.service.join(one.service.address)
+    await one.until(_alive(2))
+
+    def tells(count: int) -> Callable[[ClusterView], bool]:
+        return lambda view: (load := view.self_peer.load) is not None and load.in_flight == count
+
+    for count in range(1, 6):
+        one.service.set_load(Load(in_flight=count, slots=8))
+        await one.until(tells(count))
+    assert set(plain) < set(eager)
+    told = plain[-1]
+    await two.service.leave(2.0)
+    await one.until(_alive(1))
+    await one.until(lambda _: plain[-1] > told)
