@@ -21,12 +21,15 @@ import sim.faults
 from meshd.errors import UsageError
 from meshd.gossip.config import profile
 from sim.faults import At
+from sim.faults.hostile import FORGERIES
 from sim.network import Shape
 from sim.plan import Plan, number
 
 SCHEMA = "meshd.sim.plan/1"
 WHOLE_FAULTS = "sim.whole.faults"
-CORE_ONLY = frozenset(("asks", "clone", "loads", "outsider", "power_loss"))
+CORE_ONLY = frozenset(
+    ("asks", "clone", "forger", "loads", "outsider", "power_loss", "replayer", "tells")
+)
 """Faults of level 1 that whole daemons have no counterpart of."""
 NODES_MAX = 20_000
 SEED_MAX = 2**63 - 1
@@ -300,6 +303,8 @@ def check(plan: Plan, where: str = "the plan") -> None:
 def _check_numbers(value: Any, where: str) -> None:
     for each in _fields(type(value)):
         held = getattr(value, each.name)
+        if each.name == "forgery" and held not in FORGERIES:
+            _refuse(where, f"unknown forgery {held!r}", hint=f"there are {', '.join(FORGERIES)}")
         if each.name in SHARE_FIELDS and not 0 <= held <= 1:
             _refuse(where, f"{each.name} is {held!r}", hint=f"{each.name} is a share, 0 to 1")
         if not isinstance(held, float) or each.name == "bytes_per_s":

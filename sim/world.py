@@ -36,6 +36,8 @@ MESH = MeshId(b"simulate")
 START_S = 1_000.0
 LONG_AGO_S = 0.0
 """The mesh of `start_converged` has been calm for longer than any bound."""
+MET_MAX = 1_000
+"""So many members all nodes of that mesh have heard: in the largest, memory is worth more."""
 EPOCH_START_MS = 1_700_000_000_000
 PORT = 6374
 IP_UDP_BYTES = 28
@@ -229,7 +231,8 @@ class World(Calm):
     def start_converged(self, first: int | None = None) -> None:
         """Start the `first` hosts (or all) as a mesh that has been up for long.
 
-        Each one's table holds them all. The records are shared; each node keeps what differs.
+        Each one's table holds them all, and each has heard the others. The records are shared; each
+        node keeps what differs.
         """
         hosts = self.hosts[:first]
         for mesh in {host.mesh: None for host in hosts}:
@@ -239,9 +242,12 @@ class World(Calm):
             self._rows = tuple(self._base)
             counted = MemberTable(self._base, self._rows)
             self._summary = counted.summary
+            met = dict.fromkeys(self._rows[:MET_MAX], Instant(START_S))
             for host in ours:
                 self.start(host)
                 host.joined = True
+                if host.swim is not None:
+                    host.swim._beliefs.heard_at.update(met)  # noqa: SLF001 - the mesh is old
         self._base, self._rows, self._summary = {}, (), None
 
     def start(self, host: Host, seeds: tuple[int, ...] | None = None) -> None:

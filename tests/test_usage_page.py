@@ -14,9 +14,11 @@ def test_the_page_has_every_command_option_and_setting():
     assert usage_page.written(TEXT) == TEXT, "run: python tests/usage_page.py"
 
 
-def test_the_page_has_both_generated_parts():
+def test_the_page_has_all_generated_parts():
     assert "### meshd start\n" in TEXT
     assert "### [limits]\n" in TEXT
+    assert "| `suspicion_mult` |" in TEXT
+    assert "| `t_min_s` | s |" in TEXT
 
 
 def test_a_changed_setting_is_noticed():

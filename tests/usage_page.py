@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -10,20 +10,24 @@ import repository
 
 from meshd.cli.app import SECTIONS, root
 from meshd.config import Option, options
+from meshd.gossip.config import PROFILES, profile
+from meshd.gossip.numbers import Number, consequences, numbers
 
 PAGE = repository.ROOT / "docs" / "USAGE.md"
-_PART = re.compile(r"<!-- (commands|settings) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+SIZES = (10, 100)
+"""Nodes of the meshes for which the page tells what follows from a profile."""
+_PART = re.compile(r"<!-- (commands|settings|profiles) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
 def written(text: str) -> str:
     """The page with each part as it should be."""
-    made = {"commands": commands(), "settings": settings()}
+    made = {"commands": commands(), "settings": settings(), "profiles": profiles()}
     return _PART.sub(lambda m: f"<!-- {m[1]} -->\n{made[m[1]]}<!-- end -->\n", text)
 
 
 def commands() -> str:
     """Each command with its options, in the order of `meshd --help`."""
-    top = click.Context(root, info_name="meshd")
+    top = click.Context(root, info_name="meshd", **root.context_settings)
     named = [(name, root.get_command(top, name)) for part in SECTIONS.values() for name in part]
     return "\n" + "\n".join("\n".join(_command(name, found, top)) for name, found in named if found)
 
@@ -61,6 +65,28 @@ def settings() -> str:
             lines += [f"\n### [{section}]\n", "| key | default | meaning |", "| --- | --- | --- |"]
         lines.append(f"| `{key}` | {_default(option)} | {_cell(option.description)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def profiles() -> str:
+    """Every number of each profile with its meaning, then what follows in meshes of two sizes."""
+    made = [profile(name) for name in PROFILES]
+    lines = [*_table(["number", "unit", *PROFILES, "meaning"]), *_rows(map(numbers, made))]
+    sized = [(size, each) for size in SIZES for each in made]
+    heads = [f"{name}, n = {size}" for size in SIZES for name in PROFILES]
+    lines += ["", *_table(["follows", "unit", *heads, "formula"])]
+    lines += _rows(consequences(each, size) for size, each in sized)
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def _table(heads: list[str]) -> list[str]:
+    return [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+
+
+def _rows(columns: Iterable[tuple[Number, ...]]) -> Iterator[str]:
+    """A row for each number, with its value in each column."""
+    for row in zip(*columns, strict=True):
+        values = " | ".join(f"{round(each.value, 3):.10g}" for each in row)
+        yield f"| `{row[0].name}` | {row[0].unit} | {values} | {_cell(row[0].meaning)} |"
 
 
 def _default(option: Option) -> str:

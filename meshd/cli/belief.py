@@ -12,6 +12,9 @@ HISTORY_SHOWN_MAX = 20
 ID_DIGITS_SHOWN = 4
 LATE_S = 0.02
 """Mail that is read later than this is read late."""
+SLOW_S = 0.25
+"""Whoever reads its mail later than this may be what is wrong."""
+_NEWCOMER = frozenset({"heard of", "restarted"})
 _OPINIONS = frozenset({"suspicion confirmed", "suspicion taken back"})
 
 
@@ -42,14 +45,14 @@ class Names:
 
 
 def standing(belief: Belief, names: Names) -> str:
-    """Since when it is what it is, and why; what follows the word of its state."""
+    """For how long it has been what it is, and why; what follows the word of its state."""
     doubt = belief.get("doubt")
     if doubt:
         return _doubted(doubt, names)
     events = [e for e in belief.get("history") or [] if e.get("reason") not in _OPINIONS]
     if not events or events[-1].get("state") != belief.get("state"):
         return ""
-    text = f"since {age(events[-1].get('ago_s'))}: {happened(events[-1], belief, names)}"
+    text = f"for {age(events[-1].get('ago_s'))}: {happened(events[-1], belief, names)}"
     left_s = (belief.get("evidence") or {}).get("forgotten_in_s")
     return text if left_s is None else f"{text}; forgotten in {age(left_s)}"
 
@@ -59,7 +62,7 @@ def _doubted(doubt: dict[str, Any], names: Names) -> str:
     gone = {who.get("id") for who in retracted}
     standing_by = [who for who in accusers if who.get("id") not in gone]
     why = f"no answer to {names.probes(standing_by)}" if standing_by else "by hearsay alone"
-    parts = [f"since {age(doubt.get('since_s'))}: {why}"]
+    parts = [f"for {age(doubt.get('since_s'))}: {why}"]
     if retracted:
         parts.append(f"taken back by {', '.join(map(names.of, retracted))}")
     return "; ".join([*parts, *countdown(doubt)]) + " unless it refutes"
@@ -90,8 +93,8 @@ def duration(belief: Belief) -> str:
     return text
 
 
-def evidence(belief: Belief) -> str:
-    """What this node saw itself: its last probe, whether it sends work there, told lateness."""
+def evidence(belief: Belief, names: Names) -> str:
+    """What this node saw itself, and what the member and its sponsor say of it."""
     found = belief.get("evidence") or {}
     probe = found.get("probe")
     lines = []
@@ -104,6 +107,9 @@ def evidence(belief: Belief) -> str:
         lines.append("no work is sent there until it is heard again")
     if (found.get("lag_s") or 0.0) >= LATE_S:
         lines.append(f"reads its mail up to {latency(1_000 * found['lag_s'])} late, as it says")
+    sponsor = found.get("sponsor")
+    if sponsor:
+        lines.append(f"met and vouched for by {names.of(sponsor)}")
     return "\n".join(lines)
 
 
@@ -116,7 +122,7 @@ def observer(belief: Belief, names: Names) -> str:
     text = f"{names.of(who)}, health {score} of {who.get('health_max')} (0 is well)"
     if lag_s >= LATE_S:
         text += f", reads its mail up to {latency(1_000 * lag_s)} late"
-    return f"{text}: maybe it is this node that is slow" if score or lag_s >= LATE_S else text
+    return f"{text}: maybe it is this node that is slow" if score or lag_s >= SLOW_S else text
 
 
 # The past
@@ -149,6 +155,9 @@ def happened(event: dict[str, Any], belief: Belief, names: Names) -> str:
     if teller is not None and teller != accuser:
         is_itself = teller.get("id") == belief.get("node")
         told = f"told by {'itself' if is_itself else names.of(teller)}"
+    sponsor = event.get("sponsor")
+    if sponsor is not None and sponsor != teller and reason in _NEWCOMER:
+        told = ", ".join(part for part in (told, f"vouched for by {names.of(sponsor)}") if part)
     make = REASONS.get(reason)
     return escape(reason) if make is None else make(names.of(accuser), probe, told)
 
@@ -195,6 +204,7 @@ REASONS: dict[str, Callable[[str, str, str], str]] = {
     "said goodbye": _as("said goodbye"),
     "refuted": _as("refuted"),
     "moved to another address": _as("moved to another address"),
+    "came back": _as("came back"),
     "suspicion confirmed": _confirmed,
     "suspicion taken back": _retracted,
 }

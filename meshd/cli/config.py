@@ -1,20 +1,27 @@
 """`meshd config`: show, locate and check the configuration that `meshd start` would use."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from meshd.cli.options import connection_options, examples, json_option
-from meshd.cli.output import Palette, escape, json_text, plural
+from meshd.cli.output import Cell, Column, Palette, escape, json_text, plural, table
 from meshd.cli.session import Session, current, emit, emit_json
+
+SIZE_MAX = 100_000
+SIZE_DEFAULT = 10
+"""Nodes of a mesh for which numbers are told where no daemon runs that could count them."""
 
 
 @click.group(
     "config",
     short_help="Show and check the configuration.",
-    epilog=examples("meshd config show --origin", "meshd config check ./meshd.toml"),
+    epilog=examples(
+        "meshd config show --origin", "meshd config check ./meshd.toml", "meshd config profile wan"
+    ),
 )
 @connection_options(hidden=True)
 def command() -> None:
@@ -107,3 +114,77 @@ def check(*, file: str, as_json: bool) -> None:
     else:
         found = plural(len(loaded.config.capability), "capability", "capabilities")
         emit([f"{escape(file)}: ok, declares {found}"])
+
+
+@command.command(
+    "profile",
+    epilog=examples("meshd config profile", "meshd config profile wan --size 100"),
+)
+@click.argument("name", required=False, metavar="[local|lan|wan]")
+@click.option(
+    "--size",
+    type=click.IntRange(1, SIZE_MAX),
+    metavar="N",
+    help="Nodes of the mesh; default: as many as there are.",
+)
+@json_option
+@current
+def profile(session: Session, *, name: str | None, size: int | None, as_json: bool) -> None:
+    """Show every number of the failure detector with its formula, and what follows from them.
+
+    Without a name, the profile of the running daemon, or the one that `meshd start` would use. The
+    second part is for a mesh of as many nodes as the daemon sees alive or suspect.
+    """
+    from meshd.gossip.config import profile as profile_of
+    from meshd.gossip.numbers import consequences, numbers
+
+    running = _running(session) if name is None or size is None else None
+    name = name or (running or {}).get("profile") or _configured()
+    if size is None:
+        members = (running or {}).get("members") or {}
+        size = members.get("alive", 0) + members.get("suspect", 0) or SIZE_DEFAULT
+        if running is None:
+            session.note(f"no daemon runs here: for a mesh of {size}; choose with --size")
+    config = profile_of(name)
+    own, following = numbers(config), consequences(config, size)
+    if as_json:
+        parts = {"numbers": [_number(n) for n in own], "follows": [_number(n) for n in following]}
+        emit_json({"schema": "meshd.profile/1", "profile": name, "members": size, **parts})
+        return
+    heading = f"in a mesh of {plural(size, 'node')}"
+    palette = session.palette()
+    emit([*_sheet(f"profile {name}", own, palette), "", *_sheet(heading, following, palette)])
+
+
+def _running(session: Session) -> dict[str, Any] | None:
+    """What the chosen daemon says of itself; None if none runs."""
+    from meshd.errors import NoDaemonError
+
+    try:
+        status: dict[str, Any] = session.call("status")
+    except NoDaemonError:
+        return None
+    return status
+
+
+def _configured() -> str:
+    from meshd.config import load_config
+
+    return load_config({}).config.node.profile
+
+
+def _number(number: Any) -> dict[str, Any]:
+    return {
+        "name": number.name, "value": number.value, "unit": number.unit, "meaning": number.meaning,
+    }  # fmt: skip
+
+
+def _value(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{round(value, 3):.10g}"
+
+
+def _sheet(heading: str, rows: Sequence[Any], palette: Palette) -> list[str]:
+    """A table under a heading: name, value and unit, meaning."""
+    columns = [Column(heading), Column("VALUE", right=True), Column("UNIT"), Column("MEANING")]
+    cells = [[Cell(n.name), Cell(_value(n.value)), Cell(n.unit), Cell(n.meaning)] for n in rows]
+    return table(columns, cells, palette)

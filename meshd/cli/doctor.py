@@ -28,7 +28,10 @@ _MARKS = {"ok": ("✔", "ok", "green"), "warning": ("⚠", "!!", "yellow"), "err
 @connection_options(hidden=True)
 @current
 def command(session: Session, *, deep: bool, as_json: bool) -> int:
-    """Look for what is wrong, and say how to fix it. Exits with 7 where something is."""
+    """Look for what is wrong, and say how to fix it.
+
+    Exits with 7 where there is an error; warnings alone leave 0.
+    """
     params = {"deep": True} if deep else {}
     document = session.call("doctor", params, timeout_s=TIMEOUT_S)
     checks = document["checks"]

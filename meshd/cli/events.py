@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshd.cli import nodes
 from meshd.cli.options import complete_nodes, connection_options, duration, examples, json_option
 from meshd.cli.output import Palette, escape, json_text
 from meshd.cli.session import Session, current, emit, emit_json, is_tty
@@ -38,7 +39,12 @@ def _types(text: str) -> tuple[str, ...]:
 
 def _since(text: str) -> dict[str, Any]:
     """Where to begin: after a number, or so long ago."""
-    return {"after": int(text)} if text.isdecimal() else {"since_s": duration(text)}
+    if text.isdecimal():
+        return {"after": int(text)}
+    try:
+        return {"since_s": duration(text)}
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message}, or the number of an event") from None
 
 
 @click.command(
@@ -54,8 +60,9 @@ def _since(text: str) -> dict[str, Any]:
 @click.argument("node", required=False, default="", shell_complete=complete_nodes)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
 @click.option(
-    "--since", metavar="TIME|NUMBER", help="From 10m ago, or after the event of that number."
-)
+    "--since", type=_since, metavar="TIME|NUMBER",
+    help="From 10m ago, or after the event of that number.",
+)  # fmt: skip
 @click.option("--type", "types", type=_types, metavar="TYPE,...", help="Only these types.")
 @click.option("-n", "--last", type=click.IntRange(min=0), help=f"Begin with the last N ({SHOWN}).")
 @click.option("--count", type=click.IntRange(min=1), help="With --follow: end after N events.")
@@ -63,8 +70,8 @@ def _since(text: str) -> dict[str, Any]:
 @connection_options(hidden=True)
 @current
 def command(
-    session: Session, *, node: str, follow: bool, since: str | None, types: tuple[str, ...] | None,
-    last: int | None, count: int | None, as_json: bool,
+    session: Session, *, node: str, follow: bool, since: dict[str, Any] | None,
+    types: tuple[str, ...] | None, last: int | None, count: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the last events in the eyes of the local daemon, oldest first; NODE: only about that.
 
@@ -75,7 +82,7 @@ def command(
     """
     if since is not None and last is not None:
         raise click.UsageError("--since and --last say both where to begin: give one")
-    place = {"last": SHOWN if last is None else last} if since is None else _since(since)
+    place = {"last": SHOWN if last is None else last} if since is None else since
     wanted = {"types": list(types or ()), "node": node}
     if not follow:
         _show(session, {**wanted, **place}, as_json=as_json)
@@ -100,6 +107,8 @@ def _show(session: Session, params: dict[str, Any], *, as_json: bool) -> None:
         lost += page["lost"]
         params = {**params, "after": page["next"], "run": page["run"]}
         params.pop("since_s", None)
+    if not found and params["node"]:
+        nodes.find(session.call("peers")["nodes"], params["node"])  # or it says who is known
     if as_json:
         head = {"schema": page["schema"], "run": page["run"], "next": page["next"], "lost": lost}
         emit_json({**head, "events": found})

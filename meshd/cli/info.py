@@ -74,7 +74,7 @@ def lines(document: dict[str, Any], names: Names, palette: Palette) -> list[str]
         ("incarnation", f"{row.get('incarnation', '?')}  epoch {row.get('epoch', '?')}"),
         ("up", age(own["uptime_s"]) if "uptime_s" in own else ""),
         ("heard", "" if row.get("self") else f"{nodes.seen(row)} ago, rtt {nodes.round_trip(row)}"),
-        ("seen", "" if row.get("self") else belief.evidence(believed)),
+        ("seen", "" if row.get("self") else belief.evidence(believed, names)),
         ("distance", nodes.estimate(row)),
         ("observer", belief.observer(believed, names)),
         ("load", _load(row)),

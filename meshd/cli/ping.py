@@ -82,9 +82,7 @@ def reply_line(row: nodes.Row, reply: Reply, via: str, palette: Palette) -> str:
     head = f"{escape(row.get('name') or row['id'])} ({nodes.address(row)}) {via} seq={reply['seq']}"
     if reply.get("rtt_ms") is not None:
         return f"{head}  {latency(reply['rtt_ms'])}"
-    return (
-        f"{head}  {palette.paint('no answer', 'red')}  {escape(reply.get('error') or '')}".rstrip()
-    )
+    return f"{head}  {palette.paint(escape(reply.get('error') or 'no answer'), 'red')}"
 
 
 def summary(replies: list[Reply], estimate: str = "") -> str:

@@ -67,20 +67,22 @@ def command(
     asked = session.call("query", params)
     palette = session.palette()
     replies: list[Reply] = []
-    acks = 0
+    got: set[str] = set()
     for reply in _each(session, asked["query"]):
+        got.add(reply["node"])
         if reply["kind"] == "ack":
-            acks += 1
             continue
         replies.append(reply)
         if not as_json:
             emit([line(reply, palette)])
     if as_json:
-        head = {"schema": "meshd.query/1", "name": name, "members": asked["members"], "got": acks}
-        emit_json({**head, "replies": replies})
+        head = {"schema": "meshd.query/1", "name": name, "members": asked["members"]}
+        emit_json({**head, "got": len(got), "replies": replies})
     else:
-        members = plural(asked["members"], "node")
-        session.note(f"{len(replies)} answered · {acks} of {members} got it")
+        # Each node itself says whether it offers a capability: how many are meant is not known.
+        meant = plural(len(asked["nodes"]) or asked["members"], "node")
+        reach = plural(len(got), "node") if capability else f"{len(got)} of {meant}"
+        session.note(f"{len(replies)} answered · {reach} got it")
     return _exit(replies, len(asked["nodes"]))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from meshd.clock import Instant, Seconds
 from meshd.daemon.shapes import doubt_shape
 from meshd.gossip.explanation import Explanation, PastEvent, Probed
-from meshd.model import NodeId
+from meshd.model import MemberState, NodeId
 from meshd.view import ClusterView, Doubt
 
 
@@ -35,6 +35,7 @@ def explain_shape(
             "reachable": found.is_reachable,
             "lag_s": round(found.lag_s, 3),
             "gone_s": _since(found.gone_at, now),
+            "sponsor": _maybe_who(found.sponsor, view),
             "forgotten_in_s": _until(found.forgotten_at, now),
         },
         "observer": {
@@ -69,13 +70,17 @@ def _until(at: Instant | None, now: Instant) -> Seconds | None:
 
 
 def _event(event: PastEvent, view: ClusterView, now: Instant, wall_ms: int) -> dict[str, Any]:
+    # Whoever is named with somebody alive answers for it; with a doubt, it is whose probe failed.
+    is_alive = event.state is MemberState.ALIVE
+    named = _maybe_who(event.accuser, view)
     return {
         "ago_s": _since(event.at, now),
         "wall_ms": wall_ms - round((now - event.at) * 1_000),
         "state": event.state.name.lower(),
         "incarnation": event.incarnation,
         "reason": event.reason,
-        "accuser": _maybe_who(event.accuser, view),
+        "accuser": None if is_alive else named,
+        "sponsor": named if is_alive else None,
         "teller": _maybe_who(event.teller, view),
     }
 

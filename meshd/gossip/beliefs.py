@@ -123,6 +123,7 @@ class Beliefs:
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
         self.outdated.clear()
+        self.overtaken.clear()
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -253,7 +254,10 @@ class Beliefs:
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
                 member.incarnation == mine.incarnation
-                and (member.address, member.other) != (mine.address, mine.other)
+                and (
+                    (member.address, member.other) != (mine.address, mine.other)
+                    or member.lag > mine.lag
+                )
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)
@@ -425,7 +429,8 @@ class Beliefs:
             member.epoch,
             member.address,
         ):
-            self._report(member, before, accusers[0] if accusers else None, reason, now)
+            is_accused = bool(accusers) and member.state in {MemberState.SUSPECT, MemberState.DEAD}
+            self._report(member, before, accusers[0] if is_accused else None, reason, now)
 
     def _report(
         self, member: Member, before: Member | None, accuser: NodeId | None, reason: str,

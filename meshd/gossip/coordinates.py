@@ -231,9 +231,7 @@ class Locator:
             height_s = max(HEIGHT_MIN_S, height_s + (height_s + HEIGHT_MIN_S) * scale)
         return Coordinate(point, height_s, adjustment_s, min(error, ERROR_MAX))
 
-    def _pushed(
-        self, there: Coordinate, apart_s: Seconds, by_s: Seconds
-    ) -> tuple[Point, Seconds]:
+    def _pushed(self, there: Coordinate, apart_s: Seconds, by_s: Seconds) -> tuple[Point, Seconds]:
         """Pushed away from `there`, or towards it if negative: the new point and height."""
         here = self.here
         if apart_s > _TINY_S:

@@ -52,6 +52,7 @@ def explain(
         lag_s=lag_s(member.lag),
         gone_at=gone_at,
         forgotten_at=None if gone_at is None else Instant(gone_at + config.tombstone_s),
+        sponsor=beliefs.sponsors.sponsor_of(member),
         health=health.score,
         health_max=config.health_max,
         own_lag_s=beliefs.lag.at(now),

@@ -16,8 +16,9 @@ class PastEvent(msgspec.Struct, frozen=True):
     """One change of what was believed of a member, or of who doubts it.
 
     `state` and `incarnation` are what was believed from then on; `reason` is a constant of
-    `history`; `accuser` the node whose failed probe stands behind it, or that took its word back;
-    `teller` whose datagram brought it: None if this node found out itself.
+    `history`; `accuser` the node whose failed probe stands behind it, or that took its word back,
+    and of somebody alive the sponsor that answers for it; `teller` whose datagram brought it: None
+    if this node found out itself.
     """
 
     at: Instant
@@ -54,6 +55,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         lag_s: how late it reads its mail by its own word.
         gone_at: since when it is dead or has left.
         forgotten_at: when that ends its record.
+        sponsor: who shook hands with it and answers for it, if it is no old acquaintance.
         health: this node's own local health score, 0 is well .. `health_max`.
         own_lag_s: how late this node reads its mail: is it rather this node that is ill?
     """
@@ -70,6 +72,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: Seconds
     gone_at: Instant | None
     forgotten_at: Instant | None
+    sponsor: NodeId | None
     health: int
     health_max: int
     own_lag_s: Seconds

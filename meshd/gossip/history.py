@@ -17,11 +17,14 @@ RESTARTED = "restarted"
 GOODBYE = "said goodbye"
 REFUTED = "refuted"
 MOVED = "moved to another address"
+RETURNED = "came back"
 CONFIRMED = "suspicion confirmed"
 RETRACTED = "suspicion taken back"
 _REASONS = (
     HEARD_OF, TOLD, UNANSWERED, RAN_OUT, RESTARTED, GOODBYE, REFUTED, MOVED, CONFIRMED, RETRACTED,
+    RETURNED,
 )  # fmt: skip
+_RISEN = {MemberState.ALIVE: MOVED, MemberState.LEFT: RETURNED}
 _CODES = {reason: code for code, reason in enumerate(_REASONS)}
 _EVENT = struct.Struct("<dBBI8s8s")
 _NOBODY = bytes(8)
@@ -87,7 +90,7 @@ def reason_of(member: Member, before: Member | None, reason: str) -> str:
     if is_live(member.state) < is_live(before.state):
         return GOODBYE if member.state is MemberState.LEFT else reason
     if member.incarnation > before.incarnation and member.state is MemberState.ALIVE:
-        return MOVED if before.state is MemberState.ALIVE else REFUTED
+        return _RISEN.get(before.state, REFUTED)
     return reason
 
 

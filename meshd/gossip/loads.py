@@ -26,7 +26,7 @@ _REORDER_MAX = 64
 
 def is_significant(before: Load, after: Load) -> bool:
     """Whether a change of load is worth a rumour: it could change where work is sent."""
-    if (before.ready, before.full, before.draining) != (after.ready, after.full, after.draining):
+    if _flags(before) != _flags(after):
         return True
     slots = max(1, after.slots)
     busy = abs((after.in_flight + after.queue) - (before.in_flight + before.queue)) / slots
@@ -42,6 +42,20 @@ def is_significant(before: Load, after: Load) -> bool:
         or abs(after.error_fraction - before.error_fraction) >= _ERROR_STEP
         or high > _TIME_FACTOR * low + 0.001
     )
+
+
+def _flags(load: Load) -> tuple[bool, bool, bool]:
+    return load.ready, load.full, load.draining
+
+
+def load_period_s(config: GossipConfig, members: int) -> float:
+    """Shortest time between a node's rumours of its load: the interval, stretched by the budget.
+
+    Each node passes on each of n records `load_transmit_limit` times in a period, so a period
+    of n * limit * entry / budget spends the budget when all change at once.
+    """
+    spent = members * config.load_transmit_limit * LOAD_ENTRY_BYTES
+    return max(config.load_interval_s, spent / config.load_bytes_per_s)
 
 
 class LoadPlane:
@@ -87,20 +101,19 @@ class LoadPlane:
         self._records[self._me] = (self.own, now)
         if self._announced is not None and not is_significant(self._announced, load):
             return False
-        if self._announced_at is not None and now - self._announced_at < self.period_s(members):
-            return False
+        if self._announced is not None and self._announced_at is not None:
+            # Who takes no more work, or takes it again, says so early: it is asked in vain else.
+            is_urgent = _flags(self._announced) != _flags(load)
+            wait_s = self._config.load_interval_s if is_urgent else self.period_s(members)
+            if now - self._announced_at < wait_s:
+                return False
         self._announced, self._announced_at = load, now
         self._queue.add(self._me, self._me + self.own)
         return True
 
     def period_s(self, members: int) -> float:
-        """Shortest time between own rumours: the interval, stretched by the byte budget.
-
-        Each node passes on each of n records `load_transmit_limit` times in a period, so a period
-        of n * limit * entry / budget spends the budget when all change at once.
-        """
-        spent = members * self._config.load_transmit_limit * LOAD_ENTRY_BYTES
-        return max(self._config.load_interval_s, spent / self._config.load_bytes_per_s)
+        """Shortest time between own rumours in a mesh of so many."""
+        return load_period_s(self._config, members)
 
     def heard_directly(self, node: NodeId, packed: bytes, now: Instant) -> None:
         """The sender's own record came on one of its packets. Equal or newer ones count.

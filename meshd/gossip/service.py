@@ -357,14 +357,15 @@ class GossipService:
         others = self._swim.members.live - 1
         self._step(LeaveRequested())
         give_up = self._clock.now() + timeout_s
-        # The rumour leaves from the next loop turn on; a few turns are waited for, not a packet.
-        # Who leaves meanwhile, as when all stop at once, need not hear it.
+        heard_by = 0
+        # Until the rumour is out: sent as often as any is. Who leaves meanwhile, as when all stop
+        # at once, need not hear it, and then there is nobody to send it to.
         while (sent := self._swim.goodbyes_sent()) is not None:
-            enough = min(LEAVE_HEARERS, self._swim.members.live)
-            if sent >= enough or self._clock.now() >= give_up:
-                return sent
+            heard_by = sent
+            if not self._swim.members.live or self._clock.now() >= give_up:
+                return heard_by
             await asyncio.sleep(_LEAVE_POLL_S)
-        return min(LEAVE_HEARERS, others)
+        return max(heard_by, min(LEAVE_HEARERS, others))
 
     def _on_readable(self) -> None:
         self._look_for_sleep()

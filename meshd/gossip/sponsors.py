@@ -54,6 +54,11 @@ class Sponsors:
             return b""
         return held[0]
 
+    def sponsor_of(self, member: Member) -> NodeId | None:
+        """Who answers for a member of this run, as long as that is remembered."""
+        held = self._sponsors.get(member.node)
+        return held[0] if held is not None and held[1] == member.epoch else None
+
     def is_false_claim(self, update: Update) -> bool:
         """Whether somebody unknown here is told of as this node's own guest."""
         named = update.state == MemberState.ALIVE and update.accusers[:8] == self._me

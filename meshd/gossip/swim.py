@@ -433,12 +433,16 @@ class Swim(Reading):
         """We were stopped or starved: whatever seems late may be late because of us.
 
         So verdicts count only the time that we were awake, and after a single pause one interval
-        more. If it goes on, no more than that, or a starved node would never judge anybody.
+        more. If it goes on, no more than that, or a starved node would never judge anybody: what
+        was late already at the last stall counts once.
         """
         interval_s = self._config.probe_interval_s
+        late_s = min(late_s, now - self._stalled_at)
         grace_s = interval_s if now - self._stalled_at >= _GRACE_INTERVALS * interval_s else 0.0
         self._stalled_at = now
         self._timers.shift(late_s + grace_s, _is_verdict)
+        self._beliefs.doubts.put_off(late_s + grace_s)
+        self._prober.put_off(late_s + grace_s)
         self._health.stalled()
 
     def _on_timer(self, key: object, now: Instant) -> None:

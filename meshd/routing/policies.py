@@ -127,9 +127,10 @@ def _step_of(peer: Peer, scene: Scene) -> float:
 
 
 def _nearest_factors(peer: Peer, scene: Scene) -> Factors:
-    away_s = 0.0 if peer.node == scene.me else peer.distance_s
     factors = _requests_factors(peer, scene)
-    if away_s is not None:
+    if peer.node == scene.me:
+        factors = {"rtt_s": 0.0, "estimated": 0.0, **factors}
+    elif (away_s := peer.distance_s) is not None:
         factors = {"rtt_s": away_s, "estimated": float(peer.rtt_s is None), **factors}
     return factors
 

@@ -5,7 +5,7 @@ from sim.experiments.dissemination import DISSEMINATION
 from sim.experiments.first_suspicion import FIRST_SUSPICION
 from sim.experiments.grid import GRID, GRID_LARGE
 from sim.experiments.lifeguard import LIFEGUARD_BLOCKED, LIFEGUARD_TABLE
-from sim.experiments.load import LOAD
+from sim.experiments.load import LOAD, LOAD_LARGE
 from sim.experiments.model import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         DISSEMINATION,
         FIRST_SUSPICION,
         LOAD,
+        LOAD_LARGE,
         LIFEGUARD_TABLE,
         LIFEGUARD_BLOCKED,
         GRID,

@@ -27,7 +27,7 @@ circle, where it looks at heights instead."""
 MATRICES = ("line", "grid", "split", "circle", "random")
 CYCLES, EARLY = 1_000, 30
 """Round trips that each node measures, each of a random other one."""
-MATRIX_SEEDS, MATRIX_SEEDS_QUICK = 10, 1
+MATRIX_SEEDS, MATRIX_SEEDS_QUICK = 10, 3
 
 SITES = 5
 AREA_S = 0.1

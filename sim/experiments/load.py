@@ -8,7 +8,7 @@ from meshd.gossip.messages import Ack, Ping
 from sim.experiments.model import Experiment, Options, Outcome, Progress, Table, judged
 from sim.experiments.runs import each
 from sim.experiments.statistics import mean
-from sim.world import MESH, START_S, Host, World
+from sim.world import IP_UDP_BYTES, MESH, START_S, Host, World
 
 SIZES = (8, 16, 32, 64, 128, 256)
 SIZES_QUICK = (8, 32, 128)
@@ -16,6 +16,11 @@ SEEDS, SEEDS_QUICK = 5, 1
 PERIODS = 40
 SWIM_LOAD, SWIM_OFF = 2.0, 0.05
 FEW = 5
+LARGE = ((100, 40), (1_000, 20), (10_000, 10))
+"""Sizes of large quiet meshes, and for how many periods each is looked at."""
+LARGE_QUICK = ((100, 10), (400, 5))
+GROWTH_MAX = 1.1
+"""By how much a hundredfold mesh may cost a quiet node more; its logarithm doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +30,42 @@ class Sent:
     nodes: int
     probes: tuple[int, ...]
     packets: int
+    sent_bytes: int
 
 
 def run(task: tuple[int, int]) -> Sent:
     """A mesh without failures and without loss, for forty periods."""
-    nodes, seed = task
+    return quiet(*task, PERIODS)
+
+
+def run_large(task: tuple[int, int]) -> Sent:
+    """The same for a mesh and a number of periods."""
+    nodes, periods = task
+    return quiet(nodes, 1, periods)
+
+
+def quiet(nodes: int, seed: int, periods: int) -> Sent:
+    """A mesh without failures and without loss."""
     world = World(nodes, seed)
     period_s = world.config.probe_interval_s
     begin = START_S + 2.0 * period_s
-    counts = [0] * (nodes * PERIODS)
-    packets = 0
+    counts = [0] * (nodes * periods)
+    packets = sent_bytes = 0
     world.start_converged()
 
     def on_send(host: Host, effect: SendDatagram) -> None:
-        nonlocal packets
+        nonlocal packets, sent_bytes
         period = int((world.now - begin) // period_s)
-        if not 0 <= period < PERIODS:
+        if not 0 <= period < periods:
             return
         packets += 1
+        sent_bytes += len(effect.data) + IP_UDP_BYTES
         if isinstance(decode(effect.data, MESH).message, Ping | Ack):
-            counts[host.index * PERIODS + period] += 1
+            counts[host.index * periods + period] += 1
 
     world.on_send.append(on_send)
-    world.run(begin + PERIODS * period_s)
-    return Sent(nodes, tuple(counts), packets)
+    world.run(begin + periods * period_s)
+    return Sent(nodes, tuple(counts), packets, sent_bytes)
 
 
 def experiment(options: Options, progress: Progress) -> Outcome:
@@ -90,4 +107,34 @@ def experiment(options: Options, progress: Progress) -> Outcome:
     return Outcome("load", tuple(rows), tuple(checks), (table,))
 
 
+def experiment_large(options: Options, progress: Progress) -> Outcome:
+    """What a quiet node of a large mesh sends."""
+    tasks = LARGE_QUICK if options.quick else LARGE
+    rows = []
+    for (nodes, periods), one in zip(
+        tasks, each(run_large, tasks, jobs=options.jobs, progress=progress), strict=True
+    ):
+        shares = nodes * periods
+        rows.append(
+            {
+                "nodes": nodes,
+                "periods": periods,
+                "packets": round(one.packets / shares, 3),
+                "bytes": round(one.sent_bytes / shares, 1),
+            }
+        )
+    growth = rows[-1]["bytes"] / rows[0]["bytes"]
+    check = judged(
+        f"bytes at N = {rows[-1]['nodes']} beside N = {rows[0]['nodes']}",
+        f"at most {GROWTH_MAX:g} times",
+        f"{growth:.2f} times",
+        met=growth <= GROWTH_MAX,
+    )
+    cells = tuple(tuple(str(value) for value in row.values()) for row in rows)
+    columns = ("N", "periods", "packets", "IP bytes")
+    table = Table("What a quiet node sends in a probe period", columns, cells)
+    return Outcome("load_large", tuple(rows), (check,), (table,))
+
+
+LOAD_LARGE = Experiment("load_large", "bytes of a quiet node up to N = 10,000", experiment_large)
 LOAD = Experiment("load", "messages of a quiet node, beside SWIM's flat load", experiment)

@@ -27,22 +27,22 @@ Forge = Callable[[random.Random, "World", "Host"], tuple[bytes, Address]]
 
 @dataclass(frozen=True, slots=True)
 class Forger:
-    """Somebody outside sends a node `per_s` datagrams a second of one kind, for `for_s` seconds.
+    """Somebody outside sends a node `per_s` datagrams a second of one sort, for `for_s` seconds.
 
-    The kinds are the keys of `FORGERIES`.
+    The sorts are the keys of `FORGERIES`.
     """
 
     node: int
-    kind: str
+    forgery: str
     for_s: float
     per_s: float
 
     def apply(self, world: "World") -> None:
         """Send the first one; each plans the next."""
-        rng = world.random(f"forger/{self.kind}/{self.node}/{world.now}")
+        rng = world.random(f"forger/{self.forgery}/{self.node}/{world.now}")
         until = world.now + self.for_s
         host = world.hosts[self.node]
-        forge = FORGERIES[self.kind]
+        forge = FORGERIES[self.forgery]
 
         def send() -> None:
             if world.now >= until:

@@ -1,9 +1,11 @@
 """What can happen to a process, and to the machine that it runs on."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from meshd.errors import BusyError
 from meshd.gossip.inputs import EventFired, PingRequested, StateSet
 from meshd.gossip.suspicion import suspicion_bounds_s
 from meshd.model import Load
@@ -275,7 +277,8 @@ class Tells:
             if world.now > until:
                 return
             if not host.asleep and not host.leaving:
-                world.step(host, EventFired(f"e{number % 7}", b"%d" % number, number % 5 == 0))
+                with suppress(BusyError):
+                    world.step(host, EventFired(f"e{number % 7}", b"%d" % number, number % 5 == 0))
             pause_s = self.every_s * (0.5 + rng.random())
             world.call_at(world.now + pause_s, partial(tell, host, number + 1))
 

@@ -190,6 +190,9 @@ class DoubtsAreConfirmed(Checker):
             return
         if world.calm_since > since - calm_needed_s(world):
             return
+        if any(o is not subject and (o.swim is None or o.started_at > since) for o in world.hosts):
+            # Somebody else went, too, and may have been among the verifiers.
+            return
         held = host.swim.members.get(subject.id)
         if held is not None and held.state is MemberState.SUSPECT:
             text = f"still doubted {world.now - since:.2f} s after the doubt began"

@@ -52,16 +52,17 @@ class RepliesAreSmall(Checker):
         if heard is not None and effect.to == heard.source:
             # Also where the table holds it by now: that may change, what it has proven does not.
             self._is_proven(host, heard.data, heard.source)
-        if heard is None or self._is_known(host, effect.to):
-            return
         kind = kind_of(effect.data)
-        if kind == _JOIN:
-            self._on_join(host)
-            return
         if kind == _WELCOME:
+            # Also a member may knock, and move afterwards.
             welcome = decode(effect.data, host.mesh).message
             assert isinstance(welcome, Welcome)
             self._cookies[host.index, effect.to] = welcome.cookie
+        if heard is None or self._is_known(host, effect.to):
+            return
+        if kind == _JOIN:
+            self._on_join(host)
+            return
         if effect.to != heard.source:
             self.fail(host.index, NOBODY, f"sent to {effect.to}, which nobody named to it")
         elif not self._is_proven(host, heard.data, heard.source):

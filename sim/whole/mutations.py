@@ -138,11 +138,16 @@ def _waits_for_handlers(_original: Any) -> Any:
     return close
 
 
-def _silent_changes(_original: Any) -> Any:
-    def changed(_self: Worker, names: tuple[str, ...]) -> tuple[str, ...]:
-        return names
+def _silent_changes(original: Any) -> Any:
+    def remove(self: Worker, names: Any) -> Any:
+        tell = self._on_change
+        self._on_change = None  # type: ignore[misc]
+        try:
+            return original(self, names)
+        finally:
+            self._on_change = tell  # type: ignore[misc]
 
-    return changed
+    return remove
 
 
 def _keeps_serving(_original: Any) -> Any:
@@ -195,7 +200,7 @@ MUTATIONS = tuple(
         ("no_half_open", "sends everything to who may be well again",
          Outstanding, "_is_barred", _all_try_at_once, "delegate_ejected"),
         ("silent_changes", "does not tell what it offers no more",
-         Worker, "_changed", _silent_changes, "delegate_seasons"),
+         Worker, "remove", _silent_changes, "delegate_seasons"),
         ("keeps_slots", "does not free the slot of a run that took too long",
          Admission, "finish", _keeps_slots, "delegate_steady"),
         ("waits_for_handlers", "waits for its handlers when it is to end at once",

@@ -11,17 +11,21 @@ A = {"id": SELF_ID, "name": "lab-a"}
 B = {"id": B_ID, "name": "lab-b"}
 NUC = {"id": NUC_ID, "name": "nuc"}
 STRANGER = {"id": "00112233aabbccdd", "name": None}
+DOUBTED = (
+    "since 2.1s: no answer to lab-a's and lab-b's probes; 1 of 3 confirmations; dead in 3.2s"
+    " unless it refutes"
+)
 NAMES = Names(PEERS["nodes"])
 REASONS = (
     core.HEARD_OF, core.TOLD, core.UNANSWERED, core.RAN_OUT, core.RESTARTED, core.GOODBYE,
-    core.REFUTED, core.MOVED, core.CONFIRMED, core.RETRACTED,
+    core.REFUTED, core.MOVED, core.RETURNED, core.CONFIRMED, core.RETRACTED,
 )  # fmt: skip
 
 
 def event(ago_s, state, incarnation, reason, accuser=None, teller=None):
     return {
         "ago_s": ago_s, "wall_ms": 1, "state": state, "incarnation": incarnation,
-        "reason": reason, "accuser": accuser, "teller": teller,
+        "reason": reason, "accuser": accuser, "sponsor": None, "teller": teller,
     }  # fmt: skip
 
 
@@ -39,6 +43,7 @@ def explained(state="suspect", history=(), **more):
         "incarnation": 4, "history": list(history), "doubt": None,
         "evidence": {
             "heard_s": 4.1, "reachable": True, "lag_s": 0.0, "gone_s": None, "forgotten_in_s": None,
+            "sponsor": None,
             "probe": {"ago_s": 2.1, "result": "no answer", "rtt_ms": None},
         },
         "observer": {**A, "health_score": 0, "health_max": 8, "lag_s": 0.0},
@@ -61,7 +66,7 @@ def test_info_explains_a_doubt(meshd, fake):
     assert done.out.splitlines()[:3] == [
         f"node         nuc  ({NUC_ID})",
         (
-            "state        suspect since 2.1s: no answer to lab-a's and lab-b's probes;"
+            "state        suspect for 2.1s: no answer to lab-a's and lab-b's probes;"
             " 1 of 3 confirmations; dead in 3.2s unless it refutes  (unreachable from here)"
         ),
         "doubt        3.0s if 3 confirm it, 18s if nobody does",
@@ -88,15 +93,15 @@ def test_peers_counts_down_to_a_death(meshd, fake):
         ({}, "no answer to lab-a's and lab-b's probes; 1 of 3 confirmations; dead in 3.2s"),
         ({"accusers": [NUC]}, "no answer to nuc's probe; 1 of 3 confirmations; dead in 3.2s"),
         ({"accusers": []}, "by hearsay alone; 1 of 3 confirmations; dead in 3.2s"),
-        ({"retracted": [A]}, ("no answer to lab-b's probe; taken back by lab-a; 1 of 3"
-         " confirmations; dead in 3.2s")),
+        ({"retracted": [A], "needed": 0},
+         "no answer to lab-b's probe; taken back by lab-a; dead in 3.2s"),
         ({"accusers": [B, NUC, A], "needed": 0},
          "no answer to lab-b's, nuc's and lab-a's probes; dead in 3.2s"),
     ],
 )  # fmt: skip
 def test_a_doubt_says_whose_opinions_stand(changes, text):
     told = belief.standing(explained(doubt=doubt(**changes)), NAMES)
-    assert told == f"since 2.1s: {text} unless it refutes"
+    assert told == f"for 2.1s: {text} unless it refutes"
 
 
 def test_a_doubt_that_lasts_longer_says_why():
@@ -111,11 +116,11 @@ def test_a_doubt_that_lasts_longer_says_why():
     ]
 
 
-def test_the_dead_say_since_when_and_why_and_for_how_long_they_are_remembered():
+def test_the_dead_say_for_how_long_and_why_and_for_how_long_they_are_remembered():
     past = [event(9.0, "suspect", 4, core.UNANSWERED, A), event(4.2, "dead", 4, core.RAN_OUT, A)]
     evidence = {**explained()["evidence"], "forgotten_in_s": 80_000.0}
     told = belief.standing(explained("dead", past, evidence=evidence), NAMES)
-    assert told == "since 4.2s: not refuted in time; forgotten in 22h"
+    assert told == "for 4.2s: not refuted in time; forgotten in 22h"
 
 
 def test_nothing_is_made_up_about_a_state_whose_change_was_not_seen():
@@ -137,6 +142,7 @@ def test_nothing_is_made_up_about_a_state_whose_change_was_not_seen():
         (core.GOODBYE, None, NUC, "said goodbye, told by itself"),
         (core.REFUTED, None, B, "refuted, told by lab-b"),
         (core.MOVED, None, NUC, "moved to another address, told by itself"),
+        (core.RETURNED, None, NUC, "came back, told by itself"),
         (core.CONFIRMED, A, B, "no answer to lab-a's probe either, told by lab-b"),
         (core.RETRACTED, B, B, "lab-b took its doubt back, an answer came late"),
         ("of a later version \x1b", None, None, "of a later version \\x1b"),
@@ -145,6 +151,16 @@ def test_nothing_is_made_up_about_a_state_whose_change_was_not_seen():
 def test_each_event_is_told_in_words(reason, accuser, teller, text):
     told = event(1, "suspect", 1, reason, accuser, teller)
     assert belief.happened(told, explained(), NAMES) == text
+
+
+def test_a_newcomer_says_who_vouched_for_it():
+    for teller, text in ((B, "told by lab-b, vouched for by lab-a"), (A, "told by lab-a")):
+        told = {**event(1, "alive", 1, core.HEARD_OF, None, teller), "sponsor": A}
+        assert belief.happened(told, explained(), NAMES) == f"first heard of, {text}"
+    itself = {**event(1, "alive", 1, core.RESTARTED), "sponsor": A}
+    assert belief.happened(itself, explained(), NAMES) == "restarted, vouched for by lab-a"
+    known = {**event(1, "alive", 1, core.REFUTED), "sponsor": A}
+    assert belief.happened(known, explained(), NAMES) == "refuted"
 
 
 def test_every_reason_of_the_core_has_its_words():
@@ -159,26 +175,34 @@ def test_two_nodes_of_one_name_are_told_apart_by_their_ids():
 
 def test_what_was_seen_first_hand_is_told_as_far_as_it_is_known():
     probe = {"ago_s": 0.5, "result": "answered", "rtt_ms": 0.8}
-    told = belief.evidence({"evidence": {"probe": probe, "reachable": True, "lag_s": 0.4}})
+    seen = {"probe": probe, "reachable": True, "lag_s": 0.4, "sponsor": B}
+    told = belief.evidence({"evidence": seen}, NAMES)
     assert told.splitlines() == [
         "answered in 0.8 ms to the own probe that ended 0.5s ago",
         "reads its mail up to 400 ms late, as it says",
+        "met and vouched for by lab-b",
     ]
-    assert belief.evidence({}) == ""
+    assert belief.evidence({}, NAMES) == ""
 
 
 @pytest.mark.parametrize(
     ("health", "lag_s", "text"),
     [
-        (3, 0.0, "lab-a, health 3 of 8 (0 is well): maybe it is this node that is slow"),
-        (0, 0.5, ("lab-a, health 0 of 8 (0 is well), reads its mail up to 500 ms late: maybe it is"
-         " this node that is slow")),
+        (3, 0.0, "health 3 of 8 (0 is well)"),
+        (0, 0.5, "health 0 of 8 (0 is well), reads its mail up to 500 ms late"),
     ],
-)  # fmt: skip
+)
 def test_who_is_ill_itself_says_so(health, lag_s, text):
     who = {**A, "health_score": health, "health_max": 8, "lag_s": lag_s}
-    assert belief.observer({"observer": who}, NAMES) == text
+    told = belief.observer({"observer": who}, NAMES)
+    assert told == f"lab-a, {text}: maybe it is this node that is slow"
     assert belief.observer({}, NAMES) == ""
+
+
+def test_a_little_lateness_is_told_without_a_doubt_about_oneself():
+    who = {**A, "health_score": 0, "health_max": 8, "lag_s": 0.02}
+    told = belief.observer({"observer": who}, NAMES)
+    assert told == "lab-a, health 0 of 8 (0 is well), reads its mail up to 20.0 ms late"
 
 
 def test_a_long_history_is_cut_at_the_old_end():

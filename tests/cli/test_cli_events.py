@@ -66,6 +66,12 @@ def test_events_says_where_there_are_none(meshd, logged):
     assert (done.exit, done.out, done.err) == (0, "", "nothing of that kind has happened\n")
 
 
+def test_events_of_somebody_unknown_are_not_found_and_of_a_member_may_be_none(meshd, logged):
+    done = meshd("events", "nobody", "--since", "10")
+    assert (done.exit, "no node is called 'nobody'" in done.err) == (4, True)
+    assert meshd("events", "lab-b", "--since", "10").exit == 0
+
+
 def test_events_warns_of_what_is_gone(meshd, logged):
     assert "3 events are gone" in meshd("events", "--since", "3").err
 
@@ -87,7 +93,8 @@ def test_events_asks_for_what_is_wanted(meshd, logged, arguments, asked):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--since", "yesterday"], "not a duration"),
+        (["--since", "yesterday"], "'--since': 'yesterday' is not a duration"),
+        (["--since", "-5"], "or the number of an event"),
         (["--since", "5", "-n", "5"], "give one"),
         (["--type", "happy"], "'happy' is no type"),
     ],
@@ -174,7 +181,7 @@ def test_query_prints_answers_as_they_come(meshd, fake):
     assert done.out.splitlines() == [
         "lab-b  42", "lab-a  /w== (base64)", f"{NUC_ID}  error: not today",
     ]  # fmt: skip
-    assert done.err == "3 answered · 1 of 3 nodes got it\n"
+    assert done.err == "3 answered · 3 nodes got it\n"
     assert fake.params("query") == {
         "name": "size", "payload": "?", "nodes": [], "capability": "ocr", "timeout_s": 2.0,
     }  # fmt: skip
@@ -187,6 +194,13 @@ def test_query_json_is_one_document(meshd, fake):
         "schema": "meshd.query/1", "name": "size", "members": 3, "got": 1, "replies": [ANSWER],
     }  # fmt: skip
     assert "timeout_s" not in fake.params("query")
+
+
+@pytest.mark.parametrize(("nodes", "told"), [((), "1 of 3 nodes"), (("lab-b",), "1 of 1 node")])
+def test_query_says_how_many_of_those_who_are_meant_got_it(meshd, fake, nodes, told):
+    ask(fake, page(ACK), nodes=nodes)
+    arguments = [word for node in nodes for word in ("--to", node)]
+    assert meshd("query", "size", *arguments).err == f"0 answered · {told} got it\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -334,3 +335,33 @@ def test_names_of_nodes_and_capabilities_are_completed(meshd, fake, monkeypatch,
 def test_completion_without_a_daemon_offers_nothing_and_stays_silent(meshd, monkeypatch, capsys):
     assert complete(meshd, monkeypatch, capsys, ["meshd", "info", "lab"]) == []
     assert "status" in complete(meshd, monkeypatch, capsys, ["meshd", "sta"])
+
+
+def test_config_profile_shows_every_number_beside_its_formula(meshd, home):
+    done = meshd("config", "profile", "wan", "--size", "100")
+    assert (done.exit, done.err) == (0, "")
+    assert re.search(r"^probe_interval_s +5  s +T, one probe round", done.out, re.MULTILINE)
+    assert re.search(r"^t_min_s +15  s +T_min = alpha \* T$", done.out, re.MULTILINE)
+    assert "\nin a mesh of 100 nodes " in done.out
+    document = meshd("config", "profile", "local", "--size", "3", "--json").json
+    assert document["schema"] == "meshd.profile/1"
+    assert (document["profile"], document["members"]) == ("local", 3)
+    assert document["numbers"][0]["value"] == 0.2
+    assert {"name": "confirmations", "value": 1, "unit": ""}.items() <= (
+        document["follows"][2].items()
+    )
+
+
+def test_config_profile_is_that_of_the_daemon_and_its_mesh(meshd, fake):
+    fake.results["status"] = {"profile": "local", "members": {"alive": 7, "suspect": 1, "dead": 3}}
+    document = meshd("config", "profile", "--json").json
+    assert (document["profile"], document["members"]) == ("local", 8)
+
+
+def test_without_a_daemon_config_profile_is_what_start_would_use(meshd, home, monkeypatch):
+    monkeypatch.setenv("MESHD_PROFILE", "wan")
+    done = meshd("config", "profile")
+    assert done.out.startswith("profile wan ")
+    assert "no daemon runs here" in done.err
+    assert "in a mesh of 10 nodes" in done.out
+    assert meshd("config", "profile", "warp").exit == 2

@@ -1,9 +1,11 @@
 """Why a member is believed to be what it is: who said what, and what was seen first-hand."""
 
+import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
 from meshd.gossip.codec import encode_body, encode_header, update_fields
+from meshd.gossip.effects import MemberChanged
 from meshd.gossip.explanation import ANSWERED, FAILED, HELPED, LATE
 from meshd.gossip.history import (
     CONFIRMED,
@@ -13,10 +15,17 @@ from meshd.gossip.history import (
     RAN_OUT,
     REFUTED,
     RETRACTED,
+    RETURNED,
     TOLD,
     UNANSWERED,
 )
-from meshd.gossip.inputs import AddressChanged, DatagramReceived, LeaveRequested
+from meshd.gossip.inputs import (
+    AddressChanged,
+    DatagramReceived,
+    JoinRequested,
+    LeaveRequested,
+    RejoinRequested,
+)
 from meshd.gossip.lag import lag_code
 from meshd.gossip.members import in_state
 from meshd.model import Address, MemberState
@@ -104,6 +113,17 @@ def test_a_member_that_lives_is_explained_by_its_answers():
     assert (found.gone_at, found.forgotten_at) == (None, None)
 
 
+def test_a_newcomer_is_explained_by_who_vouches_for_it():
+    fabric = meshed(3)
+    newcomer = fabric.add()
+    fabric.step(newcomer, JoinRequested((fabric.nodes[1].address,)))
+    assert fabric.run(2, until=lambda: explained(fabric, 0, 3) is not None)
+    assert explained(fabric, 0, 3).sponsor == node_id(1)
+    newer = msgspec.structs.replace(newcomer.swim.me, epoch=newcomer.swim.me.epoch + 1)
+    assert fabric.nodes[0].swim._beliefs.sponsors.sponsor_of(newer) is None
+    assert explained(fabric, 0, 0).sponsor is None
+
+
 def test_an_answer_by_way_of_a_helper_has_no_round_trip():
     fabric = meshed(3)
     one, two = fabric.nodes[0], fabric.nodes[2]
@@ -154,6 +174,18 @@ def test_a_new_address_is_no_refutation_and_a_goodbye_no_death():
     found = explained(fabric, 0, 1)
     assert (found.state, found.events[-1].reason) == (LEFT, GOODBYE)
     assert found.gone_at is not None
+    fabric.step(fabric.nodes[1], RejoinRequested())
+    fabric.run(0.5)
+    assert explained(fabric, 0, 1).events[-1].reason == RETURNED
+
+
+def test_nobody_accuses_a_newcomer_although_its_sponsor_stands_in_that_place():
+    fabric = Fabric(10)
+    fabric.join_all()
+    fabric.run(2)
+    changes = [effect for _, effect in fabric.effects_of(MemberChanged)]
+    assert {effect.member.state for effect in changes} == {ALIVE}
+    assert {effect.accuser for effect in changes} == {None}
 
 
 def test_lateness_that_a_member_told_of_makes_the_doubt_longer_and_says_so():

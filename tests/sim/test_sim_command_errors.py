@@ -81,6 +81,11 @@ def test_wrong_usage_is_told_with_a_way_out(sim, words, what, fix):
         (PLAN.replace("crash", "withdraw"), "a fault of whole daemons", "whole = true"),
         (PLAN.replace('kind = "crash"', "kind = [1]"), "unknown fault [1]", "there are"),
         (PLAN.replace('kind = "crash"', ""), "fault has no kind", "clock_jump"),
+        (
+            PLAN.replace("crash", "forger") + '\nforgery = "gold"\nfor_s = 1\nper_s = 1',
+            "unknown forgery 'gold'",
+            "newcomers",
+        ),
         (PLAN.replace("at_s = 1.0", ""), "does not say when", "at_s = 10.0"),
         (PLAN.replace("at_s = 1.0", "at_s = -1.0"), "at_s is -1.0", "0 to 86400"),
         (PLAN.replace("node = 1", "node = 4"), "node names node 4", "the last is 3"),

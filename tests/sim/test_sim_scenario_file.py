@@ -141,7 +141,7 @@ FIELDS = {
     "targets": "[1]", "groups": "[[0], [1, 2]]", "name": '"cut"', "by_s": "5.0", "every_s": "1.0",
     "per_s": "10.0", "key": '"k"', "value": '"v"', "cost_s": "0.1", "low_s": "0.5", "high_s": "1.0",
     "for_s": "1.0", "after_s": "1.0", "back_s": "1.0", "loss": "0.5", "newer": "true",
-    "capability": '"work_once"',
+    "capability": '"work_once"', "forgery": '"joins"',
 }  # fmt: skip
 
 

@@ -1,0 +1,36 @@
+"""From the configuration to what each room is given of it."""
+
+import msgspec
+
+from meshd.config import Config
+from meshd.gossip.config import GossipConfig, profile
+from meshd.routing.settings import RoutingSettings
+from meshd.rpc.limits import ServerLimits
+
+
+def gossip_config(config: Config) -> GossipConfig:
+    """The protocol's numbers: the profile's, with the configured limits."""
+    return msgspec.structs.replace(
+        profile(config.node.profile),
+        datagram_bytes_max=config.limits.datagram_bytes_max,
+        members_max=config.limits.members_max,
+    )
+
+
+def routing_settings(config: Config) -> RoutingSettings:
+    """Routing's settings from the configuration."""
+    routing = config.routing
+    return RoutingSettings(
+        policy=routing.policy, weights=routing.weights, hops_max=routing.hops_max
+    )
+
+
+def server_limits(config: Config) -> ServerLimits:
+    """The server's limits from the configuration."""
+    limits = config.limits
+    return ServerLimits(
+        body_bytes_max=limits.body_bytes_max,
+        batch_max=limits.batch_max,
+        depth_max=limits.depth_max,
+        calls_max=limits.calls_max,
+    )
