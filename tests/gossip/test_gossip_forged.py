@@ -67,3 +67,16 @@ def test_a_newcomer_whose_sponsor_is_named_is_still_heard_of_from_anybody():
     update = encode_update(newcomer(), sponsor.id)
     tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [update])
     assert one.swim.members.get(NEW) == newcomer()
+
+
+def test_rows_that_a_peers_own_sync_brought_about_are_looked_at_as_closely_as_any_news():
+    fabric = meshed(3)
+    one, peer = fabric.nodes[:2]
+    tell(fabric, one, peer.id, peer.address, SYNC, (b"", bytes(256)))
+    high = msgspec.structs.replace(newcomer(), incarnation=Incarnation(4_000_000_000))
+    tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [encode_update(high)])
+    guest = encode_update(newcomer(), one.id)
+    tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [guest])
+    assert one.swim.members.get(NEW) is None
+    tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [encode_update(newcomer())])
+    assert one.swim.members.get(NEW) == newcomer()
