@@ -94,14 +94,17 @@ class NodeState:
         """Take in a delta of the same run; false if it does not follow on or says nothing new.
 
         One whose versions are not in order within its bounds could not be passed on: refused too,
-        as is one that refers to a document by what is no digest.
+        as is one that refers to a document by what is no digest, or by one digest with two sizes.
         """
         if delta.base > self.version or delta.upto <= self.version:
             return False
         versions = [delta.base, *(entry.version for entry in delta.entries), delta.upto + 1]
         if any(one >= next_one for one, next_one in pairwise(versions)):
             return False
-        if any(e.size and len(e.value or b"") != DIGEST_BYTES for e in delta.entries):
+        documents = {(e.value, e.size) for e in delta.entries if e.size}
+        if any(len(digest or b"") != DIGEST_BYTES for digest, _ in documents):
+            return False
+        if len({digest for digest, _ in documents}) < len(documents):
             return False
         for entry in delta.entries:
             if entry.version > self.version:

@@ -458,9 +458,9 @@ class Swim(Reading):
             case "documents":
                 self._documents.on_due(now)
             case "reap":
+                self._timers.set("reap", now + _REAP_INTERVAL_S)
                 self._beliefs.reap(now)
                 self._beliefs.lag_faded(now)
-                self._timers.set("reap", now + _REAP_INTERVAL_S)
             case ("suspicion", bytes() as node):
                 self._verifier.on_suspicion_due(NodeId(node), now)
             case ("verify", bytes() as node):
