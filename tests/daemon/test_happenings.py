@@ -56,6 +56,7 @@ async def test_a_newcomer_whose_name_does_not_come_is_told_of_after_a_second(nod
 
 
 async def test_what_the_protocol_tells_while_a_view_is_looked_at_is_not_lost(node, monkeypatch):
+    monkeypatch.setattr(happenings, "NAMELESS_MS", 10**9)
     here, ended = node.happenings, threading.Event()
     started = threading.Event()
 
