@@ -510,8 +510,12 @@ class Swim(Reading):
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        if self._states.write(event.entries):
-            own = self._states.own
+        own = self._states.own
+        if not own.has_room(event.entries):
+            # The others copy what was deleted, too, and that only a new run ends.
+            self._states.renew(event.entries)
+            self._beliefs.begin_anew(now)
+        elif self._states.write(event.entries):
             me = msgspec.structs.replace(
                 self._beliefs.me, state_version=own.version, digest=own.digest
             )
