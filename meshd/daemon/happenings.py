@@ -260,6 +260,9 @@ class Happenings:
             peer = view.get(node)
             if peer is not None:
                 self._compare(peer)
+        if len(self._described) > len(view.peers):
+            held = self._described
+            self._described = {node: held[node] for node in held if view.get(node) is not None}
 
     def redescribed(self, node: NodeId) -> None:
         """A node, maybe this one, may offer something else now. Any thread may tell."""

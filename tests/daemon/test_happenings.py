@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 from small_mesh import start_node
 
@@ -75,6 +76,16 @@ async def test_what_the_protocol_tells_while_a_view_is_looked_at_is_not_lost(nod
         here.on_view(node.view())
     thread.join()
     assert len(here._nameless) == 2_000
+
+
+async def test_what_the_forgotten_offered_is_forgotten(node):
+    here = node.happenings
+    here.on_view(node.view())
+    for number in range(50):
+        peer = msgspec.structs.replace(node.view().self_peer, node=NodeId(b"%08d" % number))
+        here._compare(peer)
+    here.on_view(node.view())
+    assert set(here._described) <= {node.node_id}
 
 
 async def test_conflicts_and_health_are_events_too(node):
