@@ -206,7 +206,10 @@ class GossipService:
         self._submit(AddressChanged(*addresses))
 
     async def leave(self, timeout_s: Seconds) -> int:
-        """Say goodbye; returns how often that was sent, once enough others were told."""
+        """Say goodbye; returns how often that was sent, once enough others were told.
+
+        Who stands aside says none: it would be taken for that of the first.
+        """
         return await self._ask(lambda: self._leave(timeout_s), timeout_s + _ASK_TIMEOUT_S)
 
     def rejoin(self) -> None:
@@ -264,6 +267,11 @@ class GossipService:
     def health(self) -> int:
         """Lifeguard's local health score: 0 is well. For any thread."""
         return self._swim.health
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether another process with this node's key takes part instead. For any thread."""
+        return self._swim.is_aside
 
     @property
     def event_clock(self) -> int:
@@ -359,6 +367,8 @@ class GossipService:
     async def _leave(self, timeout_s: Seconds) -> int:
         others = self._swim.members.live - 1
         self._step(LeaveRequested())
+        if self._swim.is_aside:
+            return 0
         give_up = self._clock.now() + timeout_s
         heard_by = 0
         # Until the rumour is out: sent as often as any is. Who leaves meanwhile, as when all stop

@@ -23,7 +23,7 @@ from meshd.gossip.dialects import Dialects, Versions
 from meshd.gossip.distances import Distances
 from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
-from meshd.gossip.double import Double
+from meshd.gossip.double import Double, refused_aside
 from meshd.gossip.effects import Effect, Woken
 from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
@@ -176,8 +176,8 @@ class Swim(Reading):
         """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
 
         Raises:
-            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry;
-                nothing changed.
+            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry, or an
+                event or query comes while this node stands aside; nothing changed.
             BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
         if self._double.is_aside and not self._may_go_on(event, now):
@@ -235,7 +235,14 @@ class Swim(Reading):
             if now >= self._double.due_at:
                 self._double.on_due(now)
             return False
-        return not isinstance(event, JoinRequested | PingRequested)
+        if isinstance(event, EventFired | QueryFired):
+            raise refused_aside()
+        return not isinstance(event, JoinRequested | PingRequested | Resumed | AnswerGiven)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether this node takes no part, for another process has its key. For any thread."""
+        return self._double.is_aside
 
     def next_deadline(self) -> Instant | None:
         """When the machine wants a DeadlineReached."""
