@@ -310,7 +310,8 @@ class Node:
 
         One node in a few thousand missed the goodbye. Where nobody is left, nobody is waited for.
         """
-        if any(p.node != self.node_id for p in self.view().in_state(MemberState.ALIVE)):
+        others = (p for p in self.view().in_state(MemberState.ALIVE) if p.node != self.node_id)
+        if not self.gossip.is_aside and any(others):
             config = self.gossip_config
             linger_s = min(config.leave_linger_s, config.probe_interval_s)
             with contextlib.suppress(TimeoutError):

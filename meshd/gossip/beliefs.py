@@ -340,6 +340,11 @@ class Beliefs:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
 
+    def begin_anew(self, now: Instant) -> None:
+        """The own state has begun another run: tell of that one."""
+        own = self._states.own
+        self._raise_self(own.epoch, 0, now, state_version=own.version, digest=own.digest)
+
     def outlive(self, epoch: int, now: Instant) -> None:
         """Another process with this node's key is gone, which told `epoch` last: outrank it."""
         self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)

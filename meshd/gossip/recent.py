@@ -152,14 +152,19 @@ class EventQueue:
             del waiting[max(waiting, key=lambda s: (waiting[s].sent, -waiting[s].number))]
             self.dropped += 1
 
-    def take(self, bytes_free: int, limit: int, count: int) -> list[Recent]:
+    def take(self, bytes_free: int, limit: int, count: int, now: Instant) -> list[Recent]:
         """Events that fit into `bytes_free`, each counted as sent once more.
+
+        What nobody would take any more, as after a stop of this process, is dropped.
 
         Args:
             bytes_free: room in the datagram.
             limit: sends after which an event is dropped.
             count: how many at most.
+            now: the present.
         """
+        for slot in [s for s, each in self._waiting.items() if not each.recent.is_current(now)]:
+            del self._waiting[slot]
         order = sorted(self._waiting.items(), key=lambda item: (item[1].sent, item[1].number))
         taken: list[Recent] = []
         for slot, waiting in order:

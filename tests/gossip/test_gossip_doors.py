@@ -158,6 +158,17 @@ def test_who_tells_from_elsewhere_starts_anew():
     assert heard.ripe(lambda *_: True, nobody, T0) == [(OTHER, MEMBER, (alive(OTHER),))]
 
 
+def test_the_count_of_what_waits_is_right_whatever_leaves():
+    heard = Hearsay()
+    heard.keep((alive(), alive(OTHER)), NEW, STRANGER, T0)
+    heard.keep((alive(),), OTHER, STRANGER, T0)
+    assert len(heard) == 3
+    heard.keep((alive(),), NEW, MEMBER, T0)
+    assert len(heard) == 2
+    heard.ripe(nobody, lambda update: update.node != OTHER, T0)
+    assert len(heard) == 0
+
+
 def test_hearsay_is_bounded_in_tellers_and_in_what_each_tells():
     heard = Hearsay()
     for number in range(hearsay.TELLERS_MAX + 9):

@@ -194,6 +194,21 @@ def test_what_was_not_passed_on_for_want_of_room_is_counted(monkeypatch):
     assert sorted(names(fabric.nodes[1])) == ["e0", "e1", "e2", "e3", "e4"]
 
 
+def test_who_was_stopped_with_an_event_to_pass_on_sends_nothing_that_others_refuse_to_read():
+    fabric = meshed(2)
+    source, target = fabric.nodes
+    fabric.lose(1.0)
+    tell(fabric, "late")
+    fabric.sleep(source)
+    fabric.run(70)
+    fabric.heal()
+    fabric.wake(source)
+    fabric.run(10)
+    assert source.swim.pending()["events"] == 0
+    assert names(target) == []
+    assert not {"bad_payload", "event_old"} & set(rejected(target))
+
+
 def test_a_quiet_mesh_spends_nothing_on_events():
     fabric = meshed(5)
     fabric.run(10)

@@ -17,6 +17,8 @@ from meshd.gossip.config import profile
 from meshd.gossip.messages import Events, Question, UserEvent
 from meshd.gossip.recent import Buckets, EventQueue, Recent, RecentEvents
 
+NOW = Instant(0.0)
+
 
 def test_what_is_older_than_the_oldest_that_is_remembered_counts_as_heard():
     held = RecentEvents(floor=0, maximum=2)
@@ -43,11 +45,21 @@ def test_in_a_full_queue_the_most_sent_makes_room():
     queue = EventQueue(2)
     first, second, third = (recent(n) for n in (1, 2, 3))
     queue.add(1, first)
-    assert queue.take(1_000, 9, 1) == [first]
+    assert queue.take(1_000, 9, 1, NOW) == [first]
     queue.add(2, second)
     queue.add(3, third)
     assert queue.dropped == 1
-    assert queue.take(1_000, 9, 5) == [second, third]
+    assert queue.take(1_000, 9, 5, NOW) == [second, third]
+
+
+def test_what_others_no_longer_want_is_dropped_from_the_queue_unsent():
+    queue = EventQueue(9)
+    queue.add(1, recent(1, born=-61.0))
+    young = recent(2)
+    queue.add(2, young)
+    queue.add(3, recent(3, born=-3.0, question=Question(1, 2_000)))
+    assert queue.take(1_000, 9, 5, NOW) == [young]
+    assert len(queue) == 1
 
 
 def test_a_queue_sends_each_its_number_of_times_and_what_fits():
@@ -55,9 +67,9 @@ def test_a_queue_sends_each_its_number_of_times_and_what_fits():
     small, large = recent(1), recent(2, "n" * 60)
     queue.add(1, small)
     queue.add(2, large)
-    assert queue.take(len(small.encoded), 2, 5) == [small]
-    assert queue.take(1_000, 2, 5) == [large, small]
-    assert queue.take(1_000, 2, 5) == [large]
+    assert queue.take(len(small.encoded), 2, 5, NOW) == [small]
+    assert queue.take(1_000, 2, 5, NOW) == [large, small]
+    assert queue.take(1_000, 2, 5, NOW) == [large]
     assert len(queue) == 0
 
 
@@ -66,7 +78,7 @@ def test_of_events_in_one_slot_the_newest_stays():
     older, newer = recent(1), recent(2)
     queue.add("name", newer)
     queue.add("name", older)
-    assert queue.take(1_000, 9, 5) == [newer]
+    assert queue.take(1_000, 9, 5, NOW) == [newer]
 
 
 def test_a_bucket_fills_again_and_the_one_watched_longest_is_forgotten():

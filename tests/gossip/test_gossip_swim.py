@@ -35,7 +35,7 @@ from meshd.gossip.inputs import (
 )
 from meshd.gossip.members import MemberTable, in_state, new_member
 from meshd.gossip.swim import Swim
-from meshd.model import Address, Epoch, Load, MemberState, MeshId, NodeId
+from meshd.model import Address, Epoch, Incarnation, Load, MemberState, MeshId, NodeId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 
@@ -314,6 +314,27 @@ def test_a_state_that_gossip_cannot_carry_changes_nothing():
     assert fabric.nodes[0].swim.me.state_version == 0
     fabric.step(fabric.nodes[0], StateSet({"never": None}))
     assert fabric.nodes[0].swim.me.state_version == 0
+
+
+def test_a_node_may_rename_what_it_offers_for_ever():
+    fabric = meshed(3)
+    node = fabric.nodes[0]
+    long = "described at length " * 9
+    for number in range(600):
+        own = node.swim.state_of(node.id)
+        gone = dict.fromkeys(own.values())
+        new = {f"cap/{number}": b"x", f"doc/{number}": f"{number} {long}".encode(), "name": b"n"}
+        fabric.step(node, StateSet({**gone, **new}))
+        if number % 100 == 0:
+            fabric.run(0.5)
+    assert fabric.run(10, until=fabric.knows_state)
+    assert node.swim.me.epoch == 1_000_001
+    assert IdentityRaised(Epoch(1_000_001), Incarnation(0)) in node.effects
+    for other in fabric.nodes:
+        assert other.swim.state_of(node.id).values().keys() == {"cap/599", "doc/599", "name"}
+    assert fabric.run(10, until=lambda: fabric.nodes[1].swim.value_of(node.id, "doc/599"))
+    with pytest.raises(UsageError, match="at most 1024 keys"):
+        fabric.step(node, StateSet({f"cap/{n}": b"x" for n in range(1_025)}))
 
 
 def test_load_gets_round_and_its_newest_record_wins():
