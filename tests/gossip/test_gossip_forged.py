@@ -78,5 +78,7 @@ def test_rows_that_a_peers_own_sync_brought_about_are_looked_at_as_closely_as_an
     guest = encode_update(newcomer(), one.id)
     tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [guest])
     assert one.swim.members.get(NEW) is None
-    tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [encode_update(newcomer())])
+    tell(
+        fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [encode_update(newcomer())]
+    )
     assert one.swim.members.get(NEW) == newcomer()
