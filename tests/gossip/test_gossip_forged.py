@@ -4,11 +4,12 @@ import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed
 
+from meshd.clock import Instant
 from meshd.gossip import pulls
 from meshd.gossip.codec import decode, encode_body, encode_header, encode_update
 from meshd.gossip.config import profile
 from meshd.gossip.effects import DatagramRejected, Effect, EventHeard, SendDatagram
-from meshd.gossip.inputs import DatagramReceived, StateSet
+from meshd.gossip.inputs import DatagramReceived, JoinRequested, StateSet
 from meshd.gossip.members import new_member
 from meshd.gossip.messages import Ping, UserEvent
 from meshd.gossip.sync import FIRST_ANSWER_DATAGRAMS
@@ -149,6 +150,48 @@ def test_questions_for_states_past_the_budget_hear_that_nothing_is_here(monkeypa
         for _ in range(3)
     ]
     assert sizes[0] == sizes[1] > sizes[2]
+
+
+# Room in the table
+
+
+def test_who_proves_itself_gets_the_row_of_somebody_who_is_gone_first_of_one_never_heard():
+    config = msgspec.structs.replace(profile("lan"), members_max=6)
+    fabric = meshed(4, config=config)
+    one, member = fabric.nodes[:2]
+    fabric.crash(fabric.nodes[3])
+    assert fabric.run(60, until=lambda: fabric.all_see(MemberState.DEAD, 3))
+    dead = [NodeId(b"nobody-%d" % n) for n in range(2)]
+    for node in dead:
+        tell(fabric, one, member.id, member.address, GOSSIP, (), [encode_update(newcomer(node))])
+        gone = msgspec.structs.replace(newcomer(node), state=MemberState.DEAD)
+        tell(fabric, one, member.id, member.address, GOSSIP, (), [encode_update(gone)])
+    assert len(one.swim.members) == 6
+    for lost in (*dead, fabric.nodes[3].id):
+        assert one.swim.members.get(lost) is not None
+        fresh = fabric.add()
+        fabric.step(fresh, JoinRequested((one.address,)))
+        assert fabric.run(3, until=lambda node=fresh.id: one.swim.members.get(node) is not None)
+        assert one.swim.members.get(lost) is None
+    late = fabric.add()
+    fabric.step(late, JoinRequested((one.address,)))
+    fabric.run(3)
+    assert one.swim.members.get(late.id) is None  # all who are there live
+
+
+def test_the_dead_who_were_never_heard_are_forgotten_within_minutes():
+    fabric = meshed(3)
+    one, member = fabric.nodes[:2]
+    fabric.crash(fabric.nodes[2])
+    assert fabric.run(60, until=lambda: fabric.all_see(MemberState.DEAD, 2))
+    for state in (MemberState.ALIVE, MemberState.DEAD):
+        update = encode_update(msgspec.structs.replace(newcomer(), state=state))
+        tell(fabric, one, member.id, member.address, GOSSIP, (), [update])
+    one.swim._beliefs.reap(Instant(fabric.now + 299))
+    assert one.swim.members.get(NEW) is not None
+    one.swim._beliefs.reap(Instant(fabric.now + 301))
+    assert one.swim.members.get(NEW) is None
+    assert fabric.state(0, 2) is MemberState.DEAD
 
 
 # A member's id from elsewhere says nothing of the member
