@@ -224,7 +224,7 @@ class EventPlane:
         event = recent.event
         # Whoever is ahead by more than that shall not push all others' times out of bounds.
         self._clock = max(self._clock, min(event.time, self._wall_ms(now) + _WITNESSED_AHEAD_MS))
-        self._recent.add(recent)
+        self._recent.add(recent, self._wall_ms(now))
         if recent.is_current(now):
             slot: Hashable = event.name if event.flags & COALESCE else recent.key
             self._queue.add(slot, recent)
