@@ -389,7 +389,7 @@ class Exchange:
             self._outbox.reject("unproven", address)
             return
         joining = any(attempt.node == source for attempt in self._joins.values())
-        for update in records.updates:
+        for update in self._beliefs.once_of_self(records.updates):
             if ask is not None:
                 ask.rows[update.node] = _rank(update)
             # A newcomer's whole first view is news to nobody else.

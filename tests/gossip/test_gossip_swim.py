@@ -2,12 +2,13 @@
 
 import random
 
+import msgspec
 import pytest
 from fabric import MESH, Fabric, meshed, node_id
 
 from meshd.clock import Instant
 from meshd.errors import UsageError
-from meshd.gossip.codec import decode
+from meshd.gossip.codec import decode, encode_body, encode_header, encode_update
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.effects import (
     DatagramRejected,
@@ -168,6 +169,24 @@ def test_a_suspect_refutes_with_a_higher_incarnation_and_owns_up_to_being_slow()
     raised = [e for e in victim.effects if isinstance(e, IdentityRaised)]
     assert [e.incarnation for e in raised] == [1]
     assert deaths(fabric) == []
+
+
+@pytest.mark.parametrize("by", ["a member", "a stranger", "a table"])
+def test_one_datagram_makes_a_node_refute_once_and_above_all_that_it_says(by):
+    fabric = meshed(3)
+    victim, teller = fabric.nodes[:2]
+    me = victim.swim.me
+    said = [
+        encode_update(msgspec.structs.replace(in_state(me, SUSPECT), incarnation=number))
+        for number in (3, 9, *range(9))
+    ]
+    source = NodeId(b"stranger") if by == "a stranger" else teller.id
+    kind, fields = (9, (bytes(8), False)) if by == "a table" else (5, ())
+    data = encode_header(MESH, victim.id, source) + encode_body(kind, fields, said)
+    effects = fabric.step(victim, DatagramReceived(data, teller.address))
+    raised = [e for e in effects if isinstance(e, IdentityRaised)]
+    assert [e.incarnation for e in raised] == [10]
+    assert victim.swim.health == 1
 
 
 @pytest.mark.parametrize("count", [2, 5, 10])
