@@ -40,6 +40,7 @@ from meshd.gossip.outbox import Outbox
 from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.timers import Timers
+from meshd.gossip.wall import WallClock
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 INCARNATION_MAX = 2**32 - 1
@@ -86,8 +87,9 @@ class Beliefs:
         """Subjects of whom a rumour of the step under way told less than is believed here."""
         self._dialects = dialects
         self.sponsors = Sponsors(me.node, table, now)
+        self.wall = WallClock(me.epoch, now)
         self._entry = Entry(
-            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+            config=config, table=table, doors=doors, sponsors=self.sponsors, wall=self.wall
         )
         self.lag = MailLag()
         self.outdated: list[Member] = []

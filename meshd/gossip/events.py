@@ -98,8 +98,6 @@ class EventPlane:
         self._held: dict[str, Recent] = {}
         self._newest: dict[str, int] = {}
         self._clock = floor
-        self._epoch = beliefs.me.epoch
-        self._started = now
         self._sent_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._repairs_left = 0
@@ -187,7 +185,7 @@ class EventPlane:
         self._take(recent, now)
 
     def _wall_ms(self, now: Instant) -> int:
-        return self._epoch + int((now - self._started) * 1_000)
+        return self._beliefs.wall.at_ms(now)
 
     # Hearing
 

@@ -12,6 +12,7 @@ from meshd.gossip.codec import decode, encode_body, encode_header, encode_update
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.effects import (
     DatagramRejected,
+    EventHeard,
     IdentityRaised,
     Joined,
     MemberChanged,
@@ -26,6 +27,7 @@ from meshd.gossip.inputs import (
     AddressChanged,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
@@ -569,6 +571,24 @@ def test_after_a_suspend_nobody_counts_as_reachable_until_heard_and_a_few_are_gr
     fabric.run(1)
     assert all(node.swim.is_reachable(other.id) for other in fabric.nodes[1:]) != leaving
     assert deaths(fabric) == []
+
+
+def test_days_of_sleep_make_nobody_that_starts_meanwhile_too_new():
+    fabric = meshed(3)
+    for node in fabric.nodes:
+        for _ in range(3):
+            fabric.step(node, Resumed(86_400.0))
+    fabric.run(2)
+    newcomer = fabric.add(epoch=1_000_000 + 3 * 86_400_000)
+    fabric.knock(3)
+    assert fabric.run(10, until=fabric.converged)
+    fabric.step(newcomer, EventFired("hello"))
+    fabric.run(5)
+    for node in fabric.nodes:
+        assert [e for e in node.effects if isinstance(e, EventHeard)]
+        assert "epoch_ahead" not in [
+            e.reason for e in node.effects if isinstance(e, DatagramRejected)
+        ]
 
 
 def test_a_doubt_of_whom_this_node_cannot_reach_is_for_others_to_verify():
