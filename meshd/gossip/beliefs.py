@@ -125,6 +125,7 @@ class Beliefs:
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
         self.outdated.clear()
+        self.overtaken.clear()
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -269,7 +270,10 @@ class Beliefs:
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
                 member.incarnation == mine.incarnation
-                and (member.address, member.other) != (mine.address, mine.other)
+                and (
+                    (member.address, member.other) != (mine.address, mine.other)
+                    or member.lag > mine.lag
+                )
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)

@@ -451,6 +451,8 @@ class Swim(Reading):
         grace_s = interval_s if now - self._stalled_at >= _GRACE_INTERVALS * interval_s else 0.0
         self._stalled_at = now
         self._timers.shift(late_s + grace_s, _is_verdict)
+        self._beliefs.doubts.put_off(late_s + grace_s)
+        self._prober.put_off(late_s + grace_s)
         self._health.stalled()
 
     def _on_timer(self, key: object, now: Instant) -> None:

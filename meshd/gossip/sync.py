@@ -383,9 +383,10 @@ class Exchange:
         ask = self._asks.get(source)
         if ask is not None and ask.address != address:
             ask = None
-        asked = ask is not None or self._is_awaited(source, address, now)
+        asked = ask is not None
         member = self._beliefs.table.get(source)
-        if not asked and (member is None or not self.is_at(member, address)):
+        is_awaited = asked or self._is_awaited(source, address, now)
+        if not is_awaited and (member is None or not self.is_at(member, address)):
             self._outbox.reject("unproven", address)
             return
         joining = any(attempt.node == source for attempt in self._joins.values())
@@ -416,7 +417,10 @@ class Exchange:
             self._end_joins(source)
 
     def _is_awaited(self, source: NodeId, address: Address, now: Instant) -> bool:
-        """Whether these rows may be what an answer of ours asked for in return."""
+        """Whether these rows may be what an answer of ours asked for in return.
+
+        The other's own sync brought that about, so they are looked at as closely as any news.
+        """
         push = self._pushes.get(source)
         return push is not None and push[0] == address and now - push[1] <= PUSH_WINDOW_S
 

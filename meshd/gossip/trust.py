@@ -85,13 +85,13 @@ class Trust:
     ) -> None:
         """News of somebody who proved nothing.
 
-        What it says of us we deny; whom a member is named as sponsor of we believe in; the rest may
-        wait until it has proven itself.
+        What it says of us we deny; somebody new whom a member is named as sponsor of we believe in;
+        the rest may wait until it has proven itself.
         """
         beliefs = self._beliefs
         others: list[Update] = []
         for update in beliefs.once_of_self(updates):
-            if update.node == beliefs.me.node or beliefs.sponsors.of(update) is not None:
+            if update.node == beliefs.me.node or self._is_sponsored(update):
                 beliefs.hear(update, address, now)
             else:
                 others.append(update)
@@ -126,7 +126,9 @@ class Trust:
         return member is not None and self._exchange.is_at(member, address)
 
     def _is_sponsored(self, update: Update) -> bool:
-        return self._beliefs.sponsors.of(update) is not None
+        """Whether a member is named that answers for somebody new; for its own, nobody need."""
+        beliefs = self._beliefs
+        return beliefs.table.get(update.node) is None and beliefs.sponsors.of(update) is not None
 
     def on_other_version(self, data: bytes, address: Address, now: Instant) -> None:
         """Only the header is legible. If it is a member's, its silence must not be its death."""
