@@ -351,8 +351,23 @@ class Exchange:
         for bucket in range(BUCKETS):
             if sync.hashes[4 * bucket : 4 * bucket + 4] != _short(mine[bucket]):
                 mask |= 1 << bucket
-        records = [encode_update(m) for m in self._beliefs.table if mask >> bucket_of(m.node) & 1]
+        rows = [m for m in self._beliefs.table if mask >> bucket_of(m.node) & 1]
+        records = [encode_update(member) for member in rows]
+        if len(list(self._chunks(records))) > ANSWER_DATAGRAMS_MAX:
+            mask, records = self._cut(mask, rows)
         self._send_records(source, address, mask, records, ask_back=True)
+
+    def _cut(self, mask: int, rows: list[Member]) -> tuple[int, list[bytes]]:
+        """What of too many rows one answer holds, and the buckets that are in it as a whole.
+
+        Of the others nothing is asked back: it would be sent as lacking here.
+        """
+        rows = sorted(rows, key=lambda member: bucket_of(member.node))
+        chunks = list(self._chunks([encode_update(member) for member in rows]))
+        records = [record for chunk in chunks[:ANSWER_DATAGRAMS_MAX] for record in chunk]
+        for member in rows[len(records) :]:
+            mask &= ~(1 << bucket_of(member.node))
+        return mask, records
 
     def _send_records(
         self, node: NodeId, address: Address, mask: int, records: list[bytes], *, ask_back: bool
