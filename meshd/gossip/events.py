@@ -98,8 +98,6 @@ class EventPlane:
         self._held: dict[str, Recent] = {}
         self._newest: dict[str, int] = {}
         self._clock = floor
-        self._epoch = beliefs.me.epoch
-        self._started = now
         self._sent_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._repairs_left = 0
@@ -187,7 +185,7 @@ class EventPlane:
         self._take(recent, now)
 
     def _wall_ms(self, now: Instant) -> int:
-        return self._epoch + int((now - self._started) * 1_000)
+        return self._beliefs.wall.at_ms(now)
 
     # Hearing
 
@@ -224,7 +222,7 @@ class EventPlane:
         event = recent.event
         # Whoever is ahead by more than that shall not push all others' times out of bounds.
         self._clock = max(self._clock, min(event.time, self._wall_ms(now) + _WITNESSED_AHEAD_MS))
-        self._recent.add(recent)
+        self._recent.add(recent, self._wall_ms(now))
         if recent.is_current(now):
             slot: Hashable = event.name if event.flags & COALESCE else recent.key
             self._queue.add(slot, recent)

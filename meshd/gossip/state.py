@@ -105,7 +105,6 @@ class NodeState:
         gone = {key for key, value in entries.items() if value is None}
         other.entries = {each.key: each for each in self.live() if each.key not in gone}
         other.write_all({key: value for key, value in entries.items() if value is not None})
-        other._digest = None
         other.becomes(Epoch(self.epoch + 1), sum(1 for _ in other.live()))
         return other
 

@@ -239,7 +239,10 @@ class Swim(Reading):
             return False
         if isinstance(event, EventFired | QueryFired):
             raise refused_aside()
-        return not isinstance(event, JoinRequested | PingRequested | Resumed | AnswerGiven)
+        if isinstance(event, Resumed):
+            self._beliefs.wall.slept(event.slept_s)
+            return False
+        return not isinstance(event, JoinRequested | PingRequested | AnswerGiven)
 
     @property
     def is_aside(self) -> bool:
@@ -567,6 +570,7 @@ class Swim(Reading):
         """
         self._on_stall(0.0, now)
         beliefs = self._beliefs
+        beliefs.wall.slept(event.slept_s)
         beliefs.doubt_reach()
         self._outbox.add(Woken(event.slept_s))
         if beliefs.leaving:

@@ -14,6 +14,7 @@ from meshd.gossip.hearsay import Hearsay
 from meshd.gossip.members import MemberTable, new_member
 from meshd.gossip.messages import Update
 from meshd.gossip.sponsors import Sponsors
+from meshd.gossip.wall import WallClock
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 T0 = Instant(100.0)
@@ -229,8 +230,7 @@ def entry(*rows, members_max=16):
         table=table,
         doors=Doors(T0),
         sponsors=Sponsors(ME, table, T0),
-        epoch=Epoch(1),
-        now=T0,
+        wall=WallClock(Epoch(1), T0),
     )
 
 
