@@ -2,17 +2,15 @@
 
 import random
 
-import msgspec
 import pytest
 from fabric import MESH, Fabric, meshed, node_id
 
 from meshd.clock import Instant
 from meshd.errors import UsageError
-from meshd.gossip.codec import decode, encode_body, encode_header, encode_update
+from meshd.gossip.codec import decode
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.effects import (
     DatagramRejected,
-    EventHeard,
     IdentityRaised,
     Joined,
     MemberChanged,
@@ -27,7 +25,6 @@ from meshd.gossip.inputs import (
     AddressChanged,
     DatagramReceived,
     DeadlineReached,
-    EventFired,
     JoinRequested,
     LeaveRequested,
     LoadSampled,
@@ -38,7 +35,7 @@ from meshd.gossip.inputs import (
 )
 from meshd.gossip.members import MemberTable, in_state, new_member
 from meshd.gossip.swim import Swim
-from meshd.model import Address, Epoch, Incarnation, Load, MemberState, MeshId, NodeId
+from meshd.model import Address, Epoch, Load, MemberState, MeshId, NodeId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 
@@ -171,24 +168,6 @@ def test_a_suspect_refutes_with_a_higher_incarnation_and_owns_up_to_being_slow()
     raised = [e for e in victim.effects if isinstance(e, IdentityRaised)]
     assert [e.incarnation for e in raised] == [1]
     assert deaths(fabric) == []
-
-
-@pytest.mark.parametrize("by", ["a member", "a stranger", "a table"])
-def test_one_datagram_makes_a_node_refute_once_and_above_all_that_it_says(by):
-    fabric = meshed(3)
-    victim, teller = fabric.nodes[:2]
-    me = victim.swim.me
-    said = [
-        encode_update(msgspec.structs.replace(in_state(me, SUSPECT), incarnation=number))
-        for number in (3, 9, *range(9))
-    ]
-    source = NodeId(b"stranger") if by == "a stranger" else teller.id
-    kind, fields = (9, (bytes(8), False)) if by == "a table" else (5, ())
-    data = encode_header(MESH, victim.id, source) + encode_body(kind, fields, said)
-    effects = fabric.step(victim, DatagramReceived(data, teller.address))
-    raised = [e for e in effects if isinstance(e, IdentityRaised)]
-    assert [e.incarnation for e in raised] == [10]
-    assert victim.swim.health == 1
 
 
 @pytest.mark.parametrize("count", [2, 5, 10])
@@ -335,27 +314,6 @@ def test_a_state_that_gossip_cannot_carry_changes_nothing():
     assert fabric.nodes[0].swim.me.state_version == 0
     fabric.step(fabric.nodes[0], StateSet({"never": None}))
     assert fabric.nodes[0].swim.me.state_version == 0
-
-
-def test_a_node_may_rename_what_it_offers_for_ever():
-    fabric = meshed(3)
-    node = fabric.nodes[0]
-    long = "described at length " * 9
-    for number in range(600):
-        own = node.swim.state_of(node.id)
-        gone = dict.fromkeys(own.values())
-        new = {f"cap/{number}": b"x", f"doc/{number}": f"{number} {long}".encode(), "name": b"n"}
-        fabric.step(node, StateSet({**gone, **new}))
-        if number % 100 == 0:
-            fabric.run(0.5)
-    assert fabric.run(10, until=fabric.knows_state)
-    assert node.swim.me.epoch == 1_000_001
-    assert IdentityRaised(Epoch(1_000_001), Incarnation(0)) in node.effects
-    for other in fabric.nodes:
-        assert other.swim.state_of(node.id).values().keys() == {"cap/599", "doc/599", "name"}
-    assert fabric.run(10, until=lambda: fabric.nodes[1].swim.value_of(node.id, "doc/599"))
-    with pytest.raises(UsageError, match="at most 1024 keys"):
-        fabric.step(node, StateSet({f"cap/{n}": b"x" for n in range(1_025)}))
 
 
 def test_load_gets_round_and_its_newest_record_wins():
@@ -571,24 +529,6 @@ def test_after_a_suspend_nobody_counts_as_reachable_until_heard_and_a_few_are_gr
     fabric.run(1)
     assert all(node.swim.is_reachable(other.id) for other in fabric.nodes[1:]) != leaving
     assert deaths(fabric) == []
-
-
-def test_days_of_sleep_make_nobody_that_starts_meanwhile_too_new():
-    fabric = meshed(3)
-    for node in fabric.nodes:
-        for _ in range(3):
-            fabric.step(node, Resumed(86_400.0))
-    fabric.run(2)
-    newcomer = fabric.add(epoch=1_000_000 + 3 * 86_400_000)
-    fabric.knock(3)
-    assert fabric.run(10, until=fabric.converged)
-    fabric.step(newcomer, EventFired("hello"))
-    fabric.run(5)
-    for node in fabric.nodes:
-        assert [e for e in node.effects if isinstance(e, EventHeard)]
-        assert "epoch_ahead" not in [
-            e.reason for e in node.effects if isinstance(e, DatagramRejected)
-        ]
 
 
 def test_a_doubt_of_whom_this_node_cannot_reach_is_for_others_to_verify():
