@@ -6,7 +6,7 @@ import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
 from meshd.clock import Instant
-from meshd.gossip import sync
+from meshd.gossip import swim as swim_module
 from meshd.gossip.beliefs import INCARNATION_MAX
 from meshd.gossip.codec import decode, encode_body, encode_header, pack_address, update_fields
 from meshd.gossip.config import GossipConfig
@@ -162,7 +162,7 @@ def test_syncs_are_answered_at_a_bounded_rate():
 
 @pytest.mark.parametrize("most", [1, 64])
 def test_of_an_answer_that_was_cut_only_whole_buckets_are_asked_back(monkeypatch, most):
-    monkeypatch.setattr(sync, "ANSWER_DATAGRAMS_MAX", most)
+    monkeypatch.setattr(swim_module, "ANSWER_DATAGRAMS_MAX", most)
     fabric = meshed(60)
     node, asker = fabric.nodes[:2]
     effects = give(fabric, node, asker.id, sync_body(b""), asker.address)
