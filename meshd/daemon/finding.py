@@ -73,7 +73,9 @@ class Finding:
         self._remembered, self._remember_at = view.view_hash, Instant(now + REMEMBER_INTERVAL_S)
         wall_ms = self._node.clock.wall_ms()
         for peer in view.by_node.values():  # each second, of all: not worth an order
-            if peer.state is MemberState.ALIVE and peer.node != view.me:
+            # Where somebody is who was never heard is but hearsay.
+            is_heard = peer.node != view.me and self._node.gossip.is_heard(peer.node)
+            if peer.state is MemberState.ALIVE and is_heard:
                 self._cache.remember(peer.node, peer.address, peer.name, wall_ms, other=peer.other)
 
     def _make(self, cache: PeerCache) -> list[PeerSource]:

@@ -49,6 +49,8 @@ _OUTRANK_PAUSE_S = 1.0
 _OUTRANK_PAUSE_MAX_S = 64.0
 OUTDATED_MAX = 16
 """Rumours with which one datagram that tells old news is answered."""
+UNHEARD_GONE_S: Seconds = 300.0
+"""How long a tombstone lasts of somebody whom this node never heard."""
 _LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
 _LAG_TOLD_PAUSE_S = 5.0
 
@@ -207,6 +209,8 @@ class Beliefs:
             return
         refusal = self._entry.leap(member, current, now)
         if current is None and not refusal:
+            if own and self._entry.is_full():
+                self._make_room()
             refusal = self._entry.refusal(update, member, source, now, own=own, asked=asked)
             if refusal == "disowned" and self.sponsors.may_deny(now):
                 self._spread(in_state(member, MemberState.DEAD), now)
@@ -511,10 +515,25 @@ class Beliefs:
         return [self.doubts.encoded(member) for member in self.outdated]
 
     def reap(self, now: Instant) -> None:
-        """Forget those who are gone for longer than tombstones last."""
+        """Forget those who are gone for longer than tombstones last.
+
+        The tombstone of whom this node never heard may be of nobody: it does not last as long.
+        """
+        tombstone_s = self._config.tombstone_s
         for node, since in list(self.gone.items()):
-            if now - since >= self._config.tombstone_s:
+            lasts_s = tombstone_s if node in self.heard_at else min(tombstone_s, UNHEARD_GONE_S)
+            if now - since >= lasts_s:
                 self._forget(node)
+
+    def _make_room(self) -> None:
+        """Somebody has proven that it lives: the oldest tombstone gives way.
+
+        Rather that of somebody whom this node never heard; the living never do.
+        """
+        unheard = (node for node in self.gone if node not in self.heard_at)
+        oldest = next(unheard, None) or next(iter(self.gone), None)
+        if oldest is not None:
+            self._forget(oldest)
 
     def _forget(self, node: NodeId) -> None:
         member = self.table.get(node)

@@ -23,7 +23,7 @@ from meshd.gossip.messages import (
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.sources import Sources
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, NodeId
+from meshd.model import Address, NodeId
 
 QUESTIONS_MAX = 4
 """Nodes that are asked for documents at a time."""
@@ -280,7 +280,7 @@ class Documents:
 
     # Answering
 
-    def on_pull(self, pull: StatePull, requester: Member, now: Instant) -> None:
+    def on_pull(self, pull: StatePull, source: NodeId, address: Address, now: Instant) -> None:
         """Answer with the chunks that were asked for, as far as the budget goes."""
         budget = min(QUESTION_CHUNKS_MAX, self._answering.refill(now))
         parts = list(self._parts(pull.documents, budget))
@@ -288,7 +288,7 @@ class Documents:
         answers = list(self._packed(parts))
         for each in answers:
             fields = (len(answers), (), each)
-            self._outbox.send(requester.node, requester.address, StateDelta, fields)
+            self._outbox.send(source, address, StateDelta, fields)
 
     def _parts(
         self, wanted: tuple[WantedDocument, ...], budget: int

@@ -32,6 +32,10 @@ class Entry:
         self._sponsors = sponsors
         self._buried: dict[NodeId, tuple[int, int]] = {}
 
+    def is_full(self) -> bool:
+        """Whether the table has no row left."""
+        return len(self._table) >= self._config.members_max
+
     def is_ahead(self, member: Member, now: Instant) -> bool:
         """Whether a run's epoch lies so far in the future that no clock can be that wrong."""
         return member.epoch > self._wall.at_ms(now) + EPOCH_AHEAD_MAX_MS
@@ -62,7 +66,7 @@ class Entry:
             asked: it is a row of a whole table that was asked for, which is not looked at so
                 closely.
         """
-        if len(self._table) >= self._config.members_max:
+        if self.is_full():
             return "table_full"
         if not (own or asked):
             if newcomer.incarnation > INCARNATION_JUMP_MAX:

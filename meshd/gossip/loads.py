@@ -75,6 +75,7 @@ class LoadPlane:
         self._config = config
         self._queue = BroadcastQueue()
         self._records: dict[NodeId, tuple[bytes, Instant]] = {}
+        self._direct: dict[NodeId, None] = {}
         self._rumoured: dict[NodeId, int] = {}
         self._announced: Load | None = None
         self._announced_at: Instant | None = None
@@ -126,14 +127,16 @@ class LoadPlane:
         """The sender's own record came on one of its packets. Equal or newer ones count.
 
         One that is slightly older was overtaken by another packet. One that is much older is right
-        all the same, and what is held is not: the node itself knows best.
+        all the same, and what is held is not: the node itself knows best. So it does where what is
+        held is only rumoured.
         """
         held = self._records.get(node)
-        if held is not None:
+        if held is not None and node in self._direct:
             behind = (load_sequence(held[0]) - load_sequence(packed)) % LOAD_SEQUENCES
             if 0 < behind <= _REORDER_MAX:
                 return
         self._records[node] = (packed, now)
+        self._direct[node] = None
 
     def heard_rumour(
         self, entries: bytes, known: Callable[[NodeId], object], now: Instant
@@ -152,6 +155,7 @@ class LoadPlane:
             held = self._records.get(node)
             if held is None or is_newer_load(sequence, load_sequence(held[0])):
                 self._records[node] = held = (packed, now)
+                self._direct.pop(node, None)
             before = self._rumoured.get(node)
             fresh = before is None or is_newer_load(sequence, before)
             if fresh and load_sequence(held[0]) == sequence:
@@ -174,5 +178,6 @@ class LoadPlane:
     def forget(self, node: NodeId) -> None:
         """Drop a node's record: it is gone, or runs anew and counts from the start."""
         self._records.pop(node, None)
+        self._direct.pop(node, None)
         self._rumoured.pop(node, None)
         self._queue.discard(node)

@@ -13,13 +13,14 @@ from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_delta, update_fields
 from meshd.gossip.documents import Documents
+from meshd.gossip.doors import Budget
 from meshd.gossip.effects import StateChanged
 from meshd.gossip.messages import Delta, StateDelta, StatePull, Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.sources import Sources
 from meshd.gossip.state import Merged, StateStore, Want
 from meshd.gossip.timers import Timers
-from meshd.model import Address, Member, NodeId
+from meshd.model import Address, NodeId
 
 PULLS_MAX = 8
 """Nodes asked at a time."""
@@ -27,6 +28,8 @@ PULL_NODES_MAX = 32
 """Nodes whose state one pull asks for."""
 STATE_DATAGRAMS_MAX = 16
 """Datagrams in one answer; what is left is asked for again."""
+ANSWERS_PER_S = 256
+"""Questions for states that are answered a second, and at once."""
 _EARLY_MAX = 64  # deltas of one answer that wait for those before them
 _FIELD_BYTES = 16
 
@@ -56,6 +59,7 @@ class Pulls:
         outbox: Outbox,
         sources: Sources,
         documents: Documents,
+        now: Instant,
     ) -> None:
         self._beliefs = beliefs
         self._states = states
@@ -64,6 +68,7 @@ class Pulls:
         self._sources = sources
         self._documents = documents
         self._open: dict[NodeId, Question] = {}
+        self._answering = Budget(ANSWERS_PER_S, ANSWERS_PER_S, now)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -194,15 +199,25 @@ class Pulls:
 
     # Answering
 
-    def on_state_pull(self, pull: StatePull, requester: Member, now: Instant) -> None:
-        """Answer with what fits into a few datagrams, be it nothing."""
-        if pull.documents:
-            self._documents.on_pull(pull, requester, now)
+    def on_state_pull(
+        self, pull: StatePull, source: NodeId, address: Address, now: Instant, *, is_new: bool
+    ) -> None:
+        """Answer with what fits into a few datagrams, be it nothing, to where it was asked.
+
+        Whose first word it is (`is_new`), as in a young mesh, gets one datagram of states. Past
+        the budget the answer is that nothing is here, so that others are asked.
+        """
+        if pull.documents and not is_new:
+            self._documents.on_pull(pull, source, address, now)
             return
-        answers = list(self._answers(pull))[:STATE_DATAGRAMS_MAX] or [[]]
+        if pull.documents or not self._answering.take(now):
+            self._outbox.reject("busy", address)
+            self._outbox.send_bare(source, address, StateDelta, (1,))
+            return
+        answers = list(self._answers(pull))[: 1 if is_new else STATE_DATAGRAMS_MAX] or [[]]
         for deltas in answers:
             fields = (len(answers),)
-            self._outbox.send_with(requester.node, requester.address, StateDelta, fields, deltas)
+            self._outbox.send_with(source, address, StateDelta, fields, deltas)
 
     def _answers(self, pull: StatePull) -> Iterator[list[bytes]]:
         deltas: list[bytes] = []

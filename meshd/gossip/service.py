@@ -268,6 +268,10 @@ class GossipService:
         """Lifeguard's local health score: 0 is well. For any thread."""
         return self._swim.health
 
+    def is_heard(self, node: NodeId) -> bool:
+        """Whether this node ever heard a member itself: of others it has but hearsay."""
+        return self._swim.heard_at(node) is not None
+
     @property
     def is_aside(self) -> bool:
         """Whether another process with this node's key takes part instead. For any thread."""

@@ -71,7 +71,7 @@ from meshd.gossip.pulls import Pulls
 from meshd.gossip.reading import Reading
 from meshd.gossip.sources import Sources
 from meshd.gossip.state import StateStore
-from meshd.gossip.sync import Exchange
+from meshd.gossip.sync import ANSWER_DATAGRAMS_MAX, FIRST_ANSWER_DATAGRAMS, Exchange
 from meshd.gossip.timers import Timers
 from meshd.gossip.trust import Trust
 from meshd.gossip.verifier import Verifier
@@ -85,6 +85,8 @@ _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait 
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _GREETED = 3  # members with whom views are compared at once after a sleep
 _CARRIERS = (Ping, Ack, PingReq, Nack, Gossip)  # messages that rumours ride along on
+_COSTLY = (PingReq, EventDigest)  # questions whose answers are larger
+_HANDSHAKE = (Join, Busy, Welcome, Records)
 _ROUNDING = 1e-6  # of the gossip interval: a timer may come this early
 
 
@@ -154,7 +156,7 @@ class Swim(Reading):
         )  # fmt: skip
         self._pulls = Pulls(
             beliefs=self._beliefs, states=self._states, timers=self._timers, outbox=self._outbox,
-            sources=sources, documents=self._documents,
+            sources=sources, documents=self._documents, now=now,
         )  # fmt: skip
         self._events = EventPlane(
             config=config, beliefs=self._beliefs, states=self._states, timers=self._timers,
@@ -300,14 +302,19 @@ class Swim(Reading):
             self._beliefs.mail_waited(event.waited_s, now)
             member = self._beliefs.table.get(datagram.source)
             if member is None:
-                self._on_stranger(datagram, event.source, now)
+                self._on_unproven(datagram, event.source, now)
             else:
                 self._on_member(datagram, member, event.source, now)
             self._trust.hear_who_is_proven(now)
 
-    def _on_stranger(self, datagram: Datagram, address: Address, now: Instant) -> None:
-        """Somebody outside the table: the handshake, and answers no larger than the question."""
+    def _on_unproven(self, datagram: Datagram, address: Address, now: Instant) -> None:
+        """Somebody outside the table, or a member's id from elsewhere.
+
+        The handshake, by which both learn what the other believes; answers no larger than the
+        question; and rows that were asked for there.
+        """
         source = datagram.source
+        is_known = self._beliefs.table.get(source) is not None
         match datagram.message:
             case Join() as join:
                 self._exchange.on_join(join, source, address, now)
@@ -318,46 +325,54 @@ class Swim(Reading):
                 self._pulls.on_told(source, now)
                 self._events.stir(now)
             case Sync() as sync:
-                self._exchange.on_sync(sync, source, address, now)
+                self._exchange.on_sync(sync, source, address, now, datagrams=0)
+                self._pulls.on_told(source, now)
+            case Records() as records if is_known:
+                self._exchange.on_records(records, source, address, now)
                 self._pulls.on_told(source, now)
             case Gossip() as gossip:
                 self._trust.on_unproven_news(gossip.updates, source, address, now)
             case Ping() as ping:
                 self._outbox.send_bare(source, address, Ack, (ping.sequence,))
                 self._trust.on_unproven_news(ping.updates, source, address, now)
-                self._trust.meet(source, address, now)
             case PingReq() as request:
                 self._outbox.send_bare(source, address, Nack, (request.sequence,))
-                self._trust.meet(source, address, now)
             case StatePull():
                 self._outbox.send_bare(source, address, StateDelta, (1,))
-                self._trust.meet(source, address, now)
             case _:
-                self._outbox.reject("not_a_member", address)
+                self._outbox.reject("unproven" if is_known else "not_a_member", address)
+        # Who asks a thing knows us; a member may have moved, or it is somebody else.
+        is_worth_it = is_known and not isinstance(datagram.message, _HANDSHAKE)
+        if is_worth_it or isinstance(datagram.message, Ping | PingReq | StatePull):
+            self._trust.meet(source, address, now)
 
     def _on_member(
         self, datagram: Datagram, member: Member, address: Address, now: Instant
     ) -> None:
         # The table's own copy of the id: the sender's would be one more for each that is kept.
         node = member.node
-        self._beliefs.heard_from(node, now)
         message = datagram.message
-        if self._exchange.is_at(member, address):
-            self._dialects.heard(node, datagram.newest)
-            if datagram.load and is_live(member.state):
-                self._loads.heard_directly(node, datagram.load, now)
-            if isinstance(message, _CARRIERS):
-                self._on_riders(message.updates, message.loads, member, address, now)
-        elif isinstance(message, _CARRIERS) and message.updates:
-            self._trust.on_unproven_news(message.updates, node, address, now)
-            self._trust.meet(node, address, now)
+        if not self._exchange.is_at(member, address):
+            self._on_unproven(datagram, address, now)
+            return
+        is_new = node not in self._beliefs.heard_at
+        self._beliefs.heard_from(node, now)
+        if is_new and isinstance(message, _COSTLY):
+            # Of its address there is only hearsay: whoever forges it must do so more than once.
+            self._on_unproven(datagram, address, now)
+            return
+        self._dialects.heard(node, datagram.newest)
+        if datagram.load and is_live(member.state):
+            self._loads.heard_directly(node, datagram.load, now)
+        if isinstance(message, _CARRIERS):
+            self._on_riders(message.updates, message.loads, member, address, now)
         # What rode along may have been about the sender itself.
         current = self._beliefs.table.get(node)
         assert current is not None
         if member.state is MemberState.DEAD and current.state is MemberState.ALIVE:
             self._exchange.reunite(current, now)
             self._events.reunited(now)
-        self._on_message(message, current, address, now)
+        self._on_message(message, current, address, now, is_new=is_new)
         self._pulls.on_told(node, now)
 
     def _on_riders(
@@ -373,29 +388,29 @@ class Swim(Reading):
                 self._beliefs.touch(told)
                 self._timers.set_earlier("gossip", now + self._config.gossip_interval_s)
 
-    def _on_message(self, message: Message, member: Member, address: Address, now: Instant) -> None:
+    def _on_message(
+        self, message: Message, member: Member, address: Address, now: Instant, *, is_new: bool
+    ) -> None:
         node = member.node
         match message:
             case Ping():
                 if member.is_at(address):
                     self._prober.on_ping(message, member, self._exchange.short_hash)
-                elif self._exchange.is_at(member, address):
+                else:
                     # It has proven to be there, too; does it know where all others believe it is?
                     fields = (message.sequence, self._exchange.short_hash)
                     record = encode_update(member)
                     self._outbox.send_full(node, address, Ack, fields, first=(node, record))
-                else:
-                    # Maybe it moved, maybe it is not the member: no more bytes than it sent, and
-                    # the handshake, by which both learn what the other believes.
-                    self._outbox.send_bare(node, address, Ack, (message.sequence,))
-                    self._trust.meet(node, address, now)
             case Ack():
                 self._verifier.on_ack(message, node)
                 self._prober.on_ack(message, node, now)
                 if message.view_hash and member.state is MemberState.ALIVE:
                     self._exchange.compare(member, message.view_hash, now)
             case PingReq():
-                self._prober.on_ping_req(message, member, now)
+                if member.is_at(address):
+                    self._prober.on_ping_req(message, member, now)
+                else:
+                    self._outbox.send_bare(node, address, Nack, (message.sequence,))
             case Nack():
                 self._prober.on_nack(message, node)
             case Gossip():
@@ -410,11 +425,12 @@ class Swim(Reading):
             case Welcome():
                 self._exchange.on_welcome(message, node, address, now)
             case Sync():
-                self._exchange.on_sync(message, node, address, now)
+                datagrams = FIRST_ANSWER_DATAGRAMS if is_new else ANSWER_DATAGRAMS_MAX
+                self._exchange.on_sync(message, node, address, now, datagrams=datagrams)
             case Records():
                 self._exchange.on_records(message, node, address, now)
             case StatePull():
-                self._pulls.on_state_pull(message, member, now)
+                self._pulls.on_state_pull(message, node, address, now, is_new=is_new)
             case StateDelta():
                 self._pulls.on_state_delta(message, node, address, now)
             case Events():

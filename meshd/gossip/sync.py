@@ -47,6 +47,8 @@ ASKS_MAX = 16
 ANSWERS_PER_S = 64
 """Syncs of others that are answered a second, and at once."""
 ANSWER_DATAGRAMS_MAX = 64
+FIRST_ANSWER_DATAGRAMS = 2
+"""So many go to a member's address of which there was only hearsay before its question."""
 PUSH_WINDOW_S = 5.0
 """How long after an answer the rows that the asker sends in return are awaited."""
 PUSHES_MAX = 64
@@ -254,7 +256,7 @@ class Exchange:
 
     def is_at(self, member: Member, address: Address) -> bool:
         """Whether a member may be taken to speak from `address`: it tells so, or has proven it."""
-        return member.address == address or self._proven.get(member.node) == address
+        return member.is_at(address) or self._proven.get(member.node) == address
 
     def _cookie(self, source: NodeId, address: Address) -> bytes:
         text = source + str(address).encode()
@@ -309,21 +311,21 @@ class Exchange:
         me = encode_update(self._beliefs.me)
         self._outbox.send_with(node, address, Sync, (cookie, hashes), (me,))
 
-    def on_sync(self, sync: Sync, source: NodeId, address: Address, now: Instant) -> None:
+    def on_sync(
+        self, sync: Sync, source: NodeId, address: Address, now: Instant, *, datagrams: int
+    ) -> None:
         """Somebody shows its view: answer with the records of each bucket that differs.
 
         The answer is large, so it goes to an address proven by the cookie, or to where the sender
-        is known to be. A stranger without a cookie gets none.
+        is known to be, and nowhere else: `datagrams` is how many it may have there, 0 if the
+        sender is not at home.
         """
         beliefs = self._beliefs
         proven = sync.cookie == self._cookie(source, address)
-        if not proven and beliefs.table.get(source) is None:
+        if not (proven or datagrams):
             self._outbox.reject("unproven", address)
             return
-        known = beliefs.table.get(source)
-        at_home = known is not None and self.is_at(known, address)
-        # Or anybody could name an address here, and have a whole table sent there.
-        for update in sync.updates if proven or at_home else ():
+        for update in sync.updates:
             if update.node == source:
                 beliefs.hear(update, address, now, own=proven)
         member = beliefs.table.get(source)
@@ -339,9 +341,11 @@ class Exchange:
             return
         if proven:
             beliefs.heard_from(source, now)
-        self._answer(sync, source, address if proven or at_home else member.address, now)
+        self._answer(sync, source, address, ANSWER_DATAGRAMS_MAX if proven else datagrams, now)
 
-    def _answer(self, sync: Sync, source: NodeId, address: Address, now: Instant) -> None:
+    def _answer(
+        self, sync: Sync, source: NodeId, address: Address, datagrams: int, now: Instant
+    ) -> None:
         self._pushes.pop(source, None)
         if len(self._pushes) >= PUSHES_MAX:
             del self._pushes[next(iter(self._pushes))]
@@ -353,26 +357,27 @@ class Exchange:
                 mask |= 1 << bucket
         rows = [m for m in self._beliefs.table if mask >> bucket_of(m.node) & 1]
         records = [encode_update(member) for member in rows]
-        if len(list(self._chunks(records))) > ANSWER_DATAGRAMS_MAX:
-            mask, records = self._cut(mask, rows)
-        self._send_records(source, address, mask, records, ask_back=True)
+        if len(list(self._chunks(records))) > datagrams:
+            mask, records = self._cut(mask, rows, datagrams)
+        self._send_records(source, address, mask, records, datagrams, ask_back=True)
 
-    def _cut(self, mask: int, rows: list[Member]) -> tuple[int, list[bytes]]:
+    def _cut(self, mask: int, rows: list[Member], datagrams: int) -> tuple[int, list[bytes]]:
         """What of too many rows one answer holds, and the buckets that are in it as a whole.
 
         Of the others nothing is asked back: it would be sent as lacking here.
         """
         rows = sorted(rows, key=lambda member: bucket_of(member.node))
         chunks = list(self._chunks([encode_update(member) for member in rows]))
-        records = [record for chunk in chunks[:ANSWER_DATAGRAMS_MAX] for record in chunk]
+        records = [record for chunk in chunks[:datagrams] for record in chunk]
         for member in rows[len(records) :]:
             mask &= ~(1 << bucket_of(member.node))
         return mask, records
 
     def _send_records(
-        self, node: NodeId, address: Address, mask: int, records: list[bytes], *, ask_back: bool
-    ) -> None:
-        chunks = list(self._chunks(records))[:ANSWER_DATAGRAMS_MAX] or [[]]
+        self, node: NodeId, address: Address, mask: int, records: list[bytes], datagrams: int, *,
+        ask_back: bool,
+    ) -> None:  # fmt: skip
+        chunks = list(self._chunks(records))[:datagrams] or [[]]
         packed = mask.to_bytes(8, "big") if ask_back else bytes(8)
         for index, chunk in enumerate(chunks):
             last = ask_back and index == len(chunks) - 1
@@ -424,7 +429,7 @@ class Exchange:
             and precedence(member) > ask.rows.get(member.node, (-1, 0, 0))
         ]
         if behind:
-            self._send_records(source, address, mask, behind, ask_back=False)
+            self._send_records(source, address, mask, behind, ANSWER_DATAGRAMS_MAX, ask_back=False)
         if joining:
             # What it tells of itself from now on names who has met it.
             self._beliefs.sponsors.answer_for(self._beliefs.me, source, now)

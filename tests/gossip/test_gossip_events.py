@@ -18,11 +18,12 @@ from fabric import MESH, Fabric, meshed, node_id
 
 from meshd.errors import BusyError, UsageError
 from meshd.gossip import events as plane
-from meshd.gossip.codec import encode_body, encode_header
+from meshd.gossip.codec import decode, encode_body, encode_header
 from meshd.gossip.config import profile
 from meshd.gossip.effects import (
     DatagramRejected,
     QueryHeard,
+    SendDatagram,
 )
 from meshd.gossip.inputs import (
     DatagramReceived,
@@ -31,7 +32,7 @@ from meshd.gossip.inputs import (
     LeaveRequested,
     QueryFired,
 )
-from meshd.gossip.messages import EventDigest, Events, Question, UserEvent
+from meshd.gossip.messages import EventDigest, Events, Join, Question, UserEvent
 from meshd.gossip.recent import RECENT_MAX
 from meshd.model import Address
 
@@ -342,7 +343,9 @@ def test_a_digest_from_another_address_gets_no_answer():
     target, source = fabric.nodes
     data = encode_header(MESH, target.id, source.id) + encode_body(14, (0, b"", False))
     effects = fabric.step(target, DatagramReceived(data, Address("10.9.9.9", 1)))
-    assert [type(e) for e in effects] == [DatagramRejected]
+    assert [e.reason for e in effects if isinstance(e, DatagramRejected)] == ["unproven"]
+    told = [decode(e.data, MESH).message for e in effects if isinstance(e, SendDatagram)]
+    assert [type(each) for each in told] == [Join]  # who is there?
 
 
 def test_digests_get_so_many_events_and_then_none_for_a_while():

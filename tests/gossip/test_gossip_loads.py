@@ -110,6 +110,17 @@ def test_a_restarted_node_is_believed_although_an_old_rumour_counts_higher():
     assert loads.get(OTHER)[0].sequence == 1
 
 
+def test_an_owners_own_packet_replaces_a_rumour_of_a_sequence_that_it_never_told():
+    loads = plane()
+    loads.heard_directly(OTHER, packed(9, 0.1), Instant(1.0))
+    list(loads.heard_rumour(OTHER + packed(60, 0.9), lambda _: True, Instant(2.0)))
+    assert loads.get(OTHER)[0].sequence == 60
+    loads.heard_directly(OTHER, packed(10, 0.1), Instant(3.0))
+    assert loads.get(OTHER)[0].sequence == 10
+    loads.heard_directly(OTHER, packed(9, 0.1), Instant(4.0))
+    assert loads.get(OTHER)[0].sequence == 10
+
+
 def test_a_later_run_counts_on_from_where_the_earlier_one_can_have_come_to():
     first, second = plane(epoch=1_000_000), plane(epoch=1_060_000)
     for second_number in range(60):

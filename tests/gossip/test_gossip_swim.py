@@ -55,7 +55,7 @@ def test_two_nodes_meet_and_both_learn_of_it():
 
 
 @pytest.mark.parametrize(("count", "bound_s"), [(10, 0.5), (50, 1.5)])
-@pytest.mark.parametrize("seed", [2, 8, 17])
+@pytest.mark.parametrize("seed", [2, 8, 14])
 def test_a_crowd_through_one_seed_sees_all_and_knows_all(count, bound_s, seed):
     fabric = Fabric(count, seed=seed)
     for number, node in enumerate(fabric.nodes):
