@@ -34,6 +34,8 @@ OWNER_CHUNKS_MIN = 4
 """However many nodes' documents wait, each gets its share of every round, and at least this."""
 ANSWERS_PER_ASKER = 8
 """A node hands out so many times the bytes that it asks for; then it says: not now."""
+ROOM_INTERVAL_S = 1.0
+"""The shortest time between two looks through a full library for what the gone offered."""
 _FIELD_BYTES = 16  # of an answer, around its parts
 _PART_BYTES = 26  # of a part, around its data
 _STALLED_TRIES = 3  # asked so often in vain, a document that was begun gives its room to others
@@ -100,6 +102,7 @@ class Documents:
         self._asking = Budget(chunks_per_s, now)
         self._answering = Budget(chunks_per_s * ANSWERS_PER_ASKER, now)
         self._open: dict[NodeId, Question] = {}
+        self._room_at = now
 
     def __len__(self) -> int:
         return len(self._open)
@@ -176,7 +179,7 @@ class Documents:
         self, missing: Missing, anybody: NodeId | None, plan: dict[NodeId, Question], now: Instant
     ) -> Question | None:
         """The question that a document fits in; None if it must wait."""
-        if not (self._library.may_begin(missing) and self._is_offered(missing)):
+        if not (self._is_offered(missing) and self._has_room(missing, now)):
             return None
         source = self._sources.of(
             missing.owner,
@@ -197,11 +200,21 @@ class Documents:
 
     def _is_offered(self, missing: Missing) -> bool:
         """Whether somebody whose document it is is there: those of the gone are not fetched."""
-        for node in self._library.users(missing.digest):
-            member = self._beliefs.table.get(node)
-            if node == self._beliefs.me.node or (member is not None and is_live(member.state)):
-                return True
-        return False
+        return any(map(self._is_here, self._library.users(missing.digest)))
+
+    def _is_here(self, node: NodeId) -> bool:
+        member = self._beliefs.table.get(node)
+        is_me = node == self._beliefs.me.node
+        return is_me or (member is not None and is_live(member.state))
+
+    def _has_room(self, missing: Missing, now: Instant) -> bool:
+        """Whether a document may be begun; of a full library the gone's make room, now and then."""
+        if self._library.may_begin(missing):
+            return True
+        if now < self._room_at:
+            return False
+        self._room_at = Instant(now + ROOM_INTERVAL_S)
+        return self._library.make_room(missing, self._is_here)
 
     def _rearm(self, now: Instant) -> None:
         """Wake up for the first question that runs out, the budget, or the first pause's end."""

@@ -4,7 +4,7 @@ Whatever is longer than an entry may carry is held once, however many keys and n
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 
 from meshd.clock import Instant
@@ -12,7 +12,9 @@ from meshd.gossip.messages import CHUNK_BYTES, DIGEST_BYTES, StateEntry
 from meshd.model import NodeId
 
 LIBRARY_BYTES_MAX = 16 * 1024 * 1024
-"""All documents of others that are held; when it is full, the ones that do not fit stay missing."""
+"""All documents of others that are held. When it is full, those of the gone make room.
+
+What does not fit even then stays missing."""
 NODE_BYTES_MAX = 65_536
 """Documents of one node. A node may not offer more; of one that does, the smallest are taken."""
 MISSING_MAX = 65_536
@@ -109,6 +111,8 @@ class Library:
         self._bytes = 0
         self._begun = 0
         self._has_news = False
+        self.refused = 0
+        """Times that no room could be made for a document."""
 
     # What is held
 
@@ -200,7 +204,7 @@ class Library:
 
     def of(self, owner: NodeId) -> Iterator[Missing]:
         """One node's missing documents, in the order in which they were referred to."""
-        return iter(self._by_owner[owner].values())
+        return iter(list(self._by_owner[owner].values()))
 
     def served(self, owner: NodeId) -> None:
         """Something was asked for of this node's documents: it is the last in the row now."""
@@ -211,6 +215,25 @@ class Library:
         if missing.parts:
             return True
         return self._begun < ASSEMBLIES_MAX and self._bytes + missing.size <= LIBRARY_BYTES_MAX
+
+    def make_room(self, missing: Missing, is_here: Callable[[NodeId], bool]) -> bool:
+        """Drop what only the gone offer, as much as it takes; false if that is not enough.
+
+        It counts as missing then, and is fetched again should one of them return.
+        """
+        if self._begun >= ASSEMBLIES_MAX:
+            return False
+        for digest in list(self._bodies):
+            users = self._users.get(digest)
+            if not users or any(map(is_here, users)):
+                continue
+            size = len(self._bodies.pop(digest))
+            self._bytes -= size
+            self._miss(Missing(digest, size, next(iter(users)), None))
+            if self._bytes + missing.size <= LIBRARY_BYTES_MAX:
+                return True
+        self.refused += 1
+        return False
 
     def add(self, digest: bytes, first: int, data: bytes) -> Added:
         """Take in chunks of a missing document. With the last one it is checked and held."""

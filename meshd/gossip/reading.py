@@ -126,6 +126,11 @@ class Reading:
         """Users' events that were not passed on as often as they should: too many waited."""
         return self._events.dropped
 
+    @property
+    def documents_refused(self) -> int:
+        """Times that no room could be made for a document of another node."""
+        return self._states.library.refused
+
     def pending(self) -> Mapping[str, int]:
         """What waits, for metrics and for resource checks."""
         return {

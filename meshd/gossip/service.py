@@ -308,6 +308,7 @@ class GossipService:
             **self._counters.copy(),
             **{f"pending_{what}": count for what, count in self._swim.pending().items()},
             "events_dropped": self._swim.events_dropped,
+            "documents_refused": self._swim.documents_refused,
             "health_score": self._swim.health,
         }
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
+from meshd.gossip import library
 from meshd.gossip.codec import decode, encode_body, encode_header, update_fields
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.documents import QUESTION_CHUNKS_MAX, QUESTIONS_MAX
@@ -187,6 +188,21 @@ def test_documents_of_the_dead_are_fetched_no_more():
     assert asker.swim.value_of(owner.id, "doc/a") is None
     assert pulls(fabric) == []
     assert asker.swim.pending()["pulls"] == 0
+
+
+def test_in_a_full_library_the_documents_of_the_dead_make_room(monkeypatch):
+    monkeypatch.setattr(library, "LIBRARY_BYTES_MAX", 20_000)
+    fabric = meshed(4)
+    asker, _, one, two = fabric.nodes
+    fabric.step(one, StateSet({"doc/a": LARGE[:12_000]}))
+    assert fabric.run(5, until=lambda: all_have(fabric, "doc/a", LARGE[:12_000], of=2))
+    fabric.step(two, StateSet({"doc/b": LARGE[1:12_001], "doc/c": LARGE[2:13_002]}))
+    fabric.run(5)
+    assert asker.swim.value_of(two.id, "doc/b") is None
+    assert 1 <= asker.swim.documents_refused <= 6
+    fabric.crash(one)
+    assert fabric.run(40, until=lambda: all_have(fabric, "doc/b", LARGE[1:12_001], of=3))
+    assert asker.swim.value_of(one.id, "doc/a") is None
 
 
 def test_a_question_without_an_answer_ends_alone_and_is_asked_again():

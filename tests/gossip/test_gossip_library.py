@@ -99,6 +99,42 @@ def test_a_full_library_leaves_the_rest_missing_until_there_is_room(monkeypatch)
     assert whole(library, there) is Added.WHOLE
 
 
+def test_in_a_full_library_what_only_the_gone_offer_makes_room(monkeypatch):
+    monkeypatch.setattr(rooms, "LIBRARY_BYTES_MAX", 1_000)
+    library = Library()
+    here, gone, wanted = b"a" * 300, b"b" * 600, b"c" * 500
+    missing_in(library, here)
+    missing_in(library, gone, owner=TWO)
+    whole(library, here)
+    whole(library, gone)
+    library.put(b"own, and not referred to yet")
+    missing_in(library, wanted)
+    missing = library.missing(digest_of(wanted))
+    assert not library.make_room(missing, lambda _: True)
+    assert library.refused == 1
+    assert library.make_room(missing, lambda node: node == ONE)
+    assert (library.get(digest_of(here)), library.get(digest_of(gone))) == (here, None)
+    assert library.missing(digest_of(gone)).owner == TWO
+    assert whole(library, wanted) is Added.WHOLE
+    assert not library.may_begin(library.missing(digest_of(gone)))
+    assert library.make_room(library.missing(digest_of(gone)), lambda _: False)
+    assert library.get(digest_of(here)) is None
+
+
+def test_what_is_not_enough_is_refused_and_while_many_are_begun_nothing_is_dropped(monkeypatch):
+    monkeypatch.setattr(rooms, "LIBRARY_BYTES_MAX", 1_000)
+    library = Library()
+    missing_in(library, b"a" * 300)
+    whole(library, b"a" * 300)
+    missing_in(library, b"c" * 1_200)
+    missing = library.missing(digest_of(b"c" * 1_200))
+    assert not library.make_room(missing, lambda _: False)
+    assert library.refused == 1
+    monkeypatch.setattr(rooms, "ASSEMBLIES_MAX", 0)
+    assert not library.make_room(missing, lambda _: False)
+    assert library.refused == 1
+
+
 def test_only_so_many_missing_ones_are_remembered(monkeypatch):
     monkeypatch.setattr(rooms, "MISSING_MAX", 2)
     library = Library()
