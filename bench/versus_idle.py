@@ -65,7 +65,12 @@ def main() -> None:
     made = parser(__doc__)
     made.set_defaults(kinds=list(ALL_NAMES))
     made.add_argument("--sizes", type=int, nargs="+", default=[50, 100])
-    made.add_argument("--settle", type=float, default=45.0, help="Seconds before the window.")
+    made.add_argument(
+        "--settle",
+        type=float,
+        default=200.0,
+        help="Seconds before the window: coordinates are told first.",
+    )
     made.add_argument("--window", type=float, default=90.0, help="Seconds that are measured.")
     made.add_argument("--runs", type=int, default=1, help="Windows, with fresh clusters each.")
     bench = begin("versus_idle", made, sizes=[3], settle=0.5, window=2.0)

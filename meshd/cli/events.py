@@ -76,7 +76,7 @@ def command(
     """Show the last events in the eyes of the local daemon, oldest first; NODE: only about that.
 
     Types: joined, alive (again), suspect, refuted, dead, left, restarted, updated (its address or
-    what it offers), conflict (of names or keys), health (of this node), event (told by users).
+    what it offers), conflict (of keys), health (of this node), event (told by users).
     With --follow and --json, or piped, each event is one line of JSON. The daemon keeps 4,096
     events; "lost" says how many were gone before they could be shown.
     """

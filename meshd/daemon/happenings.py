@@ -5,6 +5,7 @@ woken: it may be blocked for long, and nothing grows meanwhile.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ class Happenings:
         self._described: dict[NodeId, tuple[str, ...]] = {}
         self._redescribed: dict[NodeId, None] = {}
         self._nameless: dict[NodeId, tuple[MemberChanged, int]] = {}
+        self._lock = threading.Lock()  # over the two above, and over the order of what is noted
         self._clock = 0
         self._health = 0
         self._random = node.platform.random("queries")
@@ -139,7 +141,7 @@ class Happenings:
                 text = f"another process at {effect.address} runs with this node's key"
                 self.note(Kind.CONFLICT, self._node.node_id, reason=text)
             case StateChanged():
-                self._redescribed[effect.node] = None
+                self.redescribed(effect.node)
             case QueryHeard():
                 self._inbox.append(effect)
                 self._wake()
@@ -169,11 +171,12 @@ class Happenings:
         """Note a change; of a newcomer a moment later, when its name is known."""
         node = effect.member.node
         now = self._node.clock.wall_ms()
-        self._note_joined(node)
-        if kind_of(effect) is Kind.JOINED and not self.name_of(node):
-            self._nameless[node] = (effect, now)
-        else:
-            self._note_member(effect, now)
+        with self._lock:
+            self._note_joined(node)
+            if kind_of(effect) is Kind.JOINED and not self.name_of(node):
+                self._nameless[node] = (effect, now)
+            else:
+                self._note_member(effect, now)
 
     def _note_joined(self, node: NodeId) -> None:
         held = self._nameless.pop(node, None)
@@ -248,18 +251,23 @@ class Happenings:
     def on_view(self, view: ClusterView) -> None:
         """Note what nodes offer otherwise than before, of those whose state has changed."""
         now = self._node.clock.wall_ms()
-        for node, (_, at_ms) in list(self._nameless.items()):
-            if self.name_of(node) or now - at_ms > NAMELESS_MS:
-                self._note_joined(node)
-        redescribed, self._redescribed = self._redescribed, {}
+        with self._lock:
+            for node, (_, at_ms) in list(self._nameless.items()):
+                if self.name_of(node) or now - at_ms > NAMELESS_MS:
+                    self._note_joined(node)
+            redescribed, self._redescribed = self._redescribed, {}
         for node in redescribed:
             peer = view.get(node)
             if peer is not None:
                 self._compare(peer)
+        if len(self._described) > len(view.peers):
+            held = self._described
+            self._described = {node: held[node] for node in held if view.get(node) is not None}
 
     def redescribed(self, node: NodeId) -> None:
-        """A node, maybe this one, may offer something else now."""
-        self._redescribed[node] = None
+        """A node, maybe this one, may offer something else now. Any thread may tell."""
+        with self._lock:
+            self._redescribed[node] = None
 
     def _compare(self, peer: Peer) -> None:
         now = tuple(sorted(f"{c.name} {c.version}" for c in peer.capabilities))

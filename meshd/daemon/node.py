@@ -20,6 +20,7 @@ from meshd.daemon.happenings import Happenings
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
+from meshd.daemon.run_keeper import RunKeeper
 from meshd.daemon.settings import gossip_config, routing_settings, server_limits
 from meshd.daemon.stream_ping import RpcStreamPinger
 from meshd.discovery.address import is_unspecified, parse_advertise, parse_bind
@@ -105,11 +106,11 @@ class Node:
         self.gossip_config = gossip_config(config)
         self.extensions = tuple(extensions)
         self.state = StateDir(Path(settings.state_dir))
+        self._run_keeper = RunKeeper(self.state)
         self.slots = settings.slots or default_slots()
         self._bind = parse_bind(settings.bind)
         self.finding = Finding(self)
-        usual = socket_path(self.mesh, self.name)
-        self.control_path = usual if control_path is None else control_path
+        self.control_path = control_path or socket_path(self.mesh, self.name)
         self.forward = HttpForward()
         self.worker = Worker(
             platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
@@ -238,6 +239,7 @@ class Node:
     async def _start(self) -> None:
         self._identity = identity = load_or_create(self.state.path)
         epoch = self.state.begin_run(self.clock.wall_ms())
+        self._run_keeper.begin(epoch)
         tcp = self._bind_both(identity.node, epoch)
         gossip = self.gossip
         self._dispatcher = Dispatcher(
@@ -310,7 +312,8 @@ class Node:
 
         One node in a few thousand missed the goodbye. Where nobody is left, nobody is waited for.
         """
-        if any(p.node != self.node_id for p in self.view().in_state(MemberState.ALIVE)):
+        others = (p for p in self.view().in_state(MemberState.ALIVE) if p.node != self.node_id)
+        if not self.gossip.is_aside and any(others):
             config = self.gossip_config
             linger_s = min(config.leave_linger_s, config.probe_interval_s)
             with contextlib.suppress(TimeoutError):
@@ -401,6 +404,7 @@ class Node:
             self._last_view = self._gossip.view
             await self._gossip.stop()
             self.happenings.keep_clock()
+            self._run_keeper.keep()
             self._gossip = None
         await self.client.close()
         await self.forward.close()
@@ -481,13 +485,12 @@ class Node:
 
     async def _keep_state(self) -> None:
         """Write what changed, and again what the disk did not take: it may have room by now."""
+        if self._run_keeper.is_due or self.state.problem:
+            await asyncio.to_thread(self._run_keeper.keep)
         if self.happenings.is_clock_news:
             await asyncio.to_thread(self.happenings.keep_clock)
         if self._identity is not None and not self._identity.kept:
             self._identity = await asyncio.to_thread(keep, self._identity, self.state.path)
-        if self.state.problem:
-            me = self.view().self_peer
-            await asyncio.to_thread(self.state.write_run, me.epoch, me.incarnation)
 
     # What gossip reports, from its own thread
 
@@ -500,9 +503,7 @@ class Node:
                       id=member.node.hex(), address=str(member.address),
                       incarnation=member.incarnation, reason=effect.reason)  # fmt: skip
             case IdentityRaised():
-                # A small file, written by the protocol's thread itself: it must be on disk before
-                # a restart could ask for it, and a raise is rare.
-                self.state.write_run(effect.epoch, effect.incarnation)
+                self._run_keeper.raised(effect)
             case ConflictSeen():
                 # Who stands aside tells so until it is over; the other, for a while.
                 self._conflict_until = inf if effect.aside else self.clock.now() + CONFLICT_TOLD_S

@@ -40,6 +40,7 @@ from meshd.gossip.outbox import Outbox
 from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX, StateStore
 from meshd.gossip.timers import Timers
+from meshd.gossip.wall import WallClock
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 INCARNATION_MAX = 2**32 - 1
@@ -88,8 +89,9 @@ class Beliefs:
         """Subjects of whom a rumour of the step under way told less than is believed here."""
         self._dialects = dialects
         self.sponsors = Sponsors(me.node, table, now)
+        self.wall = WallClock(me.epoch, now)
         self._entry = Entry(
-            config=config, table=table, doors=doors, sponsors=self.sponsors, epoch=me.epoch, now=now
+            config=config, table=table, doors=doors, sponsors=self.sponsors, wall=self.wall
         )
         self.lag = MailLag()
         self.outdated: list[Member] = []
@@ -125,6 +127,7 @@ class Beliefs:
     def heard_from(self, node: NodeId, now: Instant) -> None:
         """A packet came from a member itself."""
         self.outdated.clear()
+        self.overtaken.clear()
         self.heard_at[node] = now
         self.unreachable.pop(node, None)
         self._touched[node] = None
@@ -143,7 +146,7 @@ class Beliefs:
         opinions on a doubt, or worth passing on less often.
         """
         rumours, get, me = self.rumours, self.table.get, self.me.node
-        for update in updates:
+        for update in self.once_of_self(updates):
             node = update.node
             current = get(node)
             if current is None or node == me or not states(update, current):
@@ -156,6 +159,20 @@ class Beliefs:
                 self.doubts.hear(update, current, self.teller, now)
             if update.delta is not None and self._states.offered_late(update, current):
                 self._hear_state(current)
+
+    def once_of_self(self, updates: tuple[Update, ...]) -> tuple[Update, ...]:
+        """The rumours of one datagram, of those about this node the newest alone.
+
+        Or one datagram could make it refute, and be written to disk, many times.
+        """
+        me = self.me.node
+        if [update.node for update in updates].count(me) < 2:
+            return updates
+        newest = max(
+            (update for update in updates if update.node == me),
+            key=lambda update: (update.epoch, update.incarnation, update.state),
+        )
+        return tuple(each for each in updates if each.node != me or each is newest)
 
     def knows(self, update: Update) -> bool:
         """Whether a row of somebody's table tells nothing new: the same is believed here."""
@@ -257,7 +274,10 @@ class Beliefs:
         if member.state is MemberState.ALIVE:
             news = member.incarnation > mine.incarnation or (
                 member.incarnation == mine.incarnation
-                and (member.address, member.other) != (mine.address, mine.other)
+                and (
+                    (member.address, member.other) != (mine.address, mine.other)
+                    or member.lag > mine.lag
+                )
             )
             if news or self._claims_more(member):
                 self._outrank(member, now)
@@ -339,6 +359,11 @@ class Beliefs:
     def raise_incarnation(self, now: Instant, **changes: object) -> None:
         """Change the own record in a way that must outrank what is believed now."""
         self._raise_self(self.me.epoch, self.me.incarnation + 1, now, **changes)
+
+    def begin_anew(self, now: Instant) -> None:
+        """The own state has begun another run: tell of that one."""
+        own = self._states.own
+        self._raise_self(own.epoch, 0, now, state_version=own.version, digest=own.digest)
 
     def outlive(self, epoch: int, now: Instant) -> None:
         """Another process with this node's key is gone, which told `epoch` last: outrank it."""

@@ -212,10 +212,6 @@ def _decode_body(body: bytes) -> Message:
     return message
 
 
-def _is_tagged(plain: object) -> bool:
-    return isinstance(plain, tuple) and bool(plain) and isinstance(plain[0], int)
-
-
 def _refuse_extension(code: int, _data: bytes) -> None:
     # An empty one passes the limit above, and would be taken for an array.
     raise ValueError(f"extension type {code} is not part of the protocol")

@@ -14,7 +14,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The protocol's parameters. Build one with `profile()`; defaults are the lan profile.
 
     Attributes:
-        probe_interval_s: T, one probe round per node (SWIM section 3). 0.1 .. 60. Lower finds the
+        probe_interval_s: T, one probe round per node (SWIM section 3). 0.05 .. 60. Lower finds the
             dead sooner and costs packets in proportion.
         probe_timeout_s: how long a direct ack may take before helpers are asked. Below T; SWIM
             asks for at least the usual round trip.
@@ -45,7 +45,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
         sync_interval_s: shortest time between two syncs that this node starts.
         quiet_s: a differing view hash counts once the own table has been still for this long.
         members_max: rows that the table may hold.
-        leave_linger_s: how long a leaving node goes on answering, at most.
+        leave_linger_s: how long a leaving node goes on answering: one probe interval, at most this.
     """
 
     probe_interval_s: float = 1.0

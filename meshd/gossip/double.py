@@ -9,6 +9,7 @@ the first is still there; when that is gone, it takes part again.
 import random
 
 from meshd.clock import Instant
+from meshd.errors import UsageError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import NOBODY, pack_addresses
 from meshd.gossip.effects import ConflictOver, ConflictSeen
@@ -110,3 +111,11 @@ class Double:
             return
         self._ask(address, now)
         self.due_at = Instant(now + STILL_THERE_S)
+
+
+def refused_aside() -> UsageError:
+    """Why a node that stands aside tells and asks nothing."""
+    return UsageError(
+        "another process runs with this node's key and began first, so this one takes no part",
+        hint="meshd doctor says where it runs and how to give this one a key of its own",
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.gossip.broadcast import BroadcastQueue
 from meshd.gossip.codec import encode_update, ids_of
 from meshd.gossip.config import GossipConfig
@@ -138,6 +138,12 @@ class Doubts:
         self.await_end(node, suspicion)
         if self._me not in accusers and self._is_verifier(member):
             self._timers.set(("verify", node), now)
+
+    def put_off(self, delay_s: Seconds) -> None:
+        """We were away for so long, and heard nobody refute; the timers are put off already."""
+        for suspicion in self.open.values():
+            suspicion.started = Instant(suspicion.started + delay_s)
+            suspicion.not_before = Instant(suspicion.not_before + delay_s)
 
     def await_end(self, node: NodeId, suspicion: Suspicion) -> None:
         """Wake up when something has to be done about a doubt: at its end, or the last call."""

@@ -7,7 +7,8 @@ from meshd.gossip.members import MemberTable
 from meshd.gossip.messages import Update
 from meshd.gossip.sponsors import Sponsors
 from meshd.gossip.state import STATE_VERSION_JUMP_MAX
-from meshd.model import Address, Epoch, Member, NodeId
+from meshd.gossip.wall import WallClock
+from meshd.model import Address, Member, NodeId
 
 EPOCH_AHEAD_MAX_MS = 86_400_000
 """How far ahead of the own clock another's run may have begun: a day."""
@@ -22,10 +23,9 @@ class Entry:
 
     def __init__(
         self, *, config: GossipConfig, table: MemberTable, doors: Doors, sponsors: Sponsors,
-        epoch: Epoch, now: Instant,
+        wall: WallClock,
     ) -> None:  # fmt: skip
-        self._epoch = epoch
-        self._started = now
+        self._wall = wall
         self._config = config
         self._table = table
         self._doors = doors
@@ -38,8 +38,7 @@ class Entry:
 
     def is_ahead(self, member: Member, now: Instant) -> bool:
         """Whether a run's epoch lies so far in the future that no clock can be that wrong."""
-        ahead_ms = (now - self._started) * 1_000 + EPOCH_AHEAD_MAX_MS
-        return member.epoch > self._epoch + ahead_ms
+        return member.epoch > self._wall.at_ms(now) + EPOCH_AHEAD_MAX_MS
 
     def leap(self, member: Member, current: Member | None, now: Instant) -> str:
         """Why a rumour is not even looked at; empty if it is."""

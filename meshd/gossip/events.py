@@ -60,6 +60,7 @@ HANDED_PER_S = 8.0
 HANDED_BURST = 32
 _HANDED_DATAGRAMS_MAX = 4
 _WITNESSED_AHEAD_MS = EPOCH_AHEAD_MAX_MS // 2
+_AGE_MS_MAX = 65_535
 _HEAD_BYTES = 8  # kind, age and the array's length
 _ROUNDS_AHEAD = 10  # rounds that fresh events may start early; then they wait for the interval
 _GAP_FRACTION = 0.1  # of the gossip interval: fresh events are gathered for this long
@@ -97,8 +98,6 @@ class EventPlane:
         self._held: dict[str, Recent] = {}
         self._newest: dict[str, int] = {}
         self._clock = floor
-        self._epoch = beliefs.me.epoch
-        self._started = now
         self._sent_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._repairs_left = 0
@@ -186,7 +185,7 @@ class EventPlane:
         self._take(recent, now)
 
     def _wall_ms(self, now: Instant) -> int:
-        return self._epoch + int((now - self._started) * 1_000)
+        return self._beliefs.wall.at_ms(now)
 
     # Hearing
 
@@ -223,7 +222,7 @@ class EventPlane:
         event = recent.event
         # Whoever is ahead by more than that shall not push all others' times out of bounds.
         self._clock = max(self._clock, min(event.time, self._wall_ms(now) + _WITNESSED_AHEAD_MS))
-        self._recent.add(recent)
+        self._recent.add(recent, self._wall_ms(now))
         if recent.is_current(now):
             slot: Hashable = event.name if event.flags & COALESCE else recent.key
             self._queue.add(slot, recent)
@@ -299,7 +298,7 @@ class EventPlane:
         self._rounds_left = rounds_left - 1
         free = self._outbox.room - _HEAD_BYTES
         for target in targets:
-            taken = self._queue.take(free, self._outbox.limit, EVENTS_PER_DATAGRAM)
+            taken = self._queue.take(free, self._outbox.limit, EVENTS_PER_DATAGRAM, now)
             self._send(target, taken, now)
         if len(self._queue):
             self._timers.set(("events", "round"), now + interval_s)
@@ -312,7 +311,7 @@ class EventPlane:
 
     def _send(self, target: Member, events: Sequence[Recent], now: Instant) -> None:
         if events:
-            age_ms = int(max(each.age_s(now) for each in events) * 1_000)
+            age_ms = min(_AGE_MS_MAX, int(max(each.age_s(now) for each in events) * 1_000))
             # In the order of their times: what one datagram brings is heard in that order.
             parts = [each.encoded for each in sorted(events, key=lambda each: each.event.time)]
             self._outbox.send_with(target.node, target.address, Events, (age_ms,), parts)

@@ -36,9 +36,11 @@ class Hearsay:
 
     def __init__(self) -> None:
         self._tales: dict[NodeId, Tale] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(len(tale.updates) for tale in self._tales.values())
+        """How many updates wait. For any thread."""
+        return self._count
 
     def keep(
         self, updates: Iterable[Update], teller: NodeId, address: Address, now: Instant
@@ -46,13 +48,18 @@ class Hearsay:
         """Put away what came with one datagram."""
         tale = self._tales.get(teller)
         if tale is None or tale.address != address:
-            self._tales.pop(teller, None)
+            self._drop(teller)
             if len(self._tales) >= TELLERS_MAX:
-                del self._tales[next(iter(self._tales))]
+                self._drop(next(iter(self._tales)))
             self._tales[teller] = tale = Tale(address, now, {})
         for update in updates:
             if update.node in tale.updates or len(tale.updates) < UPDATES_MAX:
+                self._count += update.node not in tale.updates
                 tale.updates[update.node] = update
+
+    def _drop(self, teller: NodeId) -> None:
+        tale = self._tales.pop(teller, None)
+        self._count -= 0 if tale is None else len(tale.updates)
 
     def ripe(
         self,
@@ -68,12 +75,13 @@ class Hearsay:
         found: list[tuple[NodeId, Address, tuple[Update, ...]]] = []
         for teller, tale in list(self._tales.items()):
             if now - tale.since > WAITS_S:
-                del self._tales[teller]
+                self._drop(teller)
             elif is_proven(teller, tale.address):
-                del self._tales[teller]
+                self._drop(teller)
                 found.append((teller, tale.address, tuple(tale.updates.values())))
             elif some := tuple(filter(is_sponsored, tale.updates.values())):
                 for update in some:
                     del tale.updates[update.node]
+                self._count -= len(some)
                 found.append((teller, tale.address, some))
         return found

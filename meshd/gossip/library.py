@@ -34,9 +34,13 @@ def chunks_of(size: int) -> int:
 def documents_of(entries: Iterable[StateEntry]) -> dict[bytes, int]:
     """Digest and size of the documents that a state refers to, the smallest first.
 
-    No more than a node may have: beyond that nothing is asked for.
+    No more than a node may have: beyond that nothing is asked for. Of a digest that is told with
+    several sizes the largest counts, in whatever order they come.
     """
-    found = {entry.value: entry.size for entry in entries if entry.size and entry.value is not None}
+    found: dict[bytes, int] = {}
+    for entry in entries:
+        if entry.size and entry.value is not None:
+            found[entry.value] = max(entry.size, found.get(entry.value, 0))
     taken: dict[bytes, int] = {}
     total = 0
     for digest, size in sorted(found.items(), key=lambda item: (item[1], item[0])):
@@ -155,7 +159,9 @@ class Library:
             self._by_owner.setdefault(missing.owner, {})[missing.digest] = missing
 
     def _leave(self, digest: bytes, node: NodeId) -> None:
-        users = self._users[digest]
+        users = self._users.get(digest)
+        if users is None or node not in users:
+            return
         del users[node]
         missing = self._missing.get(digest)
         if users:

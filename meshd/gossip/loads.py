@@ -18,6 +18,7 @@ from meshd.model import Epoch, Load, NodeId
 
 _BUSY_STEP = 0.25  # of the slots
 _MACHINE_STEP = 0.5  # of CPU and memory: figures for people, whose swings move no work
+_MACHINE_PAUSE_S = 60.0  # between rumours of such swings: nodes of one machine tell the same one
 _ERROR_STEP = 0.25
 _TIME_FACTOR = 2.0
 _EPOCH_MS_PER_SEQUENCE = 250
@@ -26,22 +27,29 @@ _REORDER_MAX = 64
 
 def is_significant(before: Load, after: Load) -> bool:
     """Whether a change of load is worth a rumour: it could change where work is sent."""
-    if (before.ready, before.full, before.draining) != (after.ready, after.full, after.draining):
-        return True
-    slots = max(1, after.slots)
-    busy = abs((after.in_flight + after.queue) - (before.in_flight + before.queue)) / slots
     machine = (
         abs(after.cpu_fraction - before.cpu_fraction),
         abs(after.mem_fraction - before.mem_fraction),
     )
+    return moves_work(before, after) or max(machine) >= _MACHINE_STEP
+
+
+def moves_work(before: Load, after: Load) -> bool:
+    """Whether work would be sent elsewhere: what the machine does besides is no part of it."""
+    slots = max(1, after.slots)
+    busy = abs((after.in_flight + after.queue) - (before.in_flight + before.queue)) / slots
     low, high = sorted((before.service_s, after.service_s))
     return (
-        before.slots != after.slots
+        _flags(before) != _flags(after)
+        or before.slots != after.slots
         or busy >= _BUSY_STEP
-        or max(machine) >= _MACHINE_STEP
         or abs(after.error_fraction - before.error_fraction) >= _ERROR_STEP
         or high > _TIME_FACTOR * low + 0.001
     )
+
+
+def _flags(load: Load) -> tuple[bool, bool, bool]:
+    return load.ready, load.full, load.draining
 
 
 def load_period_s(config: GossipConfig, members: int) -> float:
@@ -98,8 +106,15 @@ class LoadPlane:
         self._records[self._me] = (self.own, now)
         if self._announced is not None and not is_significant(self._announced, load):
             return False
-        if self._announced_at is not None and now - self._announced_at < self.period_s(members):
-            return False
+        if self._announced is not None and self._announced_at is not None:
+            # Who takes no more work, or takes it again, says so early: it is asked in vain else.
+            wait_s = self.period_s(members)
+            if _flags(self._announced) != _flags(load):
+                wait_s = min(wait_s, self._config.load_interval_s)
+            elif not moves_work(self._announced, load):
+                wait_s = max(wait_s, _MACHINE_PAUSE_S)
+            if now - self._announced_at < wait_s:
+                return False
         self._announced, self._announced_at = load, now
         self._queue.add(self._me, self._me + self.own)
         return True

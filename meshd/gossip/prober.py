@@ -107,6 +107,12 @@ class Prober:
             del self._slow[sequence]
             self._judge(current, now)
 
+    def put_off(self, delay_s: Seconds) -> None:
+        """We were away for so long: rounds under way are judged later, as their timers are."""
+        for current in (self._round, *self._slow.values()):
+            if current is not None:
+                current.until = Instant(current.until + delay_s)
+
     def patience_s(self, target: Member, now: Instant) -> Seconds:
         """How much longer an answer may take, for mail is read late there or here."""
         return self._beliefs.lag.at(now) + lag_s(target.lag)

@@ -12,6 +12,8 @@ RECENT_MAX = 512
 """Events remembered (Serf's buffer has as many slots). What is older than the oldest is refused."""
 HAND_ON_S = 60.0
 """How long after it was told an event is still handed to nodes that lack it."""
+LET_GO_MAX = 4_096
+"""Young events that had to make room, of which only the keys are kept; the first gives way."""
 ORIGINS_MAX = 1_024
 """Origins whose rate is watched; past that the one watched longest starts anew."""
 
@@ -58,6 +60,7 @@ class RecentEvents:
         self._maximum = maximum
         self._by_key: dict[bytes, Recent] = {}
         self._by_time: list[tuple[int, bytes]] = []
+        self._let_go: dict[bytes, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -68,15 +71,27 @@ class RecentEvents:
 
     def knows(self, key: bytes) -> bool:
         """Whether the event of this key was heard."""
-        return key in self._by_key
+        return key in self._by_key or key in self._let_go
 
-    def add(self, recent: Recent) -> None:
-        """Remember an event that is neither old nor known; the oldest makes room for it."""
+    def add(self, recent: Recent, wall_ms: int) -> None:
+        """Remember an event that is neither old nor known; the oldest makes room for it.
+
+        What is so old that nobody hands it on raises the floor. Of the rest the key is kept for
+        long, and not even then it raises the floor above the clock: a member whose times are ahead
+        must not make old what all others tell.
+        """
         self._by_key[recent.key] = recent
         heapq.heappush(self._by_time, (recent.event.time, recent.key))
         if len(self._by_key) > self._maximum:
-            self.floor, key = heapq.heappop(self._by_time)
+            time, key = heapq.heappop(self._by_time)
             del self._by_key[key]
+            if time <= wall_ms - HAND_ON_S * 1_000:
+                self.floor = max(self.floor, time)
+            else:
+                self._let_go[key] = time
+            if len(self._let_go) > LET_GO_MAX:
+                first = self._let_go.pop(next(iter(self._let_go)))
+                self.floor = max(self.floor, min(first, wall_ms))
 
     def current(self, now: Instant) -> list[Recent]:
         """Those that others may still want, the newest first."""
@@ -84,8 +99,8 @@ class RecentEvents:
         return sorted(found, key=lambda each: (each.event.time, each.key), reverse=True)
 
     def hashes(self) -> set[bytes]:
-        """The short hash of every event that is remembered."""
-        return {short_hash(key) for key in self._by_key}
+        """The short hash of every event that is known."""
+        return {short_hash(key) for keys in (self._by_key, self._let_go) for key in keys}
 
 
 def short_hash(key: bytes) -> bytes:
@@ -152,14 +167,19 @@ class EventQueue:
             del waiting[max(waiting, key=lambda s: (waiting[s].sent, -waiting[s].number))]
             self.dropped += 1
 
-    def take(self, bytes_free: int, limit: int, count: int) -> list[Recent]:
+    def take(self, bytes_free: int, limit: int, count: int, now: Instant) -> list[Recent]:
         """Events that fit into `bytes_free`, each counted as sent once more.
+
+        What nobody would take any more, as after a stop of this process, is dropped.
 
         Args:
             bytes_free: room in the datagram.
             limit: sends after which an event is dropped.
             count: how many at most.
+            now: the present.
         """
+        for slot in [s for s, each in self._waiting.items() if not each.recent.is_current(now)]:
+            del self._waiting[slot]
         order = sorted(self._waiting.items(), key=lambda item: (item[1].sent, item[1].number))
         taken: list[Recent] = []
         for slot, waiting in order:

@@ -49,7 +49,10 @@ from meshd.gossip.streams import StreamPinger, StreamPings
 from meshd.gossip.swim import Swim
 from meshd.model import Address, Epoch, Load, MeshId, NodeId
 from meshd.platform import Platform, ProtocolRunner
+from meshd.telemetry.log import get_logger
 from meshd.view import ClusterView
+
+logger = get_logger(__name__)
 
 DRAIN_DATAGRAMS_MAX = 1_024
 LEAVE_HEARERS = 3
@@ -203,7 +206,10 @@ class GossipService:
         self._submit(AddressChanged(*addresses))
 
     async def leave(self, timeout_s: Seconds) -> int:
-        """Say goodbye; returns how often that was sent, once enough others were told."""
+        """Say goodbye; returns how often that was sent, once enough others were told.
+
+        Who stands aside says none: it would be taken for that of the first.
+        """
         return await self._ask(lambda: self._leave(timeout_s), timeout_s + _ASK_TIMEOUT_S)
 
     def rejoin(self) -> None:
@@ -265,6 +271,11 @@ class GossipService:
     def is_heard(self, node: NodeId) -> bool:
         """Whether this node ever heard a member itself: of others it has but hearsay."""
         return self._swim.heard_at(node) is not None
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether another process with this node's key takes part instead. For any thread."""
+        return self._swim.is_aside
 
     @property
     def event_clock(self) -> int:
@@ -360,6 +371,8 @@ class GossipService:
     async def _leave(self, timeout_s: Seconds) -> int:
         others = self._swim.members.live - 1
         self._step(LeaveRequested())
+        if self._swim.is_aside:
+            return 0
         give_up = self._clock.now() + timeout_s
         heard_by = 0
         # Until the rumour is out: sent as often as any is. Who leaves meanwhile, as when all stop
@@ -372,21 +385,25 @@ class GossipService:
         return max(heard_by, min(LEAVE_HEARERS, others))
 
     def _on_readable(self) -> None:
-        self._look_for_sleep()
-        self._drain()
-        self._arm()
+        try:
+            self._look_for_sleep()
+            self._drain()
+        finally:
+            self._arm()
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._look_for_sleep()
-        # Mail first: whoever was stopped must hear the others before it judges them.
-        due = self._swim.next_deadline()
-        self._drain()
-        now = self._clock.now()
-        if due is not None and due <= now:
-            self.lag_s = now - due
-            self._run(DeadlineReached(), now)
-        self._arm()
+        try:
+            self._look_for_sleep()
+            # Mail first: whoever was stopped must hear the others before it judges them.
+            due = self._swim.next_deadline()
+            self._drain()
+            now = self._clock.now()
+            if due is not None and due <= now:
+                self.lag_s = now - due
+                self._run_safely(DeadlineReached(), now)
+        finally:
+            self._arm()
 
     def _look_for_sleep(self) -> None:
         """Notice that the machine was suspended, before the mail or a timer is taken for news."""
@@ -395,7 +412,7 @@ class GossipService:
         slept_s, self._asleep_s = asleep_s - self._asleep_s, asleep_s
         if slept_s >= SLEEP_S:
             self._counters["suspends"] += 1
-            self._run(Resumed(slept_s), now)
+            self._run_safely(Resumed(slept_s), now)
 
     def _drain(self) -> None:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
@@ -404,11 +421,23 @@ class GossipService:
         for data, source, waited_s in waiting:
             self._counters["packets_received"] += 1
             self._counters["bytes_received"] += len(data)
-            self._run(DatagramReceived(data, source, waited_s), now)
+            self._run_safely(DatagramReceived(data, source, waited_s), now)
 
     def _step(self, event: Input) -> None:
-        self._run(event, self._clock.now())
-        self._arm()
+        try:
+            self._run(event, self._clock.now())
+        finally:
+            self._arm()
+
+    def _run_safely(self, event: Input, now: Instant) -> None:
+        """Take one input that nobody waits for. A bug that it meets costs this input alone."""
+        try:
+            self._run(event, now)
+        except Exception as error:
+            self._counters["internal_errors"] += 1
+            if self._counters["internal_errors"] == 1:
+                # In full, and once: a peer that found it may go on with it.
+                logger.exception("internal_error", extra={"fields": {"reason": repr(error)}})
 
     def _run(self, event: Input, now: Instant) -> None:
         is_news = False

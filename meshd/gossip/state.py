@@ -78,8 +78,8 @@ class NodeState:
             _check_value(key, entries[key])
         if len(held.keys() | changed.keys()) > STATE_KEYS_MAX:
             raise UsageError(
-                f"a node's state holds at most {STATE_KEYS_MAX} keys, deleted ones included",
-                hint="restart the daemon if it has changed its capabilities that often",
+                f"a node's state holds at most {STATE_KEYS_MAX} keys",
+                hint="offer fewer capabilities a node",
             )
         _check_room({**held, **changed})
         for key, entry in changed.items():
@@ -90,18 +90,39 @@ class NodeState:
         self._digest = None
         return bool(changed)
 
+    def has_room(self, entries: Mapping[str, bytes | None]) -> bool:
+        """Whether all keys would fit in, beside those that were deleted in this run."""
+        added = {key for key, value in entries.items() if value is not None}
+        return len(self.entries.keys() | added) <= STATE_KEYS_MAX
+
+    def renewed(self, entries: Mapping[str, bytes | None]) -> "NodeState":
+        """The state after a write, for the next run: without a trace of what was ever deleted.
+
+        Raises:
+            UsageError: as `write_all`.
+        """
+        other = self.copy()
+        gone = {key for key, value in entries.items() if value is None}
+        other.entries = {each.key: each for each in self.live() if each.key not in gone}
+        other.write_all({key: value for key, value in entries.items() if value is not None})
+        other.becomes(Epoch(self.epoch + 1), sum(1 for _ in other.live()))
+        return other
+
     def merge(self, delta: Delta) -> bool:
         """Take in a delta of the same run; false if it does not follow on or says nothing new.
 
         One whose versions are not in order within its bounds could not be passed on: refused too,
-        as is one that refers to a document by what is no digest.
+        as is one that refers to a document by what is no digest, or by one digest with two sizes.
         """
         if delta.base > self.version or delta.upto <= self.version:
             return False
         versions = [delta.base, *(entry.version for entry in delta.entries), delta.upto + 1]
         if any(one >= next_one for one, next_one in pairwise(versions)):
             return False
-        if any(e.size and len(e.value or b"") != DIGEST_BYTES for e in delta.entries):
+        documents = {(e.value, e.size) for e in delta.entries if e.size}
+        if any(len(digest or b"") != DIGEST_BYTES for digest, _ in documents):
+            return False
+        if len({digest for digest, _ in documents}) < len(documents):
             return False
         for entry in delta.entries:
             if entry.version > self.version:
@@ -267,12 +288,27 @@ class StateStore:
         before, base = documents_of(self.own.live()), self.own.version
         if not self.own.write_all(entries):
             return False
+        self._written(entries, before, base)
+        return True
+
+    def renew(self, entries: Mapping[str, bytes | None]) -> None:
+        """Write in a run that follows the present one: there is no room for more deleted keys.
+
+        Raises:
+            UsageError: as `NodeState.write_all`; nothing changed.
+        """
+        before = documents_of(self.own.live())
+        self.own = self.own.renewed(entries)
+        self._written(entries, before, 0)
+
+    def _written(
+        self, entries: Mapping[str, bytes | None], before: Mapping[bytes, int], base: int
+    ) -> None:
         for key, value in entries.items():
             if value is not None and is_document(key, value):
                 self.library.put(value)
         self.library.refer(self._me, before, documents_of(self.own.live()), None)
         self._note_change(self._me, self.own.epoch, self.own.version, self.own.change_since(base))
-        return True
 
     def outrank(self, version: int) -> None:
         """Let the own state, as it is, be newer than a version that it never had."""

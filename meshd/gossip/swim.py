@@ -23,7 +23,7 @@ from meshd.gossip.dialects import Dialects, Versions
 from meshd.gossip.distances import Distances
 from meshd.gossip.documents import Documents
 from meshd.gossip.doors import Doors
-from meshd.gossip.double import Double
+from meshd.gossip.double import Double, refused_aside
 from meshd.gossip.effects import Effect, Woken
 from meshd.gossip.events import EventPlane
 from meshd.gossip.health import LocalHealth
@@ -178,8 +178,8 @@ class Swim(Reading):
         """Take one input. Never raises for what a peer sent: that is a DatagramRejected.
 
         Raises:
-            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry;
-                nothing changed.
+            UsageError: a StateSet, EventFired or QueryFired holds what gossip cannot carry, or an
+                event or query comes while this node stands aside; nothing changed.
             BusyError: an EventFired or QueryFired is one too many; nothing changed.
         """
         if self._double.is_aside and not self._may_go_on(event, now):
@@ -242,7 +242,17 @@ class Swim(Reading):
             if now >= self._double.due_at:
                 self._double.on_due(now)
             return False
-        return not isinstance(event, JoinRequested | PingRequested)
+        if isinstance(event, EventFired | QueryFired):
+            raise refused_aside()
+        if isinstance(event, Resumed):
+            self._beliefs.wall.slept(event.slept_s)
+            return False
+        return not isinstance(event, JoinRequested | PingRequested | AnswerGiven)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether this node takes no part, for another process has its key. For any thread."""
+        return self._double.is_aside
 
     def next_deadline(self) -> Instant | None:
         """When the machine wants a DeadlineReached."""
@@ -462,6 +472,8 @@ class Swim(Reading):
         grace_s = interval_s if now - self._stalled_at >= _GRACE_INTERVALS * interval_s else 0.0
         self._stalled_at = now
         self._timers.shift(late_s + grace_s, _is_verdict)
+        self._beliefs.doubts.put_off(late_s + grace_s)
+        self._prober.put_off(late_s + grace_s)
         self._health.stalled()
 
     def _on_timer(self, key: object, now: Instant) -> None:
@@ -479,9 +491,9 @@ class Swim(Reading):
             case "documents":
                 self._documents.on_due(now)
             case "reap":
+                self._timers.set("reap", now + _REAP_INTERVAL_S)
                 self._beliefs.reap(now)
                 self._beliefs.lag_faded(now)
-                self._timers.set("reap", now + _REAP_INTERVAL_S)
             case ("suspicion", bytes() as node):
                 self._verifier.on_suspicion_due(NodeId(node), now)
             case ("verify", bytes() as node):
@@ -531,8 +543,12 @@ class Swim(Reading):
     # Local wishes
 
     def _on_state_set(self, event: StateSet, now: Instant) -> None:
-        if self._states.write(event.entries):
-            own = self._states.own
+        own = self._states.own
+        if not own.has_room(event.entries):
+            # The others copy what was deleted, too, and that only a new run ends.
+            self._states.renew(event.entries)
+            self._beliefs.begin_anew(now)
+        elif self._states.write(event.entries):
             me = msgspec.structs.replace(
                 self._beliefs.me, state_version=own.version, digest=own.digest
             )
@@ -559,6 +575,7 @@ class Swim(Reading):
         """
         self._on_stall(0.0, now)
         beliefs = self._beliefs
+        beliefs.wall.slept(event.slept_s)
         beliefs.doubt_reach()
         self._outbox.add(Woken(event.slept_s))
         if beliefs.leaving:

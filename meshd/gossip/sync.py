@@ -355,8 +355,23 @@ class Exchange:
         for bucket in range(BUCKETS):
             if sync.hashes[4 * bucket : 4 * bucket + 4] != _short(mine[bucket]):
                 mask |= 1 << bucket
-        records = [encode_update(m) for m in self._beliefs.table if mask >> bucket_of(m.node) & 1]
+        rows = [m for m in self._beliefs.table if mask >> bucket_of(m.node) & 1]
+        records = [encode_update(member) for member in rows]
+        if len(list(self._chunks(records))) > datagrams:
+            mask, records = self._cut(mask, rows, datagrams)
         self._send_records(source, address, mask, records, datagrams, ask_back=True)
+
+    def _cut(self, mask: int, rows: list[Member], datagrams: int) -> tuple[int, list[bytes]]:
+        """What of too many rows one answer holds, and the buckets that are in it as a whole.
+
+        Of the others nothing is asked back: it would be sent as lacking here.
+        """
+        rows = sorted(rows, key=lambda member: bucket_of(member.node))
+        chunks = list(self._chunks([encode_update(member) for member in rows]))
+        records = [record for chunk in chunks[:datagrams] for record in chunk]
+        for member in rows[len(records) :]:
+            mask &= ~(1 << bucket_of(member.node))
+        return mask, records
 
     def _send_records(
         self, node: NodeId, address: Address, mask: int, records: list[bytes], datagrams: int, *,
@@ -395,7 +410,7 @@ class Exchange:
             self._outbox.reject("unproven", address)
             return
         joining = any(attempt.node == source for attempt in self._joins.values())
-        for update in records.updates:
+        for update in self._beliefs.once_of_self(records.updates):
             if ask is not None:
                 ask.rows[update.node] = _rank(update)
             # A newcomer's whole first view is news to nobody else.

@@ -1,7 +1,5 @@
 """Whose word counts: members at their own addresses; others wait, are met, and are put right."""
 
-from collections.abc import Iterable
-
 from meshd.clock import Instant
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import encode_update, outline
@@ -83,7 +81,7 @@ class Trust:
     # Others
 
     def on_unproven_news(
-        self, updates: Iterable[Update], source: NodeId, address: Address, now: Instant
+        self, updates: tuple[Update, ...], source: NodeId, address: Address, now: Instant
     ) -> None:
         """News of somebody who proved nothing.
 
@@ -92,7 +90,7 @@ class Trust:
         """
         beliefs = self._beliefs
         others: list[Update] = []
-        for update in updates:
+        for update in beliefs.once_of_self(updates):
             if update.node == beliefs.me.node or self._is_sponsored(update):
                 beliefs.hear(update, address, now)
             else:

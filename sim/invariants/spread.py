@@ -183,7 +183,10 @@ class LoadsSpread(Checker):
         if last is None or host.swim is None:
             return
         before, at = last
-        rest_s = at + load_period_s(self.world.config, host.swim.members.live) - now
+        period_s = load_period_s(self.world.config, host.swim.members.live)
+        if _flags(before) != _flags(own):
+            period_s = self.world.config.load_interval_s
+        rest_s = at + period_s - now
         if is_told and rest_s > EARLY_S:
             self.fail(host.index, host.index, f"told its load {rest_s:.2f} s too early")
         elif not is_told and rest_s < -EARLY_S and self._matters(before, own):
@@ -191,7 +194,7 @@ class LoadsSpread(Checker):
 
     def _matters(self, before: Load, own: Load) -> bool:
         """Whether work would plainly go elsewhere."""
-        if (before.ready, before.full, before.draining) != (own.ready, own.full, own.draining):
+        if _flags(before) != _flags(own):
             return True
         more = (own.in_flight + own.queue) - (before.in_flight + before.queue)
         return abs(more) >= self.PLAIN_STEP * max(1, own.slots)
@@ -211,6 +214,11 @@ class LoadsSpread(Checker):
             self.fail(
                 NOBODY, host.index, f"{self.held} of {self.asked} held the load that it told of"
             )
+
+
+def _flags(load: Load) -> tuple[bool, bool, bool]:
+    """Whether it takes work at all: that is told within any budget."""
+    return load.ready, load.full, load.draining
 
 
 def spreading(world: World, found: Callable[[Violation], None]) -> list[Checker]:

@@ -1,10 +1,12 @@
 """Two daemons with one key, as from a copied state directory."""
 
+import asyncio
 import shutil
 
 import pytest
 from small_mesh import start_node
 
+from meshd.errors import UsageError
 from meshd.rpc.methods import CallContext
 
 pytestmark = pytest.mark.net
@@ -35,5 +37,10 @@ async def test_the_copy_takes_no_part_and_both_say_how_to_mend_it(tmp_path):
     assert "give it a state directory of its own" in told
     # Others go on to see the first where it is.
     await other.wait_view(lambda view: view.get(first.node_id).address == first.address, 10)
-    for node in (copy, first, other):
+    with pytest.raises(UsageError, match="takes no part"):
+        await copy.happenings.emit("x", b"", coalesce=False)
+    async with asyncio.timeout(3.0):
+        assert await copy.leave(0.0) == 0
+        await copy.stop(0.0)
+    for node in (first, other):
         await node.stop(0.0)

@@ -1,7 +1,9 @@
 """What a node does with happenings when much comes at once, or its main loop is away."""
 
 import asyncio
+import threading
 
+import msgspec
 import pytest
 from small_mesh import start_node
 
@@ -14,6 +16,7 @@ from meshd.gossip.effects import (
     QueryAnswered,
     QueryEnded,
     QueryHeard,
+    StateChanged,
 )
 from meshd.gossip.events import EVENTS_BURST
 from meshd.gossip.members import in_state, new_member
@@ -51,6 +54,38 @@ async def test_a_newcomer_whose_name_does_not_come_is_told_of_after_a_second(nod
     node.happenings.on_effect(MemberChanged(STRANGER, None, "heard of"))
     node.happenings.on_view(node.view())
     assert types(node) == ["joined"]
+
+
+async def test_what_the_protocol_tells_while_a_view_is_looked_at_is_not_lost(node, monkeypatch):
+    monkeypatch.setattr(happenings, "NAMELESS_MS", 10**9)
+    here, ended = node.happenings, threading.Event()
+    started = threading.Event()
+
+    def tell() -> None:
+        for number in range(2_000):
+            other = new_member(NodeId(b"%08d" % number), Epoch(1), Address("127.0.0.1", 9))
+            here.on_effect(StateChanged(other.node))
+            here.on_effect(MemberChanged(other, None, "heard of"))
+            started.set()
+        ended.set()
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    started.wait()
+    while not ended.is_set():
+        here.on_view(node.view())
+    thread.join()
+    assert len(here._nameless) == 2_000
+
+
+async def test_what_the_forgotten_offered_is_forgotten(node):
+    here = node.happenings
+    here.on_view(node.view())
+    for number in range(50):
+        peer = msgspec.structs.replace(node.view().self_peer, node=NodeId(b"%08d" % number))
+        here._compare(peer)
+    here.on_view(node.view())
+    assert set(here._described) <= {node.node_id}
 
 
 async def test_conflicts_and_health_are_events_too(node):

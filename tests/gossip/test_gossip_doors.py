@@ -14,6 +14,7 @@ from meshd.gossip.hearsay import Hearsay
 from meshd.gossip.members import MemberTable, new_member
 from meshd.gossip.messages import Update
 from meshd.gossip.sponsors import Sponsors
+from meshd.gossip.wall import WallClock
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 T0 = Instant(100.0)
@@ -158,6 +159,17 @@ def test_who_tells_from_elsewhere_starts_anew():
     assert heard.ripe(lambda *_: True, nobody, T0) == [(OTHER, MEMBER, (alive(OTHER),))]
 
 
+def test_the_count_of_what_waits_is_right_whatever_leaves():
+    heard = Hearsay()
+    heard.keep((alive(), alive(OTHER)), NEW, STRANGER, T0)
+    heard.keep((alive(),), OTHER, STRANGER, T0)
+    assert len(heard) == 3
+    heard.keep((alive(),), NEW, MEMBER, T0)
+    assert len(heard) == 2
+    heard.ripe(nobody, lambda update: update.node != OTHER, T0)
+    assert len(heard) == 0
+
+
 def test_hearsay_is_bounded_in_tellers_and_in_what_each_tells():
     heard = Hearsay()
     for number in range(hearsay.TELLERS_MAX + 9):
@@ -218,8 +230,7 @@ def entry(*rows, members_max=16):
         table=table,
         doors=Doors(T0),
         sponsors=Sponsors(ME, table, T0),
-        epoch=Epoch(1),
-        now=T0,
+        wall=WallClock(Epoch(1), T0),
     )
 
 

@@ -5,6 +5,7 @@ import random
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
+from meshd.errors import UsageError
 from meshd.gossip.codec import decode, encode_body, encode_header, update_fields
 from meshd.gossip.double import SILENCE_S
 from meshd.gossip.effects import (
@@ -15,11 +16,15 @@ from meshd.gossip.effects import (
     SendDatagram,
 )
 from meshd.gossip.inputs import (
+    AnswerGiven,
     DatagramReceived,
     DeadlineReached,
+    EventFired,
     JoinRequested,
     LoadSampled,
     PingRequested,
+    QueryFired,
+    Resumed,
 )
 from meshd.gossip.members import new_member
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Join, Welcome
@@ -101,10 +106,16 @@ def test_who_stands_aside_speaks_with_the_first_alone_to_ask_and_tell_whether_th
     knock = encode_header(MESH, later.id, later.id) + encode_body(6, (5, PADDING))
     fabric.step(later, DatagramReceived(knock, first.address))
     fabric.step(later, DeadlineReached())
+    fabric.step(later, Resumed(5.0))
+    fabric.step(later, AnswerGiven(fabric.nodes[0].id, 7, b"answer"))
+    for wish in (EventFired("x"), QueryFired(7, "x")):
+        with pytest.raises(UsageError, match="takes no part"):
+            fabric.step(later, wish)
     fabric.run(45)
     sent = [e for e in later.effects if isinstance(e, SendDatagram)]
     assert {e.to for e in sent} == {first.address}
     assert {type(decode(e.data, MESH).message) for e in sent} == {Join, Welcome}
+    assert later.swim.is_aside
     assert 3 <= len(sent) <= 12
     assert is_aside(later)
 

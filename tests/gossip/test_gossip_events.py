@@ -33,6 +33,7 @@ from meshd.gossip.inputs import (
     QueryFired,
 )
 from meshd.gossip.messages import EventDigest, Events, Join, Question, UserEvent
+from meshd.gossip.recent import RECENT_MAX
 from meshd.model import Address
 
 # Telling and hearing
@@ -195,6 +196,21 @@ def test_what_was_not_passed_on_for_want_of_room_is_counted(monkeypatch):
     assert sorted(names(fabric.nodes[1])) == ["e0", "e1", "e2", "e3", "e4"]
 
 
+def test_who_was_stopped_with_an_event_to_pass_on_sends_nothing_that_others_refuse_to_read():
+    fabric = meshed(2)
+    source, target = fabric.nodes
+    fabric.lose(1.0)
+    tell(fabric, "late")
+    fabric.sleep(source)
+    fabric.run(70)
+    fabric.heal()
+    fabric.wake(source)
+    fabric.run(10)
+    assert source.swim.pending()["events"] == 0
+    assert names(target) == []
+    assert not {"bad_payload", "event_old"} & set(rejected(target))
+
+
 def test_a_quiet_mesh_spends_nothing_on_events():
     fabric = meshed(5)
     fabric.run(10)
@@ -297,6 +313,20 @@ def test_a_time_far_ahead_does_not_push_own_times_out_of_bounds():
     assert heard(fabric.nodes[0])[-1].time <= wall_ms(fabric) + day_ms // 2 + 1
     fabric.run(5)
     assert "own" in names(fabric.nodes[1])
+
+
+def test_no_member_can_raise_the_floor_above_what_the_others_tell(monkeypatch):
+    monkeypatch.setattr(plane.Buckets, "take", lambda *_: True)
+    fabric = meshed(3)
+    ahead = wall_ms(fabric) + 80_000_000
+    for number in range(RECENT_MAX + 50):
+        speak(fabric, 12, (0, (event(ahead + number),)))
+    for by in (2, 0):
+        tell(fabric, f"own{by}", by=by)
+    fabric.run(10)
+    for node in fabric.nodes:
+        assert {"own0", "own2"} <= set(names(node))
+        assert len(names(node)) == len(set(names(node))) + names(node).count("x") - 1
 
 
 def test_events_of_strangers_are_not_taken():

@@ -1,10 +1,11 @@
 """How late mail is read: measured, told, and waited for."""
 
+import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed
 
 from meshd.clock import Instant
-from meshd.gossip.codec import encode_body, encode_header
+from meshd.gossip.codec import encode_body, encode_header, update_fields
 from meshd.gossip.inputs import DatagramReceived, LeaveRequested
 from meshd.gossip.lag import CODE_MAX, HALF_LIFE_S, LAG_MAX_S, MailLag, lag_code, lag_s
 from meshd.model import MemberState
@@ -104,3 +105,14 @@ def test_past_their_bound_rounds_with_late_readers_get_no_extra_time(monkeypatch
     assert not fabric.nodes[0].swim._prober._slow
     fabric.crash(fabric.nodes[2])
     assert fabric.run(30, until=lambda: fabric.all_see(DEAD, 2))
+
+
+def test_a_lag_that_somebody_else_made_up_is_denied():
+    fabric = meshed(4)
+    node, victim = fabric.nodes[0], fabric.nodes[2]
+    forged = update_fields(msgspec.structs.replace(victim.swim.me, lag=CODE_MAX))
+    body = encode_body(5, ([forged],))
+    data = encode_header(MESH, node.id, fabric.nodes[1].id) + body
+    fabric.step(node, DatagramReceived(data, fabric.nodes[1].address))
+    fabric.run(3)
+    assert {n.swim.members.get(victim.id).lag for n in fabric.nodes} == {0}

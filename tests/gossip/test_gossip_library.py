@@ -164,3 +164,11 @@ def test_of_a_node_that_offers_too_much_the_smallest_are_taken(sizes, taken):
     entries = [StateEntry(f"k{n}", n + 1, bytes([n]) * 16, size) for n, size in enumerate(sizes)]
     entries.append(StateEntry("inline", 9, b"value"))
     assert len(documents_of(entries)) == taken
+
+
+def test_who_no_longer_refers_to_what_it_never_did_changes_nothing():
+    library = Library()
+    (digest,) = missing_in(library, b"x" * 50)
+    library.refer(TWO, {digest: 50, b"never heard of__": 9}, {}, None)
+    assert list(library.users(digest)) == [ONE]
+    assert len(library) == 1

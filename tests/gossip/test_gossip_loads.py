@@ -138,3 +138,23 @@ def test_the_load_of_the_forgotten_neither_waits_nor_stays():
     loads.pass_on(OTHER)
     loads.forget(OTHER)
     assert (loads.get(OTHER), loads.waiting) == (None, False)
+
+
+def test_in_a_large_mesh_it_is_told_early_whether_a_node_takes_work_at_all():
+    plane = LoadPlane(NodeId(b"node-one"), Epoch(0), profile("lan"))
+    members = 2_000
+    assert plane.period_s(members) > 5
+    assert plane.sampled(Load(in_flight=0, slots=4), members, Instant(10.0))
+    assert not plane.sampled(Load(in_flight=4, slots=4), members, Instant(11.5))
+    assert plane.sampled(Load(in_flight=4, slots=4, full=True), members, Instant(11.6))
+    assert not plane.sampled(Load(in_flight=1, slots=4), members, Instant(12.0))
+    assert plane.sampled(Load(in_flight=1, slots=4), members, Instant(12.7))
+
+
+def test_a_swing_of_the_machine_alone_is_told_once_a_minute():
+    plane = LoadPlane(NodeId(b"node-one"), Epoch(0), profile("lan"))
+    assert plane.sampled(Load(cpu_fraction=0.1), 5, Instant(10.0))
+    assert not plane.sampled(Load(cpu_fraction=0.9), 5, Instant(30.0))
+    assert plane.sampled(Load(cpu_fraction=0.9, in_flight=1), 5, Instant(31.0))
+    assert not plane.sampled(Load(cpu_fraction=0.1, in_flight=1), 5, Instant(90.0))
+    assert plane.sampled(Load(cpu_fraction=0.1, in_flight=1), 5, Instant(91.0))

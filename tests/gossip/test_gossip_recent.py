@@ -12,16 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshd.clock import Instant
+from meshd.gossip import recent as book
 from meshd.gossip.codec import decode, encode_body, encode_event, encode_header, event_key
 from meshd.gossip.config import profile
 from meshd.gossip.messages import Events, Question, UserEvent
 from meshd.gossip.recent import Buckets, EventQueue, Recent, RecentEvents
 
+NOW = Instant(0.0)
+LATE = 10**6
+
 
 def test_what_is_older_than_the_oldest_that_is_remembered_counts_as_heard():
     held = RecentEvents(floor=0, maximum=2)
     for time in (5, 9, 7):
-        held.add(recent(time))
+        held.add(recent(time), LATE)
     assert held.floor == 5
     assert held.is_old(event(5))
     assert not held.is_old(event(6))
@@ -30,12 +34,26 @@ def test_what_is_older_than_the_oldest_that_is_remembered_counts_as_heard():
     assert held.knows(event_key(event(7)))
 
 
+def test_times_ahead_of_the_clock_silence_nobody_and_are_still_taken_once(monkeypatch):
+    monkeypatch.setattr(book, "LET_GO_MAX", 2)
+    held = RecentEvents(floor=0, maximum=1)
+    for time in (900, 901, 902):
+        held.add(recent(time), 100)
+    assert held.floor == 0
+    assert all(held.knows(event_key(event(time))) for time in (900, 901, 902))
+    assert len(held.hashes()) == 3
+    held.add(recent(903), 100)
+    assert held.floor == 100
+    assert not held.knows(event_key(event(900)))
+    assert not held.is_old(event(101))
+
+
 def test_only_young_events_and_open_queries_are_current():
     held = RecentEvents(floor=0)
-    held.add(recent(1, "old", born=-61.0))
-    held.add(recent(2, "young", born=-59.0))
-    held.add(recent(3, "over", born=-3.0, question=Question(1, 2_000)))
-    held.add(recent(4, "open", born=-1.0, question=Question(2, 2_000)))
+    held.add(recent(1, "old", born=-61.0), 100)
+    held.add(recent(2, "young", born=-59.0), 100)
+    held.add(recent(3, "over", born=-3.0, question=Question(1, 2_000)), 100)
+    held.add(recent(4, "open", born=-1.0, question=Question(2, 2_000)), 100)
     assert [each.event.name for each in held.current(Instant(0.0))] == ["open", "young"]
 
 
@@ -43,11 +61,21 @@ def test_in_a_full_queue_the_most_sent_makes_room():
     queue = EventQueue(2)
     first, second, third = (recent(n) for n in (1, 2, 3))
     queue.add(1, first)
-    assert queue.take(1_000, 9, 1) == [first]
+    assert queue.take(1_000, 9, 1, NOW) == [first]
     queue.add(2, second)
     queue.add(3, third)
     assert queue.dropped == 1
-    assert queue.take(1_000, 9, 5) == [second, third]
+    assert queue.take(1_000, 9, 5, NOW) == [second, third]
+
+
+def test_what_others_no_longer_want_is_dropped_from_the_queue_unsent():
+    queue = EventQueue(9)
+    queue.add(1, recent(1, born=-61.0))
+    young = recent(2)
+    queue.add(2, young)
+    queue.add(3, recent(3, born=-3.0, question=Question(1, 2_000)))
+    assert queue.take(1_000, 9, 5, NOW) == [young]
+    assert len(queue) == 1
 
 
 def test_a_queue_sends_each_its_number_of_times_and_what_fits():
@@ -55,9 +83,9 @@ def test_a_queue_sends_each_its_number_of_times_and_what_fits():
     small, large = recent(1), recent(2, "n" * 60)
     queue.add(1, small)
     queue.add(2, large)
-    assert queue.take(len(small.encoded), 2, 5) == [small]
-    assert queue.take(1_000, 2, 5) == [large, small]
-    assert queue.take(1_000, 2, 5) == [large]
+    assert queue.take(len(small.encoded), 2, 5, NOW) == [small]
+    assert queue.take(1_000, 2, 5, NOW) == [large, small]
+    assert queue.take(1_000, 2, 5, NOW) == [large]
     assert len(queue) == 0
 
 
@@ -66,7 +94,7 @@ def test_of_events_in_one_slot_the_newest_stays():
     older, newer = recent(1), recent(2)
     queue.add("name", newer)
     queue.add("name", older)
-    assert queue.take(1_000, 9, 5) == [newer]
+    assert queue.take(1_000, 9, 5, NOW) == [newer]
 
 
 def test_a_bucket_fills_again_and_the_one_watched_longest_is_forgotten():
@@ -98,7 +126,7 @@ def test_none_is_taken_twice_in_whatever_order_they_come(arriving, maximum):
     for one in arriving:
         key = event_key(one)
         if not held.knows(key) and not held.is_old(one):
-            held.add(Recent.of(one, Instant(0.0)))
+            held.add(Recent.of(one, Instant(0.0)), LATE)
             taken.append(key)
         assert len(held) <= maximum
     assert len(taken) == len(set(taken))

@@ -12,7 +12,7 @@ from meshd.capability.manifest import Manifest, summarise
 from meshd.daemon.platform import SystemClock, SystemPlatform
 from meshd.errors import UsageError
 from meshd.gossip.config import profile
-from meshd.gossip.effects import Woken
+from meshd.gossip.effects import DatagramRejected, Woken
 from meshd.gossip.service import GossipService
 from meshd.model import Address, Epoch, Load, MemberState, MeshId, NodeId
 from meshd.view import ClusterView
@@ -188,6 +188,24 @@ async def test_another_mesh_and_garbage_are_counted_and_change_nothing(make):
     three.service.join(one.service.address)
     await one.until(lambda view: counted() and len(view.peers) == 2)
     assert other.service.view.peers == (other.service.view.self_peer,)
+
+
+async def test_a_bug_that_one_datagram_meets_is_counted_and_costs_no_other(make, caplog):
+    one, two = await make(1), await make(2)
+
+    def fails(effect: object) -> None:
+        if isinstance(effect, DatagramRejected):
+            raise KeyError("a bug")
+
+    one.service._listener = fails
+    sender = SystemPlatform().open_datagram(Address("127.0.0.1", 0), bytes_max=1400)
+    for _ in range(3):
+        sender.send(b"x", one.service.address)
+    sender.close()
+    two.service.join(one.service.address)
+    await two.until(lambda view: _alive(2)(view) and "internal_errors" in one.service.counters())
+    assert one.service.counters()["internal_errors"] == 3
+    assert [record.message for record in caplog.records] == ["internal_error"]
 
 
 async def test_probes_are_answered_while_the_main_loop_is_blocked(make):

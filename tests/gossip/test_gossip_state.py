@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meshd.errors import UsageError
 from meshd.gossip.codec import encode_delta
 from meshd.gossip.library import digest_of
-from meshd.gossip.messages import Delta, StateChange, StateEntry
+from meshd.gossip.messages import DIGEST_BYTES, Delta, StateChange, StateEntry
 from meshd.gossip.state import (
     CHANGES_MAX,
     STATE_KEYS_MAX,
@@ -382,3 +382,34 @@ def test_a_reference_that_is_no_digest_is_refused():
     assert not state.merge(Delta(OTHER, RUN, 0, 1, (StateEntry("a", 1, b"short", 900),)))
     assert not state.merge(Delta(OTHER, RUN, 0, 1, (StateEntry("a", 1, None, 900),)))
     assert state.version == 0
+
+
+def test_one_delta_gives_a_digest_no_two_sizes():
+    body = b"d" * DIGEST_BYTES
+    state = NodeState(RUN)
+    first, odd = StateEntry("a", 1, body, 900), StateEntry("b", 2, body, 901)
+    assert not state.merge(Delta(OTHER, RUN, 0, 2, (first, odd)))
+    assert state.merge(Delta(OTHER, RUN, 0, 2, (first, StateEntry("b", 2, body, 900))))
+
+
+def test_a_digest_that_several_deltas_tell_with_several_sizes_counts_once_in_any_order():
+    store = StateStore(ME, Epoch(1))
+    one, other = b"d" * DIGEST_BYTES, b"e" * DIGEST_BYTES
+    entries = [("b", one, 1), ("a", one, 65_536), ("c", other, 65_535)]
+    for version, (key, digest, size) in enumerate(entries, 1):
+        held = store.get(OTHER)
+        right = NodeState(RUN) if held is None else held.copy()
+        right.merge(part := _single(StateEntry(key, version, digest, size)))
+        store.heard(told(RUN, version, right.digest))
+        assert store.merge(part, TELLER) is Merged.WHOLE
+    held = store.get(OTHER)
+    # The keys of a new run stand in another order: the same documents are referred to.
+    assert not store.heard(told(NEXT_RUN, 3, held.digest))
+    assert held.epoch == NEXT_RUN
+    store.forget(OTHER)
+    assert len(store.library) == 0
+    assert list(store.library.users(one)) == list(store.library.users(other)) == []
+
+
+def _single(entry: StateEntry) -> Delta:
+    return Delta(OTHER, RUN, entry.version - 1, entry.version, (entry,))

@@ -54,8 +54,8 @@ def test_two_nodes_meet_and_both_learn_of_it():
     assert {e.member.node for _, e in fabric.effects_of(MemberChanged)} == {node_id(0), node_id(1)}
 
 
-@pytest.mark.parametrize(("count", "bound_s"), [(10, 1.0), (50, 3.0)])
-@pytest.mark.parametrize("seed", [2, 3, 5])
+@pytest.mark.parametrize(("count", "bound_s"), [(10, 0.5), (50, 1.5)])
+@pytest.mark.parametrize("seed", [2, 8, 14])
 def test_a_crowd_through_one_seed_sees_all_and_knows_all(count, bound_s, seed):
     fabric = Fabric(count, seed=seed)
     for number, node in enumerate(fabric.nodes):

@@ -6,13 +6,14 @@ import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
 from meshd.clock import Instant
+from meshd.gossip import swim as swim_module
 from meshd.gossip.beliefs import INCARNATION_MAX
 from meshd.gossip.codec import decode, encode_body, encode_header, pack_address, update_fields
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, DatagramRejected, IdentityRaised, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested, LeaveRequested, StateSet
 from meshd.gossip.lag import CODE_MAX
-from meshd.gossip.members import new_member
+from meshd.gossip.members import bucket_of, new_member
 from meshd.gossip.messages import (
     BUCKETS,
     JOIN_PADDING_BYTES,
@@ -157,6 +158,22 @@ def test_syncs_are_answered_at_a_bounded_rate():
     fabric.run(1)
     effects = give(fabric, node, node_id(1), sync_body(b""), fabric.nodes[1].address)
     assert sent(effects, Records)
+
+
+@pytest.mark.parametrize("most", [1, 64])
+def test_of_an_answer_that_was_cut_only_whole_buckets_are_asked_back(monkeypatch, most):
+    monkeypatch.setattr(swim_module, "ANSWER_DATAGRAMS_MAX", most)
+    fabric = meshed(60)
+    node, asker = fabric.nodes[:2]
+    effects = give(fabric, node, asker.id, sync_body(b""), asker.address)
+    answers = sent(effects, Records)
+    assert [answer.last for answer in answers] == [False] * (len(answers) - 1) + [True]
+    mask = int.from_bytes(answers[-1].mask, "big")
+    shown = {update.node for answer in answers for update in answer.updates}
+    asked = {other.id for other in fabric.nodes if mask >> bucket_of(other.id) & 1}
+    assert asked <= shown
+    assert asked
+    assert (len(shown) < 60) == (most < 64)
 
 
 @pytest.mark.parametrize(

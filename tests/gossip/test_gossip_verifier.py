@@ -269,3 +269,31 @@ def test_each_life_of_a_suspect_has_other_verifiers():
     member = new_member(NodeId(rng.randbytes(8)), Epoch(1), Address("10.0.0.1", 1))
     newer = Member(member.node, member.epoch, 1, ALIVE, member.address)
     assert doubt_point(member) != doubt_point(newer)
+
+
+def test_after_a_stall_a_doubt_has_its_time_whatever_opinions_come():
+    fabric = meshed(8)
+    node = fabric.nodes[0]
+    fabric.drop = lambda a, b: node in {a, b}
+    tell(fabric, node, fabric.nodes[1], *doubt(fabric, 5, 1, 2, 3))
+    suspicion = node.swim._beliefs.suspicions[node_id(5)]
+    fabric.sleep(node)
+    fabric.run(8.0)
+    fabric.drop = lambda _a, _b: True
+    node.mail.clear()
+    fabric.wake(node)
+    tell(fabric, node, fabric.nodes[1], *doubt(fabric, 5, 1, 2, 3, 4))
+    assert suspicion.deadline() > fabric.now + 1.0
+    fabric.run(0.5)
+    assert fabric.state(0, 5) is SUSPECT
+
+
+def test_after_a_stall_the_round_under_way_ends_later_too():
+    fabric = meshed(3)
+    node = fabric.nodes[0]
+    fabric.drop = lambda _a, _b: True
+    assert fabric.run(5, until=lambda: node.swim._prober._round is not None)
+    current = node.swim._prober._round
+    until = current.until
+    node.swim._on_stall(0.7, fabric.now)
+    assert current.until >= until + 0.7
