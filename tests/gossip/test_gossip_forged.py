@@ -272,3 +272,12 @@ def test_events_from_elsewhere_are_not_told():
     effects = tell(fabric, one, member.id, ELSEWHERE, 12, (0, (event,)))
     assert not [e for e in effects if isinstance(e, EventHeard)]
     assert DatagramRejected("unproven", ELSEWHERE) in effects
+
+
+def test_who_has_proven_another_address_than_it_tells_gets_no_relay_to_the_one_it_tells():
+    fabric = meshed(3)
+    one, member = fabric.nodes[:2]
+    one.swim._exchange._prove(member.id, ELSEWHERE)
+    sent = sent_bytes(tell(fabric, one, member.id, ELSEWHERE, PING_REQ, (7, fabric.nodes[2].id)))
+    assert list(sent) == [ELSEWHERE]
+    assert sent[ELSEWHERE] <= 48
