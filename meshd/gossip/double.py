@@ -23,6 +23,8 @@ STILL_THERE_S = 10.0
 """How often who stands aside asks whether the first is still there."""
 SILENCE_S = 60.0
 """After so long without an answer the first is gone."""
+VOUCHED_MAX = 64
+"""Addresses where others than a stranger say that this node's id is; the oldest gives way."""
 _PADDING = bytes(JOIN_PADDING_BYTES)
 
 
@@ -36,6 +38,7 @@ class Double:
         self._outbox = outbox
         self._rng = rng
         self._asked: tuple[Address, int] | None = None
+        self._vouched: dict[Address, None] = {}
         self._ask_at = now
         self._heard_at = now
         self._first_epoch = 0
@@ -48,6 +51,13 @@ class Double:
     def is_aside(self) -> bool:
         """Whether this node takes no part, because the first one does."""
         return self.first_at is not None
+
+    def vouch(self, address: Address) -> None:
+        """A member believes that this node's id is there, or a user named the address."""
+        self._vouched.pop(address, None)
+        if len(self._vouched) >= VOUCHED_MAX:
+            del self._vouched[next(iter(self._vouched))]
+        self._vouched[address] = None
 
     def on_foreign(self, address: Address, now: Instant) -> None:
         """Somebody may run with our key at this address: ask who is there, but not at any rate."""
@@ -70,6 +80,10 @@ class Double:
             self._outbox.add(ConflictSeen(address))
             if welcome.record.epoch > me.epoch:
                 self._beliefs.outlive(welcome.record.epoch, now)
+            return
+        if address != self.first_at and address not in self._vouched:
+            # Anybody may claim to have been first. Only who is believed elsewhere, too, silences.
+            self._outbox.add(ConflictSeen(address))
             return
         self._heard_at = now
         self._first_epoch = welcome.record.epoch

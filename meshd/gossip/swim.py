@@ -191,6 +191,7 @@ class Swim(Reading):
                 self._on_deadline(now)
             case JoinRequested():
                 for address in event.addresses:
+                    self._double.vouch(address)
                     self._exchange.join(address, now)
             case StateSet():
                 self._on_state_set(event, now)
@@ -222,6 +223,10 @@ class Swim(Reading):
             case _:
                 assert_never(event)
         if self._beliefs.foreign is not None:
+            if isinstance(event, DatagramReceived) and self._trust.is_proven(
+                self._beliefs.teller, event.source
+            ):
+                self._double.vouch(self._beliefs.foreign)
             self._double.on_foreign(self._beliefs.foreign, now)
             self._beliefs.foreign = None
         return self._outbox.drain()

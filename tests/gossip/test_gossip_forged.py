@@ -5,10 +5,10 @@ import pytest
 from fabric import MESH, Fabric, Node, meshed
 
 from meshd.clock import Instant
-from meshd.gossip import pulls
-from meshd.gossip.codec import decode, encode_body, encode_header, encode_update
+from meshd.gossip import double, pulls
+from meshd.gossip.codec import decode, encode_body, encode_header, encode_update, update_fields
 from meshd.gossip.config import profile
-from meshd.gossip.effects import DatagramRejected, Effect, EventHeard, SendDatagram
+from meshd.gossip.effects import ConflictSeen, DatagramRejected, Effect, EventHeard, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested, StateSet
 from meshd.gossip.members import new_member
 from meshd.gossip.messages import Ping, UserEvent
@@ -152,6 +152,34 @@ def test_questions_for_states_past_the_budget_hear_that_nothing_is_here(monkeypa
     assert sizes[0] == sizes[1] > sizes[2]
 
 
+# Two processes with one key, or so it seems
+
+
+def test_a_stranger_that_claims_to_run_with_our_key_silences_nobody():
+    fabric = meshed(3)
+    one = fabric.nodes[0]
+    me = one.swim.me
+    forged = msgspec.structs.replace(
+        me, incarnation=Incarnation(me.incarnation + 1), address=ELSEWHERE
+    )
+    effects = tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [encode_update(forged)])
+    (question,) = [e for e in effects if isinstance(e, SendDatagram) and e.to == ELSEWHERE]
+    join = decode(question.data, MESH).message
+    record = update_fields(msgspec.structs.replace(forged, epoch=Epoch(1)))
+    fields = (join.sequence, bytes(8), record, 1, 1, 1)
+    effects = tell(fabric, one, one.id, ELSEWHERE, 7, fields)
+    assert ConflictSeen(ELSEWHERE) in effects
+    assert not one.swim._double.is_aside
+
+
+def test_addresses_that_are_vouched_for_are_forgotten_oldest_first(monkeypatch):
+    monkeypatch.setattr(double, "VOUCHED_MAX", 2)
+    one = meshed(2).nodes[0].swim._double
+    for port in (1, 2, 1, 3):
+        one.vouch(Address("192.0.2.1", port))
+    assert [address.port for address in one._vouched] == [1, 3]
+
+
 # Room in the table
 
 
@@ -244,3 +272,12 @@ def test_events_from_elsewhere_are_not_told():
     effects = tell(fabric, one, member.id, ELSEWHERE, 12, (0, (event,)))
     assert not [e for e in effects if isinstance(e, EventHeard)]
     assert DatagramRejected("unproven", ELSEWHERE) in effects
+
+
+def test_who_has_proven_another_address_than_it_tells_gets_no_relay_to_the_one_it_tells():
+    fabric = meshed(3)
+    one, member = fabric.nodes[:2]
+    one.swim._exchange._prove(member.id, ELSEWHERE)
+    sent = sent_bytes(tell(fabric, one, member.id, ELSEWHERE, PING_REQ, (7, fabric.nodes[2].id)))
+    assert list(sent) == [ELSEWHERE]
+    assert sent[ELSEWHERE] <= 48
