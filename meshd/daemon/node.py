@@ -99,8 +99,7 @@ class Node:
         settings = config.node
         self.config = config
         self.platform = platform
-        self.name = settings.name
-        self.mesh = settings.mesh
+        self.name, self.mesh = settings.name, settings.mesh
         self.clock = platform.clock
         self.started_at = self.clock.now()
         self.gossip_config = gossip_config(config)
@@ -110,7 +109,8 @@ class Node:
         self.slots = settings.slots or default_slots()
         self._bind = parse_bind(settings.bind)
         self.finding = Finding(self)
-        self.control_path = control_path or socket_path(self.mesh, self.name)
+        usual = socket_path(self.mesh, self.name)
+        self.control_path = usual if control_path is None else control_path
         self.forward = HttpForward()
         self.worker = Worker(
             platform, definitions, name=self.name, slots=self.slots, queue_max=settings.queue,
