@@ -99,8 +99,7 @@ class Node:
         settings = config.node
         self.config = config
         self.platform = platform
-        self.name = settings.name
-        self.mesh = settings.mesh
+        self.name, self.mesh = settings.name, settings.mesh
         self.clock = platform.clock
         self.started_at = self.clock.now()
         self.gossip_config = gossip_config(config)
