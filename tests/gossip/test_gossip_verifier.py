@@ -6,7 +6,7 @@ from fabric import MESH, Fabric, Node, meshed, node_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.gossip.codec import decode, encode_body, encode_header, update_fields
+from meshd.gossip.codec import decode, encode_body, encode_header, encode_update, update_fields
 from meshd.gossip.effects import MemberChanged, SendDatagram
 from meshd.gossip.history import CONFIRMED, RETRACTED
 from meshd.gossip.inputs import DatagramReceived, LeaveRequested
@@ -297,3 +297,38 @@ def test_after_a_stall_the_round_under_way_ends_later_too():
     until = current.until
     node.swim._on_stall(0.7, fabric.now)
     assert current.until >= until + 0.7
+
+
+def test_a_last_call_holds_what_fits_and_leaves_out_the_rest(monkeypatch):
+    fabric = meshed(14)
+    node = fabric.nodes[0]
+    fabric.drop = lambda _a, _b: True
+    for subject in range(2, 14):
+        tell(fabric, node, fabric.nodes[1], *doubt(fabric, subject, 1))
+    monkeypatch.setattr(node.swim._outbox, "_bytes_max", 300)
+    before = len(node.effects)
+    node.swim._prober.ask_about(
+        node.swim.members.get(node_id(1)), [node_id(n) for n in range(2, 14)]
+    )
+    (effect,) = node.swim._outbox.drain()
+    told = decode(effect.data, MESH).message.updates
+    assert 0 < len(told) < 12
+    assert len(node.effects) == before
+
+
+def test_corrections_that_do_not_fit_are_left_out(monkeypatch):
+    fabric = meshed(3)
+    outbox = fabric.nodes[0].swim._outbox
+    monkeypatch.setattr(outbox, "_bytes_max", 100)
+    rumour = encode_update(fabric.nodes[1].swim.me)
+    outbox.send_full(node_id(1), fabric.nodes[1].address, Ack, (1, 2), also=[rumour] * 5)
+    (effect,) = outbox.drain()
+    assert 0 < len(decode(effect.data, MESH).message.updates) < 5
+
+
+def test_what_a_node_told_of_its_load_and_what_nobody_looks_at():
+    fabric = meshed(2)
+    swim = fabric.nodes[0].swim
+    assert swim.load_told is None
+    swim.drop_touched()
+    assert not swim.take_touched()
