@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -27,12 +28,12 @@ needs_cli = pytest.mark.skipif(
 )
 
 
-def _environment(place: Path) -> dict[str, str]:
+def _environment(place: Path, run: str) -> dict[str, str]:
     """An environment in which a block touches nothing but `place` and the loopback interface.
 
-    It has no daemon to attach to, so that `Mesh()` in a ```python mesh block embeds a node.
+    Sockets are in `run`: the path of one may not be long, and pytest's own directories are. It has no daemon to attach to, so that `Mesh()` in a ```python mesh block embeds a node.
     """
-    for name in ("state", "run", "config", "cache"):
+    for name in ("state", "config", "cache"):
         (place / name).mkdir(mode=0o700)
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("MESHD_")},
@@ -40,7 +41,7 @@ def _environment(place: Path) -> dict[str, str]:
         "PYTHONPATH": str(repository.ROOT),
         "PYTHONWARNINGS": "error",
         "XDG_STATE_HOME": str(place / "state"),
-        "XDG_RUNTIME_DIR": str(place / "run"),
+        "XDG_RUNTIME_DIR": run,
         "XDG_CONFIG_HOME": str(place / "config"),
         "XDG_CACHE_HOME": str(place / "cache"),
         "MESHD_MESH": f"docs-{os.getpid()}",
@@ -59,15 +60,16 @@ def _run(block: Block, place: Path) -> subprocess.CompletedProcess[str]:
         if "pytest" in block.words
         else []
     )
-    return subprocess.run(
-        [sys.executable, *how, str(script)],
-        cwd=work,
-        env=_environment(place),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="meshd-") as run:
+        return subprocess.run(
+            [sys.executable, *how, str(script)],
+            cwd=work,
+            env=_environment(place, run),
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
 
 
 def _fault_of_command(words: list[str]) -> str:
