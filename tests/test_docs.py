@@ -31,7 +31,8 @@ needs_cli = pytest.mark.skipif(
 def _environment(place: Path, run: str) -> dict[str, str]:
     """An environment in which a block touches nothing but `place` and the loopback interface.
 
-    Sockets are in `run`: the path of one may not be long, and pytest's own directories are. It has no daemon to attach to, so that `Mesh()` in a ```python mesh block embeds a node.
+    Sockets are in `run`: the path of one may not be long, and pytest's own directories are. It has
+    no daemon to attach to, so that `Mesh()` in a ```python mesh block embeds a node.
     """
     for name in ("state", "config", "cache"):
         (place / name).mkdir(mode=0o700)
