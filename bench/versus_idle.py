@@ -4,7 +4,6 @@ Goals: IP bytes of UDP and TCP together, headers counted, at most memberlist's a
 kinship's; at most 3 ms of processor time a second; at most 60 MB of resident memory.
 """
 
-import time
 from typing import Any
 
 from rivals.cluster import Cluster
@@ -23,6 +22,7 @@ from rivals.side_by_side import (
     ratios,
     rounds,
 )
+from rivals.window import window
 
 BYTES = "ip_bytes_per_s"
 CPU_MAX_MS_PER_S = 3.0
@@ -32,19 +32,14 @@ KINSHIP_SHARE = 0.5
 
 def look_on(cluster: Cluster, lan: Lan, settle_s: float, window_s: float) -> Result:
     """Means over the nodes; bytes with IP, UDP and TCP headers."""
-    time.sleep(settle_s)
-    began, sent, used = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
-    time.sleep(window_s)
-    ended, sent_then, used_then = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
-    share = (ended - began) * len(cluster.nodes)
-    rates = {what: (sent_then[what] - sent[what]) / share for what in sent}
+    seen = window(cluster, lan, settle_s, window_s)
     return {
-        "udp_packets_per_s": round(rates["udp_packets"], 2),
-        "udp_ip_bytes_per_s": round(rates["udp_bytes"], 1),
-        "tcp_ip_bytes_per_s": round(rates["tcp_bytes"], 1),
-        BYTES: round(rates["udp_bytes"] + rates["tcp_bytes"], 1),
-        "cpu_ms_per_s": round((used_then["cpu_s"] - used["cpu_s"]) * 1_000 / (ended - began), 2),
-        "rss_mb": round(used_then["rss_bytes"] / 1e6, 1),
+        "udp_packets_per_s": seen.udp_packets_per_s,
+        "udp_ip_bytes_per_s": seen.udp_bytes_per_s,
+        "tcp_ip_bytes_per_s": seen.tcp_bytes_per_s,
+        BYTES: seen.bytes_per_s,
+        "cpu_ms_per_s": seen.cpu_ms_per_s,
+        "rss_mb": seen.rss_mb,
     }
 
 

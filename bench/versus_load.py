@@ -5,7 +5,6 @@ tags are set by a command. Goals: the 99th percentile of the age at most 3 s, ev
 known to every node, and at most 0.4 of kinship's bytes, IP headers counted.
 """
 
-import time
 from typing import Any
 
 from rivals.cluster import Cluster
@@ -24,6 +23,7 @@ from rivals.side_by_side import (
     ratios,
     rounds,
 )
+from rivals.window import window
 
 AGE_P99_MAX_S = 3.0
 KINSHIP_SHARE = 0.4
@@ -33,18 +33,13 @@ HUNDREDTHS = 100
 
 def look_on(cluster: Cluster, lan: Lan, settle_s: float, window_s: float) -> Result:
     """Ages over all pairs and moments; bytes and processor time a node."""
-    time.sleep(settle_s)
-    began, sent, used = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
-    time.sleep(window_s)
-    ended, sent_then, used_then = time.monotonic(), lan.sent(cluster.kind.port), cluster.usage()
-    share = (ended - began) * len(cluster.nodes)
-    rates = {what: (sent_then[what] - sent[what]) / share for what in sent}
+    seen = window(cluster, lan, settle_s, window_s)
     return {
-        **ages(cluster, began, ended),
-        "udp_packets_per_s": round(rates["udp_packets"], 2),
-        BYTES: round(rates["udp_bytes"] + rates["tcp_bytes"], 1),
-        "cpu_ms_per_s": round((used_then["cpu_s"] - used["cpu_s"]) * 1_000 / (ended - began), 2),
-        "deaths": cluster.deaths(began, of=[n.key for n in cluster.nodes], by=cluster.nodes),
+        **ages(cluster, seen.began, seen.ended),
+        "udp_packets_per_s": seen.udp_packets_per_s,
+        BYTES: seen.bytes_per_s,
+        "cpu_ms_per_s": seen.cpu_ms_per_s,
+        "deaths": cluster.deaths(seen.began, of=[n.key for n in cluster.nodes], by=cluster.nodes),
     }
 
 
