@@ -19,6 +19,8 @@ PEERS_CHECKED_MAX = 32
 CALL_TIMEOUT_S = 2.0
 SKEW_WARNING_S = 5.0
 LAG_WARNING_S = 0.5
+FOREIGN_TOLD_S = 300.0
+"""How long a node of another protocol version is worth a warning after it was last noticed."""
 DISK_FREE_BYTES_MIN = 16 * 1024 * 1024
 
 Check = dict[str, Any]
@@ -131,7 +133,9 @@ def _hears(bound: str, peer: Peer) -> bool:
 
 
 def _versions(node: "Node") -> Check:
-    for address, speaks in list(node.foreign.items()):
+    for address, (speaks, at) in list(node.foreign.items()):
+        if node.clock.now() - at >= FOREIGN_TOLD_S:
+            continue
         detail = f"{address} speaks protocol version {speaks}, this node {Versions()}"
         fix = "upgrade the older of the two; neighbouring versions of meshd share one"
         return _check("versions", "warning", detail, fix)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshd.capability.definition import CapabilityDefinition
-from meshd.clock import Seconds
+from meshd.clock import Instant, Seconds
 from meshd.config import Config
 from meshd.control import socket_path
 from meshd.daemon.attach import Attachments
@@ -58,7 +58,7 @@ HURRY_S = 0.2
 """What remains of each grace period once somebody asked twice for a stop."""
 DESCRIBED_WITHIN_S = 1.0
 FOREIGN_MAX = 16
-"""Addresses kept of nodes that share no protocol version with this one; further ones are not."""
+"""Addresses kept of nodes that share no protocol version with this one; the oldest gives way."""
 CONFLICT_TOLD_S = 120.0
 """How long another process with this node's key stays a problem after it was last heard."""
 _TICK_S = 1.0
@@ -136,7 +136,7 @@ class Node:
         self._identity: Identity | None = None
         self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
-        self.foreign: dict[Address, str] = {}  # where which versions are spoken, none of them ours
+        self.foreign: dict[Address, tuple[str, Instant]] = {}  # versions spoken, last noticed when
         self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
@@ -519,8 +519,10 @@ class Node:
                 event(logger, "warning", "identity_conflict_over")
             case VersionRefused():
                 speaks = str(Versions(effect.oldest, effect.newest))
-                if len(self.foreign) < FOREIGN_MAX or effect.address in self.foreign:
-                    self.foreign[effect.address] = speaks
+                self.foreign.pop(effect.address, None)
+                if len(self.foreign) == FOREIGN_MAX:
+                    del self.foreign[next(iter(self.foreign))]
+                self.foreign[effect.address] = speaks, self.clock.now()
                 self._limited.event("warning", "other_version", address=str(effect.address),
                                     speaks=speaks, ours=str(Versions()))  # fmt: skip
             case _:

@@ -8,6 +8,9 @@ from meshd.model import MeshId, NodeId
 
 FOREIGN_MAX = 1_024
 """Nodes known to share no version with this one; the oldest gives way."""
+FOREIGN_LASTS_S: Seconds = 90.0
+"""Silence after which one of them is asked again, for it may be gone; longer than the time in
+which it answers by a datagram of its own version but once."""
 _REPORT_INTERVAL_S: Seconds = 60.0
 
 
@@ -26,6 +29,11 @@ class Versions(NamedTuple):
         return str(self.oldest) if self.oldest == self.newest else f"{self.oldest}-{self.newest}"
 
 
+class _Foreign(NamedTuple):
+    reported_at: Instant
+    heard_at: Instant
+
+
 class Dialects:
     """To each peer the newest version that both speak; until it is heard, the oldest of ours.
 
@@ -35,7 +43,7 @@ class Dialects:
     def __init__(self, mesh: MeshId, versions: Versions) -> None:
         self.versions = versions
         self._newest: dict[NodeId, int] = {}
-        self._foreign: dict[NodeId, Instant] = {}
+        self._foreign: dict[NodeId, _Foreign] = {}
         self._starts = {
             version: _starts(mesh, version, versions.newest)
             for version in range(versions.oldest, versions.newest + 1)
@@ -62,14 +70,22 @@ class Dialects:
         self._foreign.pop(node, None)
 
     def found_foreign(self, node: NodeId, now: Instant) -> bool:
-        """A node spoke a version that is none of ours; true if that is worth a report (again)."""
-        reported_at = self._foreign.get(node)
-        if reported_at is not None and now - reported_at < _REPORT_INTERVAL_S:
-            return False
-        if reported_at is None and len(self._foreign) >= FOREIGN_MAX:
+        """A node spoke a version that is none of ours.
+
+        True if that is worth a report, and an answer by which it sees the same of us.
+        """
+        held = self._foreign.pop(node, None)
+        is_due = held is None or now - held.reported_at >= _REPORT_INTERVAL_S
+        if held is None and len(self._foreign) >= FOREIGN_MAX:
             del self._foreign[next(iter(self._foreign))]
-        self._foreign[node] = now
-        return True
+        self._foreign[node] = _Foreign(now if held is None or is_due else held.reported_at, now)
+        return is_due
+
+    def forget_silent(self, now: Instant) -> None:
+        """Who was not heard for long is to be asked again, whether it still is there."""
+        silent = [n for n, held in self._foreign.items() if now - held.heard_at >= FOREIGN_LASTS_S]
+        for node in silent:
+            del self._foreign[node]
 
     def is_foreign(self, node: NodeId) -> bool:
         """Whether its silence says nothing of its health: it does not understand us."""

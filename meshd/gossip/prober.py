@@ -79,10 +79,11 @@ class Prober:
         current, self._round = self._round, None
         if current is not None:
             self._judge(current, now)
+        self._dialects.forget_silent(now)
         factor, late_here_s = self._health.factor, self._beliefs.lag.at(now)
         interval_s = self._config.probe_interval_s * factor + late_here_s
         self._timers.set("probe", now + interval_s)
-        target = None if self._beliefs.leaving else self._next_target()
+        target = None if self._beliefs.leaving else self._next_target(now)
         if target is None:
             return
         late_there_s = lag_s(target.lag)
@@ -117,14 +118,18 @@ class Prober:
         """How much longer an answer may take, for mail is read late there or here."""
         return self._beliefs.lag.at(now) + lag_s(target.lag)
 
-    def _next_target(self) -> Member | None:
+    def _next_target(self, now: Instant) -> Member | None:
         table = self._beliefs.table
         # What is left of one cycle may lack the only one to ask; a whole one follows within this.
         for _ in range(2 * table.row_count):
             member = table.at(self._ring.next_row(table.row_count))
-            if member is not None and self._may_ask(member):
+            if member is not None and self._may_ask(member) and self._is_worth_a_ping(member, now):
                 return member
         return None
+
+    def _is_worth_a_ping(self, member: Member, now: Instant) -> bool:
+        """Whether to write to its address: to one that was never heard from, but seldom."""
+        return member.node in self._beliefs.heard_at or self._doors.may_probe(now)
 
     def _may_ask(self, member: Member) -> bool:
         beliefs = self._beliefs
@@ -172,11 +177,14 @@ class Prober:
         self._ask_helpers(self._round, now)
 
     def _ask_helpers(self, current: ProbeRound, now: Instant) -> None:
+        if not self._may_ask(current.asked):
+            return  # it has turned out to be one that understands us not
         self.ask_by_stream(current.asked, current.sequence, current.until - now)
+        heard = self._beliefs.heard_at
         helpers = self._beliefs.table.pick(
             self._config.indirect_probes,
             self._rng,
-            lambda m: self._may_ask(m) and m.node != current.target,
+            lambda m: m.node in heard and m.node != current.target and self._may_ask(m),
         )
         current.helpers = tuple(helper.node for helper in helpers)
         for helper in helpers:
@@ -325,10 +333,8 @@ class Prober:
         self._ping(target, sequence)
 
     def _may_relay(self, target: Member, now: Instant) -> bool:
-        """Whether to ping a member for somebody else: one that was never heard, but seldom."""
-        if len(self._relays) >= RELAYS_MAX or not self._may_ask(target):
-            return False
-        return target.node in self._beliefs.heard_at or self._doors.may_probe(now)
+        may_ask = len(self._relays) < RELAYS_MAX and self._may_ask(target)
+        return may_ask and self._is_worth_a_ping(target, now)
 
     def on_nack_due(self, sequence: int) -> None:
         """The window is nearly over: tell the requester if there is no ack yet."""

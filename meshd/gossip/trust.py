@@ -8,7 +8,7 @@ from meshd.gossip.dialects import Dialects
 from meshd.gossip.doors import Doors
 from meshd.gossip.effects import VersionRefused
 from meshd.gossip.hearsay import Hearsay
-from meshd.gossip.messages import Records, Update
+from meshd.gossip.messages import Ping, Records, Update
 from meshd.gossip.outbox import Outbox
 from meshd.gossip.pulls import Pulls
 from meshd.gossip.sync import Exchange
@@ -139,3 +139,5 @@ class Trust:
         self._beliefs.touch(told.source)
         if self._dialects.found_foreign(told.source, now):
             self._outbox.add(VersionRefused(address, told.version, told.newest))
+            # It cannot read this either, but sees that we are here, and which versions we speak.
+            self._outbox.send_with(told.source, address, Ping, (0,), ())

@@ -70,6 +70,11 @@ def test_foreigners_are_reported_now_and_then_and_are_bounded(monkeypatch):
     assert not ours.found_foreign(ONE, Instant(59.0))
     assert ours.found_foreign(ONE, Instant(60.0))
     assert ours.is_foreign(ONE)
+    ours.forget_silent(Instant(60.0 + dialects.FOREIGN_LASTS_S - 1))
+    assert ours.is_foreign(ONE)
+    ours.forget_silent(Instant(60.0 + dialects.FOREIGN_LASTS_S))
+    assert not ours.is_foreign(ONE)
+    assert ours.found_foreign(ONE, Instant(200.0))
     ours.heard(ONE, 1)
     assert not ours.is_foreign(ONE)
     for number in range(3):
@@ -123,6 +128,25 @@ def test_a_member_of_a_foreign_version_is_neither_suspected_for_ever_nor_killed(
     refused = {node.address for node, effect in fabric.effects_of(VersionRefused)
                if effect.address == fabric.nodes[2].address}  # fmt: skip
     assert refused == {fabric.nodes[0].address, fabric.nodes[3].address}
+
+
+def test_a_member_of_a_foreign_version_stays_for_long_and_dies_when_it_does():
+    fabric = speaking(Fabric(3), OLD, BOTH, NEW)
+    for index in (0, 2):
+        fabric.step(fabric.nodes[index], JoinRequested((fabric.nodes[1].address,)))
+    assert fabric.run(5, until=fabric.converged)
+    # Several times as long as its silence is trusted.
+    fabric.run(4 * dialects.FOREIGN_LASTS_S)
+    assert fabric.all_see(MemberState.ALIVE, 2)
+    assert not fabric.nodes[0].swim.is_reachable(fabric.nodes[2].id)
+    for node in fabric.nodes[1:]:
+        fabric.crash(node)
+    alone = fabric.nodes[0].swim.members
+    # The node that spoke both is gone, too: nobody else could tell.
+    assert fabric.run(
+        2 * dialects.FOREIGN_LASTS_S,
+        until=lambda: alone.get(fabric.nodes[2].id).state is MemberState.DEAD,
+    )
 
 
 def test_other_versions_of_nobody_known_or_of_another_mesh_change_nothing():

@@ -1,8 +1,8 @@
 """What nobody's word, or a forged one, may do to others: next to nothing."""
 
-import msgspec
 import pytest
 from fabric import MESH, Fabric, Node, meshed
+from msgspec.structs import replace
 
 from meshd.clock import Instant
 from meshd.gossip import double, pulls
@@ -49,7 +49,7 @@ def test_a_stranger_changes_no_record_of_a_known_member_by_naming_a_sponsor():
     fabric = meshed(4)
     one, sponsor, subject = fabric.nodes[:3]
     held = one.swim.members.get(subject.id)
-    moved = msgspec.structs.replace(held, incarnation=Incarnation(900), address=VICTIM)
+    moved = replace(held, incarnation=Incarnation(900), address=VICTIM)
     tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [encode_update(moved, sponsor.id)])
     assert one.swim.members.get(subject.id) == held
 
@@ -60,9 +60,7 @@ def test_a_stranger_raises_none_of_the_dead_by_naming_a_sponsor():
     fabric.crash(subject)
     assert fabric.run(60, until=lambda: fabric.all_see(MemberState.DEAD, 2))
     held = one.swim.members.get(subject.id)
-    risen = msgspec.structs.replace(
-        held, incarnation=Incarnation(held.incarnation + 1), state=MemberState.ALIVE
-    )
+    risen = replace(held, incarnation=Incarnation(held.incarnation + 1), state=MemberState.ALIVE)
     tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [encode_update(risen, sponsor.id)])
     assert one.swim.members.get(subject.id) == held
 
@@ -79,7 +77,7 @@ def test_rows_that_a_peers_own_sync_brought_about_are_looked_at_as_closely_as_an
     fabric = meshed(3)
     one, peer = fabric.nodes[:2]
     tell(fabric, one, peer.id, peer.address, SYNC, (b"", bytes(256)))
-    high = msgspec.structs.replace(newcomer(), incarnation=Incarnation(4_000_000_000))
+    high = replace(newcomer(), incarnation=Incarnation(4_000_000_000))
     tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [encode_update(high)])
     guest = encode_update(newcomer(), one.id)
     tell(fabric, one, peer.id, peer.address, RECORDS, (bytes(8), False), [guest])
@@ -128,7 +126,7 @@ def test_the_first_word_of_somebody_known_by_hearsay_has_no_large_answer(kind, f
 
 
 def test_the_first_sync_of_somebody_known_by_hearsay_has_a_short_answer():
-    fabric = meshed(50, config=msgspec.structs.replace(profile("lan"), datagram_bytes_max=640))
+    fabric = meshed(50, config=replace(profile("lan"), datagram_bytes_max=640))
     one, member = fabric.nodes[:2]
     tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [encode_update(newcomer(), member.id)])
     counts = []
@@ -159,13 +157,11 @@ def test_a_stranger_that_claims_to_run_with_our_key_silences_nobody():
     fabric = meshed(3)
     one = fabric.nodes[0]
     me = one.swim.me
-    forged = msgspec.structs.replace(
-        me, incarnation=Incarnation(me.incarnation + 1), address=ELSEWHERE
-    )
+    forged = replace(me, incarnation=Incarnation(me.incarnation + 1), address=ELSEWHERE)
     effects = tell(fabric, one, STRANGER, ELSEWHERE, GOSSIP, (), [encode_update(forged)])
     (question,) = [e for e in effects if isinstance(e, SendDatagram) and e.to == ELSEWHERE]
     join = decode(question.data, MESH).message
-    record = update_fields(msgspec.structs.replace(forged, epoch=Epoch(1)))
+    record = update_fields(replace(forged, epoch=Epoch(1)))
     fields = (join.sequence, bytes(8), record, 1, 1, 1)
     effects = tell(fabric, one, one.id, ELSEWHERE, 7, fields)
     assert ConflictSeen(ELSEWHERE) in effects
@@ -184,7 +180,7 @@ def test_addresses_that_are_vouched_for_are_forgotten_oldest_first(monkeypatch):
 
 
 def test_who_proves_itself_gets_the_row_of_somebody_who_is_gone_first_of_one_never_heard():
-    config = msgspec.structs.replace(profile("lan"), members_max=6)
+    config = replace(profile("lan"), members_max=6)
     fabric = meshed(4, config=config)
     one, member = fabric.nodes[:2]
     fabric.crash(fabric.nodes[3])
@@ -192,7 +188,7 @@ def test_who_proves_itself_gets_the_row_of_somebody_who_is_gone_first_of_one_nev
     dead = [NodeId(b"nobody-%d" % n) for n in range(2)]
     for node in dead:
         tell(fabric, one, member.id, member.address, GOSSIP, (), [encode_update(newcomer(node))])
-        gone = msgspec.structs.replace(newcomer(node), state=MemberState.DEAD)
+        gone = replace(newcomer(node), state=MemberState.DEAD)
         tell(fabric, one, member.id, member.address, GOSSIP, (), [encode_update(gone)])
     assert len(one.swim.members) == 6
     for lost in (*dead, fabric.nodes[3].id):
@@ -213,13 +209,39 @@ def test_the_dead_who_were_never_heard_are_forgotten_within_minutes():
     fabric.crash(fabric.nodes[2])
     assert fabric.run(60, until=lambda: fabric.all_see(MemberState.DEAD, 2))
     for state in (MemberState.ALIVE, MemberState.DEAD):
-        update = encode_update(msgspec.structs.replace(newcomer(), state=state))
+        update = encode_update(replace(newcomer(), state=state))
         tell(fabric, one, member.id, member.address, GOSSIP, (), [update])
     one.swim._beliefs.reap(Instant(fabric.now + 299))
     assert one.swim.members.get(NEW) is not None
     one.swim._beliefs.reap(Instant(fabric.now + 301))
     assert one.swim.members.get(NEW) is None
     assert fabric.state(0, 2) is MemberState.DEAD
+
+
+def test_members_seldom_ping_those_whom_a_lying_sponsor_names():
+    fabric = meshed(3)
+    one, liar = fabric.nodes[:2]
+    forged = [NodeId(b"forged%02d" % n) for n in range(60)]
+    rows = [
+        encode_update(newcomer(node, Address("192.0.2.1", 1000 + n)))
+        for n, node in enumerate(forged)
+    ]
+    written = []
+    fabric.watchers.append(
+        lambda _node, effects: written.extend(
+            e.to
+            for e in effects
+            if isinstance(e, SendDatagram)
+            and e.to.host == "192.0.2.1"
+            and isinstance(decode(e.data, MESH).message, Ping)
+        )
+    )
+    for at in range(0, 60, 20):
+        tell(fabric, one, liar.id, liar.address, GOSSIP, (), rows[at : at + 20])
+    assert all(one.swim.members.get(node) is not None for node in forged)
+    seconds = 10
+    fabric.run(seconds)
+    assert 0 < len(written) <= 3 * len(fabric.nodes) * (seconds + 1)
 
 
 # A member's id from elsewhere says nothing of the member
