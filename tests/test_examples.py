@@ -7,6 +7,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -105,22 +106,22 @@ def test_the_declared_tools_are_valid():
 
 
 def _run(place: Path, name: str, *, stdin: str = "") -> str:
-    for folder in ("state", "run"):
-        (place / folder).mkdir(mode=0o700)
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py"],
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("MESHD_")},
-            "PYTHONPATH": str(repository.ROOT),
-            "XDG_STATE_HOME": str(place / "state"),
-            "XDG_RUNTIME_DIR": str(place / "run"),
-            "XDG_CONFIG_HOME": str(place),
-            "MESHD_MESH": f"examples-{os.getpid()}",
-            "MESHD_BIND": "127.0.0.1:0",
-            "MESHD_MDNS": "false",
-        },
-        input=stdin, capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    # The path of a socket may have about a hundred bytes, and pytest's own may be long.
+    with tempfile.TemporaryDirectory(prefix="meshd-") as run:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / f"{name}.py"],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("MESHD_")},
+                "PYTHONPATH": str(repository.ROOT),
+                "XDG_STATE_HOME": str(place),
+                "XDG_RUNTIME_DIR": run,
+                "XDG_CONFIG_HOME": str(place),
+                "MESHD_MESH": f"examples-{os.getpid()}",
+                "MESHD_BIND": "127.0.0.1:0",
+                "MESHD_MDNS": "false",
+            },
+            input=stdin, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,5 +1,6 @@
 """The rules of style hold in every file, and each rule catches what it was made to catch."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ ALLOWED: list[tuple[Rule, str, str]] = [
 ]
 
 
+@cache
 def _modules(*, room: str | None = None) -> list[Module]:
     return [
         Module(path, (repository.ROOT / path).read_text("utf-8"), is_pure=repository.is_pure(path))

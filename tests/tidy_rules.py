@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 FILE_LINES_MAX = 600
@@ -23,9 +24,14 @@ class Module:
     text: str
     is_pure: bool = False
 
-    @property
+    @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All of the tree's."""
+        return list(ast.walk(self.tree))
 
     @property
     def lines(self) -> list[str]:
@@ -45,7 +51,7 @@ def file_is_short(module: Module) -> Iterator[Fault]:
 
 
 def functions(module: Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, int]]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node, (node.end_lineno or node.lineno) - node.lineno + 1
 
@@ -63,7 +69,7 @@ def opens_with_a_sentence(module: Module) -> Iterator[Fault]:
 
 
 def imports_are_absolute(module: Module) -> Iterator[Fault]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
             yield node.lineno, "a relative import"
 
@@ -84,7 +90,7 @@ def init_only_re_exports(module: Module) -> Iterator[Fault]:
 
 
 def errors_are_not_swallowed(module: Module) -> Iterator[Fault]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             yield node.lineno, "a bare except"
         elif isinstance(node, ast.ExceptHandler) and _catches_all(node.type):
@@ -97,7 +103,7 @@ def errors_are_not_swallowed(module: Module) -> Iterator[Fault]:
 def only_output_prints(module: Module) -> Iterator[Fault]:
     if module.room != "meshd" or module.path == Path("meshd/cli/output.py"):
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Call) and _name(node.func) == "print":
             yield node.lineno, "a print outside cli/output.py"
 
@@ -106,7 +112,7 @@ def pure_modules_stay_pure(module: Module) -> Iterator[Fault]:
     if not module.is_pure:
         return
     waits = ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, waits):
             yield node.lineno, "async in a pure module"
         elif isinstance(node, ast.comprehension) and node.is_async:
@@ -118,9 +124,9 @@ def pure_modules_stay_pure(module: Module) -> Iterator[Fault]:
 
 def _hidden_chance(module: Module) -> Iterator[Fault]:
     """Uses of the module random but for its class Random, which is injected."""
-    taken = [node for node in ast.walk(module.tree) if isinstance(node, ast.Import)]
+    taken = [node for node in module.nodes if isinstance(node, ast.Import)]
     named = {a.asname or a.name for node in taken for a in node.names if a.name == "random"}
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Attribute) and _name(node.value) in named and node.attr != "Random":
             yield node.lineno, f"random.{node.attr} in a pure module: only an injected Random"
         elif isinstance(node, ast.ImportFrom) and node.module == "random":
@@ -131,7 +137,7 @@ def _hidden_chance(module: Module) -> Iterator[Fault]:
 def tests_do_not_sleep(module: Module) -> Iterator[Fault]:
     if module.room != "tests":
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom) and any(alias.name == "sleep" for alias in node.names):
             yield node.lineno, "sleep imported by name"
         if not isinstance(node, ast.Call) or _name(node.func) not in {
@@ -147,7 +153,7 @@ def tests_do_not_sleep(module: Module) -> Iterator[Fault]:
 def tests_use_fakes(module: Module) -> Iterator[Fault]:
     if module.room != "tests":
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]

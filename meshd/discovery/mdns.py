@@ -290,7 +290,8 @@ class MdnsSource:
         info = link.cached(instance)
         if info.text and not self._is_ours(info, node):
             return
-        if info.port and info.parsed_addresses():
+        # Large records come in several datagrams; whose TXT record is not here yet is not ours yet.
+        if info.text and info.port and info.parsed_addresses():
             self._believe(info, node)
         elif len(self._requests) < REQUESTS_MAX:
             self._requests[instance] = asyncio.create_task(

@@ -177,6 +177,21 @@ async def test_a_record_whose_address_is_missing_is_asked_for_and_given_up(made,
 
 
 @pytest.mark.net
+async def test_an_address_whose_text_has_not_come_is_of_any_mesh_and_gives_no_hint(made):
+    class Link:
+        def cached(self, name):
+            return AsyncServiceInfo(SERVICE_TYPE, name, port=9, parsed_addresses=["127.0.0.1"])
+
+        async def ask(self, name):
+            return None
+
+    a = await made(1)
+    a.source._on_record(Link(), instance_name(node(23)))
+    await until(lambda: a.source.counters.unanswered == 1)
+    assert a.hints == []
+
+
+@pytest.mark.net
 async def test_when_port_5353_is_taken_the_source_fails_and_recovers(made, monkeypatch, caplog):
     def taken(_):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
