@@ -1,4 +1,4 @@
-"""What all tests share: the coverage gate, and the order of long files. Fixtures stand beside the tests that use them."""
+"""What all tests share: the coverage gate, and which files come first; fixtures are elsewhere."""
 
 import os
 
