@@ -37,6 +37,16 @@ class Interface(msgspec.Struct, frozen=True, order=True):
             if ip.version == version and not (version == 6 and ip.is_link_local)
         )
 
+    def multicasters(self, versions: Sequence[int]) -> tuple[str, ...]:
+        """From which addresses to multicast in these IP versions.
+
+        All IPv4 ones; of IPv6 one, for groups are joined by interface there; on loopback IPv4 alone
+        if it is there, for hardly any machine lets IPv6 multicast loop.
+        """
+        own4 = self.addresses(4) if 4 in versions else ()
+        own6 = self.addresses(6)[:1] if 6 in versions and not (own4 and self.loopback) else ()
+        return own4 + own6
+
 
 class Choice(msgspec.Struct, frozen=True):
     """The chosen interfaces, and why others that were asked for are not among them."""
@@ -58,37 +68,44 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(
-    interfaces: Sequence[Interface], wanted: Sequence[str], *, loopback_only: bool
+    interfaces: Sequence[Interface],
+    wanted: Sequence[str],
+    *,
+    loopback_only: bool,
+    versions: Sequence[int] = (4,),
 ) -> Choice:
     """The interfaces named in `wanted`; where none is, all fit ones.
 
-    Fit means up, multicast, with an IPv4 address, and not virtual. Where none is fit, or the node
+    Fit means up, multicast, with an address of an IP version that the node speaks (`versions`: 4,
+    or 4 and 6), and not virtual. Where none is fit, or the node
     is bound to loopback (`loopback_only`), the loopback interface: several nodes on one machine
     find each other without a network.
     """
     if wanted:
-        return _named(interfaces, wanted)
-    loopback = tuple(i for i in interfaces if i.loopback and i.up and i.addresses(4))[:1]
+        return _named(interfaces, wanted, versions)
+    loopback = tuple(i for i in interfaces if i.loopback and i.up and i.multicasters(versions))[:1]
     if loopback_only:
         return Choice(loopback, () if loopback else ("the loopback interface is not up",))
     fit = tuple(
         i
         for i in sorted(interfaces)
-        if not i.loopback and not i.name.startswith(VIRTUAL_PREFIXES) and not _fault(i)
+        if not i.loopback and not i.name.startswith(VIRTUAL_PREFIXES) and not _fault(i, versions)
     )[:INTERFACES_MAX]
     if fit:
         return Choice(fit)
-    problem = "no network interface is up with multicast and an IPv4 address"
+    problem = f"no network interface is up with multicast and an {_called(versions)} address"
     return Choice(loopback, (problem,), makeshift=True)
 
 
-def _named(interfaces: Sequence[Interface], wanted: Sequence[str]) -> Choice:
+def _named(
+    interfaces: Sequence[Interface], wanted: Sequence[str], versions: Sequence[int]
+) -> Choice:
     by_name = {i.name: i for i in interfaces}
     chosen: list[Interface] = []
     problems: list[str] = []
     for name in dict.fromkeys(wanted):
         interface = by_name.get(name)
-        fault = "there is no such interface" if interface is None else _fault(interface)
+        fault = "there is no such interface" if interface is None else _fault(interface, versions)
         if interface is None or fault:
             problems.append(f"{name}: {fault}")
         else:
@@ -96,15 +113,19 @@ def _named(interfaces: Sequence[Interface], wanted: Sequence[str]) -> Choice:
     return Choice(tuple(chosen[:INTERFACES_MAX]), tuple(problems))
 
 
-def _fault(interface: Interface) -> str:
+def _fault(interface: Interface, versions: Sequence[int]) -> str:
     if not interface.up:
         return "it is down"
-    if not interface.addresses(4):
-        return "it has no IPv4 address"
+    if not interface.multicasters(versions):
+        return f"it has no {_called(versions)} address"
     # Linux's lo has no multicast flag, and multicast on it works all the same.
     if not interface.multicast and not interface.loopback:
         return "it has no multicast"
     return ""
+
+
+def _called(versions: Sequence[int]) -> str:
+    return " or ".join(f"IPv{version}" for version in versions)
 
 
 def networks_of(interfaces: Sequence[Interface]) -> tuple[IPNetwork, ...]:

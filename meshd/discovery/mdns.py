@@ -41,6 +41,7 @@ from meshd.model import Address, MeshId, NodeId
 from meshd.telemetry.log import LimitedLog, event, get_logger
 
 if TYPE_CHECKING:
+    from zeroconf import IPVersion
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 MDNS_GROUP = "224.0.0.251"
@@ -122,6 +123,7 @@ class MdnsSource:
         self.counters = MdnsCounters()
         self._settings = settings
         self._mesh = mesh_hash(settings.mesh)
+        self._versions = (4, 6) if ":" in settings.bound.host else (4,)
         self._clock = clock
         self._is_alone = is_alone
         self._is_alive = is_alive
@@ -211,12 +213,15 @@ class MdnsSource:
         except (OSError, RuntimeError) as error:
             self._failed(f"cannot list the network interfaces: {error}")
             return None
-        bound = self._settings.bound.host
-        wanted = self._settings.interfaces
-        return interfaces, choose(interfaces, wanted, loopback_only=is_loopback(bound))
+        return interfaces, choose(
+            interfaces,
+            self._settings.interfaces,
+            loopback_only=is_loopback(self._settings.bound.host),
+            versions=self._versions,
+        )
 
     async def _apply(self) -> None:
-        senders = [a for i in self._choice.interfaces for a in i.addresses(4)]
+        senders = [a for i in self._choice.interfaces for a in i.multicasters(self._versions)]
         if senders:
             senders = await asyncio.to_thread(multicast_addresses, senders)
         if not senders:
@@ -241,8 +246,7 @@ class MdnsSource:
             return [address.host for address in advertise if address.port == advertise[0].port]
         if not is_unspecified(bound.host):
             return [bound.host]
-        versions = (4, 6) if ":" in bound.host else (4,)
-        return [a for v in versions for i in self._choice.interfaces for a in i.addresses(v)]
+        return [a for v in self._versions for i in self._choice.interfaces for a in i.addresses(v)]
 
     def _info(self, addresses: list[str]) -> "AsyncServiceInfo":
         from zeroconf.asyncio import AsyncServiceInfo
@@ -424,11 +428,11 @@ class _Link:
         Raises:
             OSError: the sockets cannot be opened.
         """
-        from zeroconf import IPVersion, ServiceStateChange
+        from zeroconf import ServiceStateChange
         from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
         # Never InterfaceChoice.Default: it fails where there is no default route.
-        link = cls(AsyncZeroconf(interfaces=senders, ip_version=IPVersion.V4Only))
+        link = cls(AsyncZeroconf(interfaces=senders, ip_version=_version_of(senders)))
 
         def on_change(state_change: ServiceStateChange, name: str, **_: Any) -> None:
             if state_change is not ServiceStateChange.Removed:
@@ -453,7 +457,7 @@ class _Link:
 
     async def update(self, senders: list[str], info: "AsyncServiceInfo") -> None:
         """Move to other interfaces and announce other addresses."""
-        await self._zeroconf.async_update_interfaces(senders)
+        await self._zeroconf.async_update_interfaces(senders, ip_version=_version_of(senders))
         self._keep(await self._zeroconf.async_update_service(info))
 
     def cached(self, instance: str) -> "AsyncServiceInfo":
@@ -485,27 +489,40 @@ class _Link:
             event(logger, "debug", "mdns_close_failed", reason=_sentence(error))
 
 
+def _version_of(senders: list[str]) -> "IPVersion":
+    from zeroconf import IPVersion
+
+    of_version_6 = [":" in address for address in senders]
+    if not any(of_version_6):
+        return IPVersion.V4Only
+    return IPVersion.V6Only if all(of_version_6) else IPVersion.All
+
+
 def multicast_addresses(addresses: list[str]) -> list[str]:
-    """Those of our IPv4 addresses on whose interface the mDNS group can be joined.
+    """Those of our addresses on whose interface the mDNS group can be joined.
 
     Raises:
         OSError: another program holds port 5353 for itself alone. Tried here with a socket of our
             own, because zeroconf leaves its socket open when that fails.
     """
-    usable = []
-    for address in addresses:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if hasattr(socket, "SO_REUSEPORT"):
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            probe.bind(("", MDNS_PORT))
-            group = socket.inet_aton(MDNS_GROUP) + socket.inet_aton(address)
-            try:
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-            except OSError:
-                continue
-            usable.append(address)
-    return usable
+    return [address for address in addresses if _can_join(address)]
+
+
+def _can_join(address: str) -> bool:
+    is_v6 = ":" in address
+    with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT"):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        probe.bind(("", MDNS_PORT))
+        if is_v6:
+            return True  # IPv6 has no interface without multicast but tunnels, which lack the flag
+        group = socket.inet_aton(MDNS_GROUP) + socket.inet_aton(address)
+        try:
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+        except OSError:
+            return False
+    return True
 
 
 def _sentence(error: Exception) -> str:

@@ -28,14 +28,14 @@ def say(**values):
     sys.stdout.flush()
 
 
-async def main(number, iface):
+async def main(number, iface, bound):
     """Run until standard input ends."""
     configure(level="info")
     settings = MdnsSettings(
         node=NodeId(bytes([number]) * 8),
         mesh=mesh_id("test"),
         name=f"n{number}",
-        bound=Address("0.0.0.0", 6374),  # noqa: S104  # announced, not bound
+        bound=Address(bound, 6374),  # announced, not bound
         interfaces=(iface,),
         poll_s=0.2,
         settle_s=0.1,
@@ -56,4 +56,4 @@ async def main(number, iface):
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(main(int(sys.argv[1]), *sys.argv[2:]))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from namespaces import AVAHI_TOOLS, INTERFACE, Lan, address, browse, need, need_namespaces
+from namespaces import AVAHI_TOOLS, INTERFACE, Lan, address, address6, browse, need, need_namespaces
 
 REPOSITORY = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("mdns_node.py")
@@ -67,9 +67,9 @@ async def node(lan):
     """Start node 1, 2 or 3 on its host; stop them all in the end."""
     nodes = []
 
-    async def start(number):
+    async def start(number, bound="0.0.0.0"):  # noqa: S104  # announced, not bound
         process = await asyncio.create_subprocess_exec(
-            *lan.inside(number, sys.executable, str(CHILD), str(number), INTERFACE),
+            *lan.inside(number, sys.executable, str(CHILD), str(number), INTERFACE, bound),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -94,6 +94,24 @@ async def test_three_hosts_find_each_other_and_one_that_changes_its_address_is_f
     lan.delete_address(3, f"{address(3)}/24")
     lan.add_address(3, f"{address(99)}/24")
     await asyncio.gather(one.finds(3, address(99)), two.finds(3, address(99)))
+
+
+async def test_hosts_without_ipv4_find_each_other_and_one_that_has_both(lan, node):
+    for number in (1, 2, 3):
+        lan.add_address(number, f"{address6(number)}/64")
+    for number in (1, 2):
+        lan.delete_address(number, f"{address(number)}/24")
+    one, two, three = await asyncio.gather(*(node(number, "::") for number in (1, 2, 3)))
+    await asyncio.gather(*(each.finds(1, address6(1)) for each in (two, three)))
+    await asyncio.gather(*(each.finds(2, address6(2)) for each in (one, three)))
+    await asyncio.gather(*(each.finds(3, address6(3)) for each in (one, two)))
+    # An address of the other version comes, and goes.
+    lan.add_address(1, f"{address(1)}/24")
+    await three.finds(1, address(1))
+    lan.delete_address(1, f"{address(1)}/24")
+    lan.add_address(2, f"{address6(98)}/64")
+    lan.delete_address(2, f"{address6(2)}/64")
+    await asyncio.gather(one.finds(2, address6(98)), three.finds(2, address6(98)))
 
 
 async def test_a_host_without_multicast_starts_with_a_failed_source_and_recovers(lan, node):

@@ -183,6 +183,20 @@ def test_a_named_interface_that_cannot_serve_is_explained():
     assert not choice.loopback
 
 
+def test_a_node_that_speaks_both_versions_takes_an_interface_that_has_one():
+    six = interface("b", "fd00::1/64", "fd00::2/64", "fe80::1/64")
+    local = interface("c", "fe80::2/64")
+    both = (4, 6)
+    assert choose([LO, six, local], (), loopback_only=False, versions=both).names == "b"
+    assert choose([LO, six, local], ["c"], loopback_only=False, versions=both).problems == (
+        "c: it has no IPv4 or IPv6 address",
+    )
+    assert six.multicasters(both) == ("fd00::1",)
+    assert six.multicasters((4,)) == ()
+    assert ETH.multicasters(both) == ("192.0.2.2", "fd00::2")
+    assert LO.multicasters(both) == ("127.0.0.1",)
+
+
 def test_addresses_leave_out_link_local_ipv6():
     assert ETH.addresses(4) == ("192.0.2.2",)
     assert ETH.addresses(6) == ("fd00::2",)
