@@ -83,7 +83,7 @@ class Happenings:
         self._answerers: dict[str, tuple[Answerer, object]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._described: dict[NodeId, tuple[str, ...]] = {}
-        self._redescribed: dict[NodeId, None] = {}
+        self._redescribed: dict[NodeId, int] = {}  # in views past this version
         self._nameless: dict[NodeId, tuple[MemberChanged, int]] = {}
         self._lock = threading.Lock()  # over the two above, and over the order of what is noted
         self._clock = 0
@@ -255,7 +255,9 @@ class Happenings:
             for node, (_, at_ms) in list(self._nameless.items()):
                 if self.name_of(node) or now - at_ms > NAMELESS_MS:
                     self._note_joined(node)
-            redescribed, self._redescribed = self._redescribed, {}
+            redescribed = [n for n, told in self._redescribed.items() if told < view.version]
+            for node in redescribed:
+                del self._redescribed[node]
         for node in redescribed:
             peer = view.get(node)
             if peer is not None:
@@ -265,9 +267,12 @@ class Happenings:
             self._described = {node: held[node] for node in held if view.get(node) is not None}
 
     def redescribed(self, node: NodeId) -> None:
-        """A node, maybe this one, may offer something else now. Any thread may tell."""
+        """A node, maybe this one, offers something else as of the next view. Any thread may tell.
+
+        Views that are older may still be on their way to this loop.
+        """
         with self._lock:
-            self._redescribed[node] = None
+            self._redescribed[node] = self._node.view().version
 
     def _compare(self, peer: Peer) -> None:
         now = tuple(sorted(f"{c.name} {c.version}" for c in peer.capabilities))

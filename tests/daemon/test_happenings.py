@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from small_mesh import start_node
 
+from meshd.capability.manifest import CapabilitySummary
 from meshd.daemon import happenings
 from meshd.errors import BusyError, UsageError
 from meshd.gossip.effects import (
@@ -22,6 +23,7 @@ from meshd.gossip.events import EVENTS_BURST
 from meshd.gossip.members import in_state, new_member
 from meshd.gossip.recent import Buckets
 from meshd.model import Address, Epoch, MemberState, NodeId
+from meshd.view import ClusterView
 
 pytestmark = [pytest.mark.net, pytest.mark.timeout(60)]
 STRANGER = new_member(NodeId(b"stranger"), Epoch(1), Address("127.0.0.1", 9))
@@ -76,6 +78,25 @@ async def test_what_the_protocol_tells_while_a_view_is_looked_at_is_not_lost(nod
         here.on_view(node.view())
     thread.join()
     assert len(here._nameless) == 2_000
+
+
+async def test_a_change_is_looked_for_in_a_view_that_has_it(node):
+    here, old = node.happenings, node.view()
+
+    def later(**changes):
+        me = msgspec.structs.replace(old.self_peer, **changes)
+        return ClusterView(
+            version=old.version + 1, me=old.me, by_node={old.me: me}, stale_after_s=1.0
+        )
+
+    here.on_effect(StateChanged(node.node_id))
+    here.on_view(later())
+    here.on_effect(StateChanged(node.node_id))
+    here.on_view(old)  # was on its way already
+    offered = CapabilitySummary("greet", "1.0.0", False, "a", "", (), b"")
+    here.on_view(later(capabilities=(offered,)))
+    page = here.log.read(0, lambda each: each.type == "updated")
+    assert [each.reason for each in page.events] == ["offers greet 1.0.0"]
 
 
 async def test_what_the_forgotten_offered_is_forgotten(node):
