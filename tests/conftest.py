@@ -2,8 +2,15 @@
 
 import os
 
+import hypothesis
 import pytest
 from coverage_gate import pytest_sessionfinish
+
+# How long an input takes to make says something of the machine, and nothing of meshd.
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
 
 __all__ = ["pytest_addoption", "pytest_sessionfinish"]
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.gossip.codec import encode_body, encode_header, update_fields
@@ -134,10 +134,7 @@ def _body(rng: random.Random) -> bytes:
     return encode_body(kind, fields[kind])
 
 
-@settings(
-    max_examples=300, derandomize=True, deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
+@settings(max_examples=300, derandomize=True)
 @given(st.integers(0, 2**32))
 def test_no_well_formed_message_breaks_the_machine(seed):
     rng = random.Random(seed)
@@ -152,7 +149,7 @@ def test_no_well_formed_message_breaks_the_machine(seed):
     ME.swim.validate()
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200, derandomize=True)
 @given(st.binary(max_size=200), st.sampled_from([node_id(1), NodeId(b"stranger")]))
 def test_no_bytes_break_the_machine(body, source):
     data = encode_header(MESH, ME.id, source) + body

@@ -8,7 +8,7 @@ from event_talk import (
     tell,
 )
 from fabric import MESH, Fabric, node_id
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.clock import Instant
@@ -140,7 +140,7 @@ def test_an_event_comes_out_of_a_datagram_as_it_went_in(one, question):
     assert message == Events(5, (one,))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**32),
     st.lists(st.tuples(st.integers(0, 4), texts, st.booleans()), max_size=12),

@@ -29,7 +29,7 @@ def test_the_standards_vectors_hold(seed, public_key):
     assert public_key_of(bytes.fromhex(seed)).hex() == public_key
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(binary(min_size=32, max_size=32))
 def test_every_seed_has_the_public_key_that_cryptography_finds(seed):
     other = Ed25519PrivateKey.from_private_bytes(seed)
