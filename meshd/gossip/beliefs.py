@@ -51,7 +51,7 @@ OUTDATED_MAX = 16
 """Rumours with which one datagram that tells old news is answered."""
 UNHEARD_GONE_S: Seconds = 300.0
 """How long a tombstone lasts of somebody whom this node never heard."""
-_LAG_TOLD_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
+_LAG_BORNE_FRACTION = 0.25  # of the probe interval: what is less fits into the usual timeouts
 _LAG_TOLD_PAUSE_S = 5.0
 
 
@@ -101,6 +101,7 @@ class Beliefs:
         self.waited_s: Seconds = 0.0
         """How long the datagram that is being read lay at the socket."""
         self._lag_told_at = now
+        self._lag_borne_s = config.probe_interval_s * _LAG_BORNE_FRACTION
         self._config = config
         self._loads = loads
         self._states = states
@@ -335,7 +336,8 @@ class Beliefs:
         if incarnation > INCARNATION_MAX:
             # There is none above: a new run outranks them all.
             epoch, incarnation = epoch + 1, 0
-        lag = lag_code(self.lag.at(now))
+        late_s = self.lag.at(now)
+        lag = lag_code(late_s) if late_s >= self._lag_borne_s else 0
         me = msgspec.structs.replace(
             self.me, epoch=Epoch(epoch), incarnation=Incarnation(incarnation), lag=lag, **changes
         )
@@ -380,7 +382,7 @@ class Beliefs:
         """
         self.waited_s = waited_s
         self.lag.read(waited_s, now)
-        if waited_s < self._config.probe_interval_s * _LAG_TOLD_FRACTION or self.leaving:
+        if waited_s < self._lag_borne_s or self.leaving:
             return
         if self.lag.at(now) > 2 * lag_s(self.me.lag) and now >= self._lag_told_at:
             self._lag_told_at = Instant(now + _LAG_TOLD_PAUSE_S)
