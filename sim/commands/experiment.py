@@ -1,6 +1,7 @@
 """`meshd sim experiment`: one of the experiments, or the list of them."""
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +23,7 @@ JOBS_MAX = 256
         "meshd sim experiment",
         "meshd sim experiment dissemination",
         "meshd sim experiment lifeguard --quick --json",
+        "meshd sim experiment grid --jobs 2 --out grid.jsonl",
     ),
 )
 @click.argument("name", required=False, metavar="[NAME]")
@@ -36,18 +38,31 @@ JOBS_MAX = 256
     metavar="N",
     help="How many processes at a time (default 1). The results do not depend on it.",
 )
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep each run's result in this file; what is there is not run again.",
+)
 @json_option
 def experiment_command(
-    name: str | None, seeds: int | None, jobs: int, *, quick: bool, as_json: bool
+    name: str | None,
+    seeds: int | None,
+    jobs: int,
+    out: Path | None,
+    *,
+    quick: bool,
+    as_json: bool,
 ) -> int:
     """Run the experiment NAME, and say how its figures compare; without NAME, list them.
 
-    Exit code 1 if a target was missed.
+    Exit code 1 if a target was missed. A run of hours that may be cut off wants --out: the same
+    command goes on from there. A changed program wants another file.
     """
     from sim.experiments import Options
 
     if name is None:
-        if quick or seeds is not None or jobs != 1:
+        if quick or seeds is not None or jobs != 1 or out is not None:
             raise click.BadParameter("name the experiment to run", param_hint="'NAME'")
         _list(as_json=as_json)
         return OK
@@ -57,7 +72,7 @@ def experiment_command(
     def tell(done: int, total: int) -> None:
         progress.show(done, total, f"{done}/{total} runs")
 
-    outcome = experiment.run(Options(quick=quick, seeds=seeds, jobs=jobs), tell)
+    outcome = experiment.run(Options(quick=quick, seeds=seeds, jobs=jobs, kept=out), tell)
     progress.clear()
     if as_json:
         emit_json(outcome.as_json())

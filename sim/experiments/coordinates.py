@@ -278,7 +278,7 @@ def experiment(options: Options, progress: Progress) -> Outcome:
     for kind, nodes, usual in meshes[: 2 if options.quick else 3]:
         seeds = range(options.seeds_or(usual, 1))
         tasks += [(kind, "", nodes, seed) for seed in seeds]
-    found = each(run, tasks, jobs=options.jobs, progress=progress)
+    found = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     fitted = [_fitted_row([f for f in found if isinstance(f, Fitted) and (f.matrix, f.arm) == key])
               for key in ((name, arm) for name in MATRICES for arm in ARMS)]  # fmt: skip
     runs = [one for one in found if isinstance(one, Seen)]

@@ -85,7 +85,7 @@ def experiment(options: Options, progress: Progress) -> Outcome:
         for arm in (PURE_GOSSIP, AS_SHIPPED)
         for seed in range(options.seeds or usual)
     ]
-    runs = each(run, tasks, jobs=options.jobs, progress=progress)
+    runs = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     rows = []
     checks: list[Check] = []
     for nodes in sizes:

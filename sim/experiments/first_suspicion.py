@@ -86,7 +86,7 @@ def experiment(options: Options, progress: Progress) -> Outcome:
     tasks = [
         (arm, nodes, seed) for nodes in sizes for arm in (FREE, IN_STEP) for seed in range(seeds)
     ]
-    runs = each(run, tasks, jobs=options.jobs, progress=progress)
+    runs = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     rows, checks, cells = [], [], []
     for nodes in sizes:
         free = [r.after_s for r in runs if (r.arm, r.nodes) == (FREE.name, nodes)]

@@ -54,7 +54,7 @@ def _over(
         for arm in ARMS
         for seed in range(seeds if arm is MESHD else math.ceil(seeds / BASELINE_FEWER))
     ]
-    found = each(run, tasks, jobs=options.jobs, progress=progress)
+    found = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     rows = []
     for cell in chosen:
         for arm in ARMS:

@@ -61,7 +61,7 @@ def _over(
         for arm in ALL_ARMS
         for seed in range(seeds if arm in ENDS else max(1, seeds // PARTS_FEWER))
     ]
-    found = each(run, tasks, jobs=options.jobs, progress=progress)
+    found = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     rows = {}
     for arm in ALL_ARMS:
         runs = [one for task, one in zip(tasks, found, strict=True) if task[0] is arm]

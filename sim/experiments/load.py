@@ -73,7 +73,7 @@ def experiment(options: Options, progress: Progress) -> Outcome:
     sizes = SIZES_QUICK if options.quick else SIZES
     seeds = options.seeds_or(SEEDS, SEEDS_QUICK)
     tasks = [(nodes, seed) for nodes in sizes for seed in range(seeds)]
-    runs = each(run, tasks, jobs=options.jobs, progress=progress)
+    runs = each(run, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
     rows = []
     for nodes in sizes:
         ours = [one for one in runs if one.nodes == nodes]
@@ -111,9 +111,8 @@ def experiment_large(options: Options, progress: Progress) -> Outcome:
     """What a quiet node of a large mesh sends."""
     tasks = LARGE_QUICK if options.quick else LARGE
     rows = []
-    for (nodes, periods), one in zip(
-        tasks, each(run_large, tasks, jobs=options.jobs, progress=progress), strict=True
-    ):
+    runs = each(run_large, tasks, jobs=options.jobs, progress=progress, kept=options.kept)
+    for (nodes, periods), one in zip(tasks, runs, strict=True):
         shares = nodes * periods
         rows.append(
             {

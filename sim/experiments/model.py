@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 Progress = Callable[[int, int], None]
@@ -18,11 +19,13 @@ class Options:
         quick: few and small runs: shows that it works and which way it goes, proves nothing.
         seeds: how many seeds each cell gets; the experiment's own number if None.
         jobs: processes at a time.
+        kept: a file that keeps each run's result, so that an experiment that was cut off goes on.
     """
 
     quick: bool = False
     seeds: int | None = None
     jobs: int = 1
+    kept: Path | None = None
 
     def seeds_or(self, full: int, quick: int) -> int:
         """What was asked for, else one of the experiment's own numbers."""

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -288,6 +288,56 @@ def test_progress_is_told_after_each_run():
     tasks = [3, 1, 2]
     assert each(abs, tasks, jobs=1, progress=lambda *so_far: told.append(so_far)) == tasks
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@dataclass(frozen=True)
+class Doubled:
+    value: float
+
+
+@dataclass(frozen=True)
+class Odd:
+    name: str
+
+
+worked: list[tuple[Arm, float]] = []
+
+
+def work(task: tuple[Arm, float]) -> Doubled | Odd:
+    worked.append(task)
+    return Odd("three") if task[1] == 3 else Doubled(2 * task[1])
+
+
+def test_what_is_kept_is_not_run_again(tmp_path):
+    worked.clear()
+    kept = tmp_path / "kept.jsonl"
+    tasks = [(MESHD, 1.0), (SWIM, 1.0), (MESHD, 3.0), (MESHD, math.inf)]
+    found = each(work, tasks, jobs=1, progress=quiet, kept=kept)
+    assert found == [Doubled(2.0), Doubled(2.0), Odd("three"), Doubled(math.inf)]
+    lines = kept.read_text("utf-8").splitlines()
+    # One is missing, one was cut off while it was written, one is of another function.
+    kept.write_text(
+        "\n".join([lines[0].replace(".work", ".play"), *lines[2:], lines[1][:40]]), "utf-8"
+    )
+    told = []
+    again = [*tasks, (MESHD, 5.0)]
+    got = each(work, again, jobs=1, progress=lambda *so_far: told.append(so_far), kept=kept)
+    assert got == [*found, Doubled(10.0)]
+    assert worked == [*tasks, tasks[0], tasks[1], again[-1]]
+    assert told == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    each(work, again, jobs=1, progress=quiet, kept=kept)
+    assert len(worked) == 7
+
+
+def test_an_experiment_that_was_cut_off_goes_on(tmp_path, capsys):
+    kept = tmp_path / "kept.jsonl"
+    command = ["experiment", "load", "--quick", "--seeds", "1", "--json", "--out", str(kept)]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+    assert main([*command[:-1], str(tmp_path / "no" / "place")]) == 2
+    assert "name another file with --out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
