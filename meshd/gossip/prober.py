@@ -233,7 +233,7 @@ class Prober:
                     self._timers.cancel("probe_timeout")
                 else:
                     self._timers.cancel(("slow", ack.sequence))
-                self._health.probe_succeeded()
+                self._recover(current, now)
                 waited_s = self._beliefs.waited_s
                 rtt_s = max(0.0, now - current.started - waited_s) if direct else None
                 how = ANSWERED if direct else HELPED
@@ -246,6 +246,15 @@ class Prober:
                 self._outbox.add(ProbeCompleted(current.target, succeeded=True, rtt_s=rtt_s))
             return
         self._on_other_ack(ack, source, now)
+
+    def _recover(self, current: ProbeRound, now: Instant) -> None:
+        """An ack: the better we are, the sooner the next round."""
+        before = self._health.factor
+        self._health.probe_succeeded(quickly=now - current.started <= self._config.probe_timeout_s)
+        gained_s = (before - self._health.factor) * self._config.probe_interval_s
+        if gained_s and current is self._round:
+            current.until = Instant(max(now, current.until - gained_s))
+            self._timers.set_earlier("probe", current.until)
 
     def _round_of(self, sequence: int) -> ProbeRound | None:
         current = self._round

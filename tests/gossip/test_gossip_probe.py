@@ -94,6 +94,16 @@ def test_missing_nacks_cost_health_and_answered_probes_restore_it():
     assert prober.swim.health == 0
 
 
+def test_after_a_moment_of_weakness_a_node_soon_probes_as_often_as_before():
+    fabric = meshed(6)
+    prober = fabric.nodes[0]
+    for _ in range(8):
+        prober.swim._health.stalled()
+    # One round may have been stretched already; then 4, 2, 1 and 0 follow from quick answers.
+    fabric.run(9)
+    assert fabric.run(5 + 3 + 2 + 1, until=lambda: prober.swim.health == 0)
+
+
 def test_in_a_large_mesh_a_few_nodes_call_at_the_dead_in_each_interval():
     fabric = meshed(30)
     gone = fabric.nodes[29]

@@ -128,11 +128,22 @@ def test_a_failed_round_costs_as_much_health_as_nacks_are_missing():
 
 def test_health_stays_between_well_and_its_maximum():
     health = LocalHealth(2)
-    health.probe_succeeded()
+    health.probe_succeeded(quickly=False)
     assert health.score == 0
     for _ in range(5):
         health.refuted()
         health.stalled()
     assert health.score == 2
-    health.probe_succeeded()
+    health.probe_succeeded(quickly=False)
     assert health.score == 1
+
+
+def test_a_quick_ack_takes_half_of_what_is_wrong_away():
+    health = LocalHealth(8)
+    for _ in range(8):
+        health.stalled()
+    scores = []
+    while health.score:
+        health.probe_succeeded(quickly=True)
+        scores.append(health.score)
+    assert scores == [4, 2, 1, 0]
