@@ -17,6 +17,7 @@ from msgspec import Meta
 from meshd.capability.declared import definitions_from_config
 from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
 from meshd.errors import UsageError
+from meshd.event_handler import VARIABLES, handlers_from_config
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, is_name
 from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
@@ -24,8 +25,10 @@ from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
 CONFIG_BYTES_MAX = 1024 * 1024
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
 ENV_PREFIX = "MESHD_"
-CLIENT_VARIABLES = frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"})
-"""Variables of the command line itself, which are no settings of a node."""
+CLIENT_VARIABLES = (
+    frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"}) | VARIABLES
+)
+"""Variables of the command line itself and of handlers, which are no settings of a node."""
 
 Policy = Literal["adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random"]
 POLICIES = get_args(Policy)
@@ -149,8 +152,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `meshd start` can be told.
 
-    `capability` holds the `[[capability]]` tables of the TOML file as they are; the capability
-    room has checked them.
+    `capability` and `handler` hold the `[[capability]]` and `[[handler]]` tables of the TOML file
+    as they are; they were checked.
     """
 
     node: NodeConfig = NodeConfig()
@@ -158,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routing: RoutingConfig = RoutingConfig()
     limits: LimitsConfig = LimitsConfig()
     capability: tuple[dict[str, Any], ...] = ()
+    handler: tuple[dict[str, Any], ...] = ()
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -192,6 +196,10 @@ class Option(msgspec.Struct, frozen=True):
         return "--" + self.option.removesuffix("_s").replace("_", "-")
 
 
+_TABLES = ("capability", "handler")
+"""Of which a file may hold many, each written [[so]]."""
+
+
 def options() -> tuple[Option, ...]:
     """All settings, in the order of their sections. `node` needs no prefix in flags."""
     return _OPTIONS
@@ -199,7 +207,7 @@ def options() -> tuple[Option, ...]:
 
 def _options() -> Iterator[Option]:
     for section, kind in get_type_hints(Config).items():
-        if section == "capability":
+        if section in _TABLES:
             continue
         hints = get_type_hints(kind, include_extras=True)
         defaults = kind()
@@ -270,7 +278,7 @@ def load_config(
     _derive(merge, env, socket.gethostname() if hostname is None else hostname)
     for key, fault in _check(merge.values):
         merge.fault(key, fault)
-    merge.check_capabilities()
+    merge.check_tables()
     if merge.faults:
         raise UsageError(_all_faults(merge.faults), data={"faults": merge.faults})
     return merge.loaded()
@@ -285,8 +293,9 @@ class _Merge:
         self.faults: list[str] = []
         self.warnings: list[str] = []
         self.files: list[Path] = []
-        self.capability: tuple[dict[str, Any], ...] = ()
-        self._capability_file = Path()
+        self.tables: dict[str, tuple[tuple[dict[str, Any], ...], Path]] = {
+            section: ((), Path()) for section in _TABLES
+        }
 
     def fault(self, path: str, fault: str) -> None:
         """Note what is wrong with the value that holds now."""
@@ -319,10 +328,10 @@ class _Merge:
             return
         self.files.append(path)
         for section, table in tables.items():
-            if section == "capability":
-                self._capabilities(path, table)
+            if section in _TABLES:
+                self._many(path, section, table)
             elif section not in _SECTIONS:
-                near = _near(section, (*_SECTIONS, "capability"))
+                near = _near(section, (*_SECTIONS, *_TABLES))
                 self.faults.append(f"{path}: {section}: unknown section{near}")
             elif not isinstance(table, dict):
                 self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
@@ -342,18 +351,22 @@ class _Merge:
                 value = [_anchored(v, path.parent) if _is_toml(v) else v for v in value]
             self.take(option, value, str(path), lax=False)
 
-    def _capabilities(self, path: Path, value: Any) -> None:
+    def _many(self, path: Path, section: str, value: Any) -> None:
         if isinstance(value, list) and all(isinstance(table, dict) for table in value):
-            self.capability, self._capability_file = tuple(value), path
+            self.tables[section] = tuple(value), path
         else:
-            self.faults.append(f"{path}: capability: must be tables, each written [[capability]]")
+            self.faults.append(f"{path}: {section}: must be tables, each written [[{section}]]")
 
-    def check_capabilities(self) -> None:
-        """Note what is wrong with the `[[capability]]` tables."""
-        try:
-            definitions_from_config(self.capability)
-        except UsageError as error:
-            self.faults.append(f"{self._capability_file}: {error.message}")
+    def check_tables(self) -> None:
+        """Note what is wrong with the `[[capability]]` and `[[handler]]` tables."""
+        for section, check in (
+            ("capability", definitions_from_config), ("handler", handlers_from_config)
+        ):  # fmt: skip
+            tables, path = self.tables[section]
+            try:
+                check(tables)
+            except UsageError as error:
+                self.faults.append(f"{path}: {error.message}")
 
     def environment(self, env: Mapping[str, str]) -> None:
         """Lay `MESHD_*` variables over what there is. Empty ones count as not set."""
@@ -399,7 +412,7 @@ class _Merge:
             log=LogConfig(**sections["log"]),
             routing=RoutingConfig(**sections["routing"]),
             limits=LimitsConfig(**sections["limits"]),
-            capability=self.capability,
+            **{section: tables for section, (tables, _) in self.tables.items()},
         )
         return Loaded(config, self.origins, tuple(self.warnings), tuple(self.files))
 

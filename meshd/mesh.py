@@ -39,11 +39,11 @@ from meshd.capability.definition import (
 )
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
-from meshd.daemon.event_log import Event
 from meshd.daemon.event_side import EventSide, running_loop
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
 from meshd.daemon.program_events import Query, Reply
 from meshd.errors import NoDaemonError, UsageError
+from meshd.happening import Event
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
 

@@ -113,7 +113,8 @@ def check(*, file: str, as_json: bool) -> None:
         emit_json({"schema": "meshd.config_check/1", "file": file, "ok": True})
     else:
         found = plural(len(loaded.config.capability), "capability", "capabilities")
-        emit([f"{escape(file)}: ok, declares {found}"])
+        handlers = plural(len(loaded.config.handler), "handler", "handlers")
+        emit([f"{escape(file)}: ok, declares {found} and {handlers}"])
 
 
 @command.command(

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshd.clock import Seconds
-from meshd.daemon.event_log import READ_MAX, Event, Kind, payload_from, payload_shape
+from meshd.daemon.event_log import READ_MAX
 from meshd.daemon.happenings import Asked, Gathering
 from meshd.errors import NoCandidateError, UsageError
 from meshd.gossip.effects import QueryAnswered
 from meshd.gossip.queries import query_timeout_s
+from meshd.happening import Event, Kind, payload_from, payload_shape
 from meshd.model import MemberState, NodeId, check_name
 from meshd.rpc.channel import Channel
 from meshd.rpc.methods import CallContext, Registry

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from meshd.clock import Seconds
-from meshd.daemon.event_log import Event
 from meshd.daemon.link import Link
 from meshd.daemon.program_events import EventStream, ProgramEvents, Replies, Reply, payload_params
 from meshd.errors import MeshError
+from meshd.happening import Event
 from meshd.telemetry.log import event, get_logger
 
 logger = get_logger(__name__)

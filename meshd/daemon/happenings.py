@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshd.clock import Seconds
-from meshd.daemon.event_log import Event, EventLog, Kind, kind_of, payload_shape
+from meshd.daemon.event_log import EventLog, kind_of
 from meshd.errors import MeshError, PeerError, UsageError
 from meshd.gossip.effects import (
     ConflictSeen,
@@ -26,6 +26,7 @@ from meshd.gossip.effects import (
     StateChanged,
 )
 from meshd.gossip.inputs import AnswerGiven, EventFired, QueryFired
+from meshd.happening import Event, Kind, payload_shape
 from meshd.model import NodeId
 from meshd.telemetry.log import LimitedLog, get_logger
 from meshd.view import ClusterView, Peer

@@ -12,9 +12,11 @@ from meshd.capability.declared import definitions_from_config
 from meshd.capability.definition import CapabilityDefinition, collect
 from meshd.capability.loading import load_definitions
 from meshd.config import Config, read_capability_file
+from meshd.daemon.event_commands import EventCommands
 from meshd.daemon.node import Node
 from meshd.daemon.platform import LoopFactory, SystemPlatform
 from meshd.errors import MeshError, UsageError
+from meshd.event_handler import handlers_from_config
 from meshd.telemetry import log
 from meshd.telemetry.log import event, get_logger
 
@@ -96,18 +98,28 @@ async def _serve(
     reread: Callable[[], Config],
 ) -> int:
     node = Node(config, definitions_of(config), SystemPlatform(factory))
-    node.reload_with(lambda: definitions_of(reread(), fresh=True))
+    commands = EventCommands(node)
+
+    def reload() -> tuple[CapabilityDefinition, ...]:
+        fresh = reread()
+        definitions = definitions_of(fresh, fresh=True)
+        commands.use(handlers_from_config(fresh.handler))
+        return definitions
+
+    node.reload_with(reload)
     if ready_file:
         _remove_ready(Path(ready_file))  # a killed run's would tell scripts that we serve already
     with _signals(node):
         try:
             await node.start()
+            commands.use(handlers_from_config(config.handler))
             if ready_file:
                 _write_ready(Path(ready_file), node)
             _tell_systemd("READY=1")
             await node.stopping.wait()
             _tell_systemd("STOPPING=1")
         finally:
+            await commands.stop()
             await node.stop(node.stopping.drain_s)
             if ready_file:
                 _remove_ready(Path(ready_file))

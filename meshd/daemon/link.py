@@ -11,13 +11,13 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Clock, Seconds
 from meshd.config import load_config
 from meshd.control import choose_socket
-from meshd.daemon.event_log import payload_from, payload_shape
 from meshd.daemon.event_methods import PROGRAM_METHODS
 from meshd.daemon.happenings import Answerer, Asked
 from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoDaemonError, UsageError
+from meshd.happening import payload_from, payload_shape
 from meshd.load import default_slots
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel

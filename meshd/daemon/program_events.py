@@ -9,9 +9,9 @@ from typing import Any, Protocol, Self, TypeVar
 import msgspec
 
 from meshd.clock import Seconds
-from meshd.daemon.event_log import LOST, Event, payload_from, payload_shape
 from meshd.daemon.happenings import Answerer, Asked
 from meshd.errors import MeshError, PeerError
+from meshd.happening import LOST, Event, payload_from, payload_shape
 from meshd.model import check_name
 from meshd.telemetry.log import event, get_logger
 

@@ -135,6 +135,8 @@ def _feed(transport: asyncio.SubprocessTransport, stdin: bytes) -> None:
     """Write the input and close it. A program that does not read it is no failure."""
     # A cast: uvloop's transports are no subclasses of asyncio's.
     pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
+    if pipe.is_closing():
+        return  # it has ended already: uvloop would raise
     pipe.write(stdin)
     pipe.write_eof()
 

@@ -9,8 +9,8 @@ import pytest
 from stand_in import B_ID, NUC_ID, SELF_ID, RefusalError
 
 from meshd.cli import events as events_command
-from meshd.daemon.event_log import Kind
 from meshd.errors import Code
+from meshd.happening import Kind
 
 pytestmark = pytest.mark.net
 WALL_MS = 1_700_000_000_123

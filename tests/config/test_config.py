@@ -79,7 +79,7 @@ def test_every_setting_is_documented_and_has_a_flag_and_a_variable():
         assert option.variable.startswith("MESHD_")
         assert option.flag == "--" + option.option.replace("_", "-").removesuffix("-s")
         msgspec.convert(msgspec.to_builtins(option.default), option.type)
-    assert {o.path.partition(".")[0] for o in options()} | {"capability"} == set(
+    assert {o.path.partition(".")[0] for o in options()} | {"capability", "handler"} == set(
         Config.__struct_fields__
     )
 

@@ -6,8 +6,8 @@ import pytest
 from small_mesh import start_node
 
 from meshd.control import ControlClient
-from meshd.daemon.event_log import Event, Kind
 from meshd.errors import NoCandidateError, PeerError, UsageError
+from meshd.happening import Event, Kind
 from meshd.mesh import Mesh
 from meshd.model import MemberState
 from meshd.rpc.client import connect_channel

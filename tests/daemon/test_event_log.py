@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.daemon.event_log import Event, EventLog, Kind, kind_of, payload_from, payload_shape
+from meshd.daemon.event_log import EventLog, kind_of
 from meshd.errors import UsageError
 from meshd.gossip.effects import MemberChanged
 from meshd.gossip.history import RESTARTED
 from meshd.gossip.members import in_state, new_member
+from meshd.happening import Event, Kind, payload_from, payload_shape
 from meshd.model import Address, Epoch, MemberState, NodeId
 
 MEMBER = new_member(NodeId(b"12345678"), Epoch(1), Address("10.0.0.1", 1))

@@ -369,6 +369,9 @@ def test_commands_run_on_uvloop_as_well():
     async def story():
         assert await run_command(reads, b"x" * 1_000_000, "cap", 100) == b"1000000\n"
         assert await run_command(ignores, b"x" * 1_000_000, "cap", 100) == b"done\n"
+        # Some of them end before they can be given their input.
+        for _ in range(100):
+            assert await run_command(CommandHandler(("true",)), b"x", "cap", 100) == b""
         task = asyncio.create_task(run_command(waits, b"", "cap", 100))
         await asyncio.sleep(0)
         task.cancel()
