@@ -54,7 +54,10 @@ COALESCING_MAX = 64
 NEWEST_MAX = 512
 """Names of which one remembers the newest event, so that no older one is delivered after it."""
 REPAIR_ROUNDS = 3
-"""Times that a node shows its recent events to a member at random, after the last fresh one."""
+"""Times that a node shows its recent events to a member at random soon after the last fresh one.
+
+Then it does so after pauses that double, until its events are too old to be handed on.
+"""
 HANDED_PER_S = 8.0
 """Datagrams of events that are handed out for digests."""
 HANDED_BURST = 32
@@ -100,7 +103,7 @@ class EventPlane:
         self._clock = floor
         self._sent_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
-        self._repairs_left = 0
+        self._repairs = 0
 
     @property
     def clock(self) -> int:
@@ -323,10 +326,8 @@ class EventPlane:
 
         After a fresh event, and when this node has just met the mesh.
         """
-        self._repairs_left = REPAIR_ROUNDS
-        # What is planned stays: events that keep coming must not put it off for ever.
-        if not self._timers.pending(("events", "repair")):
-            self._plan_repair(now)
+        self._repairs = 0
+        self._plan_repair(now)
 
     def reunited(self, now: Instant) -> None:
         """A member that was held dead lives: it may lack what was told meanwhile."""
@@ -334,15 +335,18 @@ class EventPlane:
             self.stir(now)
 
     def _plan_repair(self, now: Instant) -> None:
-        # Not all at once: each waits for its own part of the time.
-        wait_s = self._config.quiet_s * (0.5 + 0.5 * self._rng.random())
-        self._timers.set(("events", "repair"), now + wait_s)
+        # Not all at once: each waits for its own part of the time. The first rounds come soon; who
+        # was missed by all of them is found later, as long as there is something to compare.
+        longer = 2.0 ** max(0, self._repairs - REPAIR_ROUNDS + 1)
+        wait_s = self._config.quiet_s * (0.5 + 0.5 * self._rng.random()) * longer
+        # What is planned stays: events that keep coming must not put it off for ever.
+        self._timers.set_earlier(("events", "repair"), now + wait_s)
 
     def _on_repair(self, now: Instant) -> None:
-        self._repairs_left -= 1
+        self._repairs += 1
         for target in self._pick(1):
             self._show(target, now, is_answer=False)
-        if self._repairs_left > 0:
+        if self._repairs < REPAIR_ROUNDS or self._recent.current(now):
             self._plan_repair(now)
 
     def _show(self, target: Member, now: Instant, *, is_answer: bool) -> None:

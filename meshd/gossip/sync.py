@@ -61,7 +61,7 @@ BUSY_PAUSE_S = (0.05, 0.5)
 """The first pause after a "busy", at random between these; each further one twice as long."""
 _PADDING = bytes(JOIN_PADDING_BYTES)
 _RECORDS_FIELD_BYTES = 16
-_PAUSE_FRACTION = 0.1  # of the sync interval: the first pause between syncs after a join or a heal
+_PAUSE_FRACTION = 0.03  # of the sync interval: the first pause between syncs after a join or a heal
 _OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
 _REUNION_INTERVAL_S = 2.0
 _BUSY_BYTES_MAX = 60  # of packed addresses: a busy is no larger than the smallest join

@@ -156,7 +156,7 @@ def test_whatever_is_told_by_whom_each_hears_it_at_most_once_and_times_rise(seed
         assert fabric.nodes[by].swim.event_clock > before
         fabric.run(0.3)
     fabric.heal()
-    fabric.run(8)
+    fabric.run(40)
     for node in fabric.nodes:
         keys = [(e.time, e.origin, e.name) for e in heard(node)]
         assert len(keys) == len(set(keys))
