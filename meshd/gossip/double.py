@@ -12,6 +12,7 @@ from meshd.clock import Instant
 from meshd.errors import UsageError
 from meshd.gossip.beliefs import Beliefs
 from meshd.gossip.codec import NOBODY, pack_addresses
+from meshd.gossip.doors import Doors
 from meshd.gossip.effects import ConflictOver, ConflictSeen
 from meshd.gossip.messages import JOIN_PADDING_BYTES, Join, Welcome
 from meshd.gossip.outbox import Outbox
@@ -32,9 +33,10 @@ class Double:
     """What this node knows of another process under its id."""
 
     def __init__(
-        self, *, beliefs: Beliefs, outbox: Outbox, rng: random.Random, now: Instant
+        self, *, beliefs: Beliefs, outbox: Outbox, doors: Doors, rng: random.Random, now: Instant
     ) -> None:
         self._beliefs = beliefs
+        self._doors = doors
         self._outbox = outbox
         self._rng = rng
         self._asked: tuple[Address, int] | None = None
@@ -61,7 +63,8 @@ class Double:
 
     def on_foreign(self, address: Address, now: Instant) -> None:
         """Somebody may run with our key at this address: ask who is there, but not at any rate."""
-        if now >= self._ask_at and not self._beliefs.me.is_at(address):
+        is_due = now >= self._ask_at and not self._beliefs.me.is_at(address)
+        if is_due and self._doors.may_probe(now):
             self._ask(address, now)
 
     def _ask(self, address: Address, now: Instant) -> None:

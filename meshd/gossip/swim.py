@@ -166,7 +166,9 @@ class Swim(Reading):
             mesh=mesh, beliefs=self._beliefs, exchange=self._exchange, pulls=self._pulls,
             doors=self._doors, dialects=self._dialects, outbox=self._outbox, now=now,
         )  # fmt: skip
-        self._double = Double(beliefs=self._beliefs, outbox=self._outbox, rng=rng, now=now)
+        self._double = Double(
+            beliefs=self._beliefs, outbox=self._outbox, doors=self._doors, rng=rng, now=now
+        )
         self._gossiped_at = now
         self._rounds_left = float(_ROUNDS_AHEAD)
         self._stalled_at = Instant(now - _GRACE_INTERVALS * config.probe_interval_s)

@@ -272,7 +272,10 @@ def test_config_check_lists_every_fault(meshd, home):
 def test_config_check_looks_at_declared_capabilities_too(meshd, home):
     file = home / "caps.toml"
     file.write_text('[[capability]]\nname = "ok"\ncommand = ["cat"]\n')
-    assert meshd("config", "check", str(file)).out == f"{file}: ok, declares 1 capability\n"
+    assert (
+        meshd("config", "check", str(file)).out
+        == f"{file}: ok, declares 1 capability and 0 handlers\n"
+    )
     assert meshd("config", "check", str(file), "--json").json["ok"] is True
     file.write_text('[[capability]]\nname = "neither"\n')
     assert meshd("config", "check", str(file)).exit == 2
