@@ -51,7 +51,8 @@ def test_a_crowd_behind_one_address_joins(tmp_path):
 def test_an_update_reaches_all(tmp_path):
     figures = _figures("update", tmp_path)["n3"]["meshd"]
     assert figures["failed"] == 0
-    assert figures["everywhere_s"]["min"] > 0
+    assert figures["everywhere_s"]["count"] > 0
+    assert 0 <= figures["everywhere_s"]["min"] <= figures["everywhere_s"]["max"] < 10
 
 
 @pytest.mark.slow
