@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from meshd.capability.declared import command_faults
 from meshd.clock import Seconds
 from meshd.errors import UsageError
 from meshd.happening import Event, Kind
@@ -92,11 +93,7 @@ def _faults(handler: EventHandler) -> list[str]:
     faults = []
     if bool(handler.on) == bool(handler.query):
         faults.append("it needs exactly one of on = [...] and query = '...'")
-    if not handler.command or not handler.command[0]:
-        faults.append("command is empty: write the program and its arguments")
-    texts = (*handler.command, handler.cwd or "", *handler.env, *handler.env.values())
-    if any("\0" in text for text in texts):
-        faults.append("command, cwd and env must not hold null characters")
+    faults.extend(command_faults(handler.command, handler.cwd, handler.env))
     if not 0 < handler.timeout_s <= TIMEOUT_MAX_S:
         faults.append(f"timeout_s must be above 0 and at most {TIMEOUT_MAX_S:g}")
     if handler.query and not is_name(handler.query):

@@ -146,17 +146,23 @@ def _handler_faults(config: CapabilityConfig) -> list[str]:
         return ["it needs exactly one of command = [...] and url = '...'"]
     faults = []
     if config.command is not None:
-        texts = (*config.command, config.cwd or "", *config.env, *config.env.values())
-        if not config.command or not config.command[0]:
-            faults.append("command is empty: write the program and its arguments")
-        if any("\0" in text for text in texts):
-            faults.append("command, cwd and env must not hold null characters")
+        faults.extend(command_faults(config.command, config.cwd, config.env))
         if config.allow_remote:
             faults.append("allow_remote goes with url, not with command")
     else:
         faults.extend(_url_faults(config.url or "", allow_remote=config.allow_remote))
         if config.cwd is not None or config.env:
             faults.append("cwd and env go with command, not with url")
+    return faults
+
+
+def command_faults(command: tuple[str, ...], cwd: str | None, env: Mapping[str, str]) -> list[str]:
+    """What is wrong with a declared program, whatever it is run for."""
+    faults = []
+    if not command or not command[0]:
+        faults.append("command is empty: write the program and its arguments")
+    if any("\0" in text for text in (*command, cwd or "", *env, *env.values())):
+        faults.append("command, cwd and env must not hold null characters")
     return faults
 
 
