@@ -93,9 +93,11 @@ class _Kept(Generic[Task, Found]):
         """What the file has already, by the number of the task."""
         held: dict[str, Found] = {}
         try:
-            text = self._path.read_text("utf-8") if self._path.exists() else ""
+            # Written to at once: where that cannot be, no run is done in vain.
+            self._path.open("ab").close()
+            text = self._path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise _fault(self._path, "read", error) from None
+            raise _fault(self._path, "use", error) from None
         self._starts_line = text[-1:] not in {"", "\n"}
         for line in text.splitlines():
             try:
