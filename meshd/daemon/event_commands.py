@@ -36,9 +36,12 @@ class EventCommands:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._running: list[tuple[EventHandler, asyncio.Task[None]]] = []
+        self._has_begun = False
 
     def use(self, handlers: Iterable[EventHandler]) -> None:
         """Run these, and no others; those that stay go on where they are.
+
+        The first ones hear all since the node's start, later ones what happens from now on.
 
         Raises:
             UsageError: an attached program answers one of the queries; nothing changed.
@@ -51,17 +54,19 @@ class EventCommands:
 
         self._node.happenings.answer_with(tuple(by_query), answer, self)
         following = [each for each in wanted if each.on]
-        kept = []
+        kept: list[tuple[EventHandler, asyncio.Task[None]]] = []
         for handler, task in self._running:
             if handler in following:
                 following.remove(handler)
                 kept.append((handler, task))
             else:
                 task.cancel()
+        after = self._node.happenings.log.last if self._has_begun else 0
         for handler in following:
-            task = asyncio.create_task(self._follow(handler), name=f"meshd-handler {handler.label}")
-            kept.append((handler, task))
+            work = self._follow(handler, after)
+            kept.append((handler, asyncio.create_task(work, name=f"meshd-handler {handler.label}")))
         self._running = kept
+        self._has_begun = True
 
     async def stop(self) -> None:
         """End them, with the programs that run. Idempotent."""
@@ -72,8 +77,8 @@ class EventCommands:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, handler: EventHandler) -> None:
-        happenings, upto = self._node.happenings, 0
+    async def _follow(self, handler: EventHandler, upto: int) -> None:
+        happenings = self._node.happenings
         while True:
             page = happenings.log.read(upto, handler.wants, limit=1)
             if page.lost:
