@@ -62,7 +62,7 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     transmit_mult: int = 4
     datagram_bytes_max: int = 1_200
     load_interval_s: float = 1.0
-    load_transmit_limit: int = 4
+    load_transmit_limit: int = 3
     load_bytes_per_s: float = 8_192.0
     document_bytes_per_s: float = 131_072.0
     reconnect_interval_s: float = 1.0

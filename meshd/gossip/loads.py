@@ -19,6 +19,7 @@ from meshd.model import Epoch, Load, NodeId
 _BUSY_STEP = 0.25  # of the slots
 _MACHINE_STEP = 0.5  # of CPU and memory: figures for people, whose swings move no work
 _MACHINE_PAUSE_S = 60.0  # between rumours of such swings: nodes of one machine tell the same one
+_EARLY_FRACTION = 0.1  # of the period: who samples once a second is a little early now and then
 _ERROR_STEP = 0.25
 _TIME_FACTOR = 2.0
 _EPOCH_MS_PER_SEQUENCE = 250
@@ -108,9 +109,10 @@ class LoadPlane:
             return False
         if self._announced is not None and self._announced_at is not None:
             # Who takes no more work, or takes it again, says so early: it is asked in vain else.
-            wait_s = self.period_s(members)
+            on_time = 1 - _EARLY_FRACTION
+            wait_s = self.period_s(members) * on_time
             if _flags(self._announced) != _flags(load):
-                wait_s = min(wait_s, self._config.load_interval_s)
+                wait_s = min(wait_s, self._config.load_interval_s * on_time)
             elif not moves_work(self._announced, load):
                 wait_s = max(wait_s, _MACHINE_PAUSE_S)
             if now - self._announced_at < wait_s:

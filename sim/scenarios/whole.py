@@ -141,7 +141,7 @@ def rolling_restart(nodes: int, seed: int, duration_s: float, loss: float) -> Pl
     rng = rng_of(seed, "rolling_restart")
     order = rng.sample(range(nodes), nodes)
     step_s = max(duration_s / (nodes + 1), DRAINED_S + 1)
-    faults: list[At] = []
+    faults = [At(0.0, Want("slow", 0.5))]  # so that whoever leaves has something to finish
     for number, node in enumerate(order):
         at_s = 2.0 + number * step_s
         again = Start(node, seeds_of(rng, nodes, node))

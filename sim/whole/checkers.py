@@ -319,9 +319,13 @@ class LeavesCleanly(Checker):
         if not asked_run or self.place.calm_since > asked_at or box.runs != asked_run:
             return
         for run in tried.work.executions:
-            is_it = run.at == tried.to and run.hops == tried.hops and run.run == asked_run
-            if is_it and run.end is End.DONE and run.ended >= asked_at:
+            if (run.at, run.hops, run.run) != (tried.to, tried.hops, asked_run):
+                continue
+            if run.end is End.DONE and run.ended >= asked_at:
                 self.fail(tried.by, tried.to, f"{_name(tried)} was done, but lost: {tried.error}")
+            is_due = self.place.now < run.deadline - ROUNDING_S
+            if run.end is None and is_due and self._is_draining(tried.to, asked_run):
+                self.fail(tried.by, tried.to, f"{_name(tried)} was left behind: {tried.error}")
 
 
 class FailingNodesRest(Checker):

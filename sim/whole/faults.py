@@ -60,10 +60,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """No fault: from now on clients call this capability alone."""
+    """No fault: from now on this share of clients' calls is for one capability; if 1, all are."""
 
     capability: str
+    share: float = 1.0
 
     def apply(self, world: Any) -> None:
-        """Tell the clients."""
-        world.wanted = {self.capability: 1.0}
+        """Tell the clients. What they called before keeps its proportions."""
+        others = {name: each for name, each in world.wanted.items() if name != self.capability}
+        scale = (1 - self.share) / (sum(others.values()) or 1.0)
+        kept = {name: each * scale for name, each in others.items()} if scale else {}
+        world.wanted = {**kept, self.capability: self.share}

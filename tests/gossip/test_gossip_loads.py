@@ -61,16 +61,24 @@ def test_a_change_that_comes_too_soon_is_told_with_a_later_sample():
 
 def test_the_period_grows_with_the_mesh_once_the_budget_is_spent():
     assert plane().period_s(10) == 1.0
-    assert plane().period_s(1_000) == pytest.approx(1_000 * 4 * LOAD_ENTRY_BYTES / 8_192)
+    assert plane().period_s(1_000) == pytest.approx(1_000 * 3 * LOAD_ENTRY_BYTES / 8_192)
 
 
 def test_a_rumour_is_passed_on_as_often_as_the_limit_says():
     loads = plane()
     loads.sampled(Load(), 10, Instant(0.0))
     assert loads.waiting
-    taken = [loads.take(100) for _ in range(5)]
-    assert [len(part) for part in taken] == [LOAD_ENTRY_BYTES] * 4 + [0]
+    taken = [loads.take(100) for _ in range(4)]
+    assert [len(part) for part in taken] == [LOAD_ENTRY_BYTES] * 3 + [0]
     assert not loads.waiting
+
+
+def test_a_sample_that_comes_a_little_early_is_told_all_the_same():
+    loads, told = plane(), []
+    for number, at in enumerate((0.0, 0.95, 1.9, 2.5, 2.9)):
+        sample = Load(in_flight=number, slots=1)
+        told.append(loads.sampled(sample, 10, Instant(at)))
+    assert told == [True, True, True, False, True]
 
 
 def test_of_rumours_the_newest_wins():

@@ -44,7 +44,7 @@ def test_with_verifiers_the_shortest_doubt_does_not_grow_with_the_mesh():
     assert large["t_min_s"] == 3.0
     assert (small["crowded_t_min_s"], large["crowded_t_min_s"]) == (4.0, pytest.approx(12.0))
     assert (small["transmit_limit"], large["transmit_limit"]) == (8, 16)
-    assert large["load_period_s"] == pytest.approx(1_000 * 4 * 19 / 8_192)
+    assert large["load_period_s"] == pytest.approx(1_000 * 3 * 19 / 8_192)
     assert large["stale_after_s"] == 3 * 999
 
 
