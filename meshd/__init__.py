@@ -7,12 +7,14 @@ from meshd.version import __version__
 if TYPE_CHECKING:
     from meshd.errors import MeshError, PeerError, UsageError
     from meshd.mesh import Mesh, capability
+    from meshd.sink import progress
 
-__all__ = ["Mesh", "MeshError", "PeerError", "UsageError", "__version__", "capability"]
+__all__ = ["Mesh", "MeshError", "PeerError", "UsageError", "__version__", "capability", "progress"]
 
 _HOMES = {
     "Mesh": "meshd.mesh",
     "capability": "meshd.mesh",
+    "progress": "meshd.sink",
     "MeshError": "meshd.errors",
     "PeerError": "meshd.errors",
     "UsageError": "meshd.errors",

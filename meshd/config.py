@@ -99,6 +99,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         float,
         _about("Seconds that a stop waits for running tasks, 0..86400.", ge=0, le=86_400),
     ] = 20.0
+    journal: Annotated[
+        bool,
+        _about("Keep accepted tasks in the state directory, so that they survive a restart."),
+    ] = False
     loop: Annotated[Loop, _about("Event loop; auto is uvloop where it is installed.")] = "auto"
     ready_file: Annotated[
         FilePath, _about("File that is written once the node serves, for scripts.")
@@ -124,6 +128,10 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _about(f"Delegations that one task may go through, 1..{HOPS_MAX}.", ge=1, le=HOPS_MAX),
     ] = _ROUTING.hops_max
+    hedge: Annotated[
+        bool,
+        _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
+    ] = _ROUTING.is_hedging
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from meshd.errors import (
@@ -168,6 +169,41 @@ class ControlClient:
                 ) from None
         return _result(_body(answer))
 
+    def stream(
+        self, method: str, params: Any = None, timeout_s: float = 30.0
+    ) -> Iterator[tuple[str, Any]]:
+        """Call `method`: its partial results and progress as they come, and the result at last.
+
+        Yields:
+            `("part", value)`, `("progress", {"fraction": .., "message": ..})`, last
+            `("result", value)`.
+
+        Raises:
+            MeshError: as `call` does.
+        """
+        deadline = time.monotonic() + timeout_s
+        request = _request(method, params, timeout_s, accept="text/event-stream")
+        try:
+            with _connect(self.path, timeout_s) as link:
+                for message in _events(link, request, deadline):
+                    if "method" not in message:
+                        yield "result", _result_of(message)
+                        return
+                    told = message.get("params") or {}
+                    if message["method"] == "part":
+                        yield "part", told.get("value")
+                    elif message["method"] == "progress":
+                        yield "progress", told
+        except TimeoutError:
+            raise DeadlineError(
+                f"{method!r} did not end within {timeout_s:g} s", definite=False
+            ) from None
+        except OSError as error:
+            raise PeerError(
+                f"the daemon went away before it answered {method!r}: {error}", definite=False
+            ) from None
+        raise PeerError("the daemon closed the link without an answer", definite=False)
+
 
 def _roots() -> list[str]:
     own = runtime_dir()
@@ -291,7 +327,7 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def _request(method: str, params: Any, timeout_s: float) -> bytes:
+def _request(method: str, params: Any, timeout_s: float, accept: str = "") -> bytes:
     message = {"jsonrpc": "2.0", "id": 1, "method": method}
     if params is not None:
         message["params"] = params
@@ -302,8 +338,10 @@ def _request(method: str, params: Any, timeout_s: float) -> bytes:
             f"the parameters of {method!r} are not JSON values: {error}",
             hint="pass only dicts, lists, strings, numbers, booleans and None",
         ) from None
+    # Of the older HTTP, a stream comes as it is, until the daemon closes.
     head = (
-        "POST /rpc HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"POST /rpc HTTP/1.{0 if accept else 1}\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nAccept: {accept or '*/*'}\r\n"
         f"Content-Length: {len(body)}\r\nMeshd-Timeout-Ms: {max(1, int(timeout_s * 1000))}\r\n"
         "Connection: close\r\n\r\n"
     )
@@ -330,6 +368,34 @@ def _exchange(link: socket.socket, request: bytes, deadline: float) -> bytes:
     return bytes(answer)
 
 
+def _events(link: socket.socket, request: bytes, deadline: float) -> Iterator[dict[str, Any]]:
+    """The JSON-RPC messages of a stream of server-sent events; or the one of a plain answer.
+
+    Raises:
+        OSError: the link got lost; TimeoutError: the time is over.
+        PeerError: it is no such stream.
+    """
+    _set_time(link, deadline)
+    link.sendall(request)
+    pending, is_head, is_stream = b"", True, False
+    while True:
+        _set_time(link, deadline)
+        chunk = link.recv(_CHUNK)
+        pending += chunk
+        if is_head and b"\r\n\r\n" in pending:
+            head, _, pending = pending.partition(b"\r\n\r\n")
+            is_head, is_stream = False, b"text/event-stream" in head
+        if is_stream:
+            *whole, pending = pending.split(b"\n\n")
+            yield from (_message(event.removeprefix(b"data: ")) for event in whole)
+        if len(pending) > RESPONSE_BYTES_MAX:
+            raise PeerError("the daemon's answer is too large", definite=False)
+        if not chunk:
+            if not is_head and not is_stream:
+                yield _message(pending)
+            return
+
+
 def _set_time(link: socket.socket, deadline: float) -> None:
     left = deadline - time.monotonic()
     if left <= 0:
@@ -354,16 +420,22 @@ def _body(answer: bytes) -> bytes:
 
 
 def _result(body: bytes) -> Any:
+    return _result_of(_message(body))
+
+
+def _message(body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(body)
+        message = json.loads(body)
     except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict) or ("result" in answer) == ("error" in answer):
-        raise PeerError(
-            "what answers on the socket does not speak JSON-RPC",
-            hint="is it a meshd daemon?",
-            definite=False,
-        )
+        message = None
+    if not isinstance(message, dict):
+        raise _no_daemon()
+    return message
+
+
+def _result_of(answer: dict[str, Any]) -> Any:
+    if ("result" in answer) == ("error" in answer):
+        raise _no_daemon()
     if "result" in answer:
         return answer["result"]
     error = answer["error"] if isinstance(answer["error"], dict) else {}
@@ -372,4 +444,12 @@ def _result(body: bytes) -> Any:
         code if isinstance(code, int) else int(Code.INTERNAL),
         str(error.get("message", "unknown error")),
         data if isinstance(data, dict) else None,
+    )
+
+
+def _no_daemon() -> PeerError:
+    return PeerError(
+        "what answers on the socket does not speak JSON-RPC",
+        hint="is it a meshd daemon?",
+        definite=False,
     )

@@ -3,6 +3,9 @@
 from enum import IntEnum
 from typing import Any
 
+LINK_LOST = "the caller's link got lost"
+"""The message of the cancellation of a handler whose caller did not call it off, but vanished."""
+
 
 class Code(IntEnum):
     """JSON-RPC error codes: the standard's own, and meshd's, clear of A2A's and MCP's ranges."""

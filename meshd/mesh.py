@@ -23,7 +23,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -42,12 +49,17 @@ from meshd.clock import Seconds
 from meshd.daemon.event_side import EventSide, running_loop
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
 from meshd.daemon.program_events import Query, Reply
+from meshd.daemon.task_side import MeshTask, TaskSide, TaskStatus
 from meshd.errors import NoDaemonError, UsageError
 from meshd.happening import Event
+from meshd.priority import PRIORITY_DEFAULT
+from meshd.sink import PartQueue, Sink
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
 
-__all__ = ["Event", "Found", "Mesh", "Query", "Reply", "capability"]
+__all__ = [
+    "Event", "Found", "Mesh", "MeshTask", "Query", "Reply", "TaskStatus", "capability",
+]  # fmt: skip
 
 DEADLINE_DEFAULT_S: Seconds = 30.0
 GRACE_S: Seconds = 2.0
@@ -70,7 +82,7 @@ class Found(msgspec.Struct, frozen=True):
     nodes: tuple[dict[str, Any], ...]
 
 
-class Mesh(EventSide):
+class Mesh(EventSide, TaskSide):
     """One program's place in the mesh.
 
     Use it as `async with Mesh() as mesh`, or in plain scripts as `with Mesh() as mesh` and the
@@ -132,6 +144,7 @@ class Mesh(EventSide):
         idempotent: bool = False,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         concurrency: int = 0,
+        rate_per_s: float = 0.0,
     ) -> Callable[[Target], Target]:
         """Offer a function, or a class's methods that are marked with `@capability`.
 
@@ -148,6 +161,7 @@ class Mesh(EventSide):
             idempotent: running it twice does no harm; only then is it retried elsewhere.
             timeout_s: bound of one run.
             concurrency: runs at a time, within the slots; 0 is no bound of its own.
+            rate_per_s: runs that begin a second; 0 is as many as are asked for.
 
         Raises:
             UsageError: the name is taken, or the function's types cannot be told as JSON Schema.
@@ -158,7 +172,7 @@ class Mesh(EventSide):
                 mark = capability(
                     capability_name, version=version, description=description, tags=tags,
                     examples=examples, idempotent=idempotent, timeout_s=timeout_s,
-                    concurrency=concurrency,
+                    concurrency=concurrency, rate_per_s=rate_per_s,
                 )  # fmt: skip
                 mark(target)
             agent_name = name or (target.__name__ if isinstance(target, type) else self.name)
@@ -303,6 +317,7 @@ class Mesh(EventSide):
         to: str = "",
         policy: str = "",
         idempotency_key: str = "",
+        priority: int = PRIORITY_DEFAULT,
     ) -> Any:
         """Have the best node do it, and return the result alone.
 
@@ -313,13 +328,14 @@ class Mesh(EventSide):
             to: a node's name or id, to insist on it.
             policy: how to choose, if not as the node is configured.
             idempotency_key: a repeated key returns the first result.
+            priority: 1 .. 5, the most urgent.
 
         Raises:
             NoCandidateError, BusyError, DeadlineError, PeerError, UsageError: see `delegate`.
         """
         envelope = await self.delegate(
             capability, input, deadline_s=deadline_s, to=to, policy=policy,
-            idempotency_key=idempotency_key,
+            idempotency_key=idempotency_key, priority=priority,
         )  # fmt: skip
         return envelope["peer_result"]["result"]
 
@@ -332,9 +348,13 @@ class Mesh(EventSide):
         to: str = "",
         policy: str = "",
         idempotency_key: str = "",
+        priority: int = PRIORITY_DEFAULT,
         explain: bool = False,
+        sink: Sink | None = None,
     ) -> dict[str, Any]:
         """As `call`, but the whole envelope: who did it, how long it took, what was tried.
+
+        `sink` takes partial results and progress; `stream` is the easy way to them.
 
         Raises:
             NoCandidateError: nobody offers it, or nobody may be asked now.
@@ -354,10 +374,38 @@ class Mesh(EventSide):
         optional = {
             "to": to, "policy": policy, "idempotency_key": idempotency_key, "explain": explain,
             "hops": list(origin.hops),
+            "priority": 0 if priority == PRIORITY_DEFAULT else priority,
         }  # fmt: skip
         params |= {key: value for key, value in optional.items() if value}
-        answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S)
+        answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S, sink)
         return answer
+
+    async def stream(
+        self,
+        capability: str,
+        input: Any = None,  # noqa: A002 - the field's name on the wire and in the manifest
+        *,
+        on_progress: Callable[[float | None, str], None] | None = None,
+        **choices: Any,
+    ) -> AsyncIterator[Any]:
+        """Have the best node do it, and take its partial results as they come.
+
+        A capability that has none gives its result as the only part. Leaving the loop cancels the
+        work. Once a part has come, no other node is tried.
+
+        Args:
+            capability: its name.
+            input: as for `call`.
+            on_progress: called with fraction (0 .. 1, or None) and message.
+            choices: `deadline_s` (for all of it), `to`, `policy`, `priority` as for `call`.
+
+        Raises:
+            MeshError: as `delegate` does, at the part that does not come.
+        """
+        parts = PartQueue(on_progress)
+        work = self.delegate(capability, input, **choices, sink=parts)
+        async for part in parts.of(work, lambda envelope: envelope["peer_result"]["result"]):
+            yield part
 
     async def discover(
         self, query: str, *, tags: Iterable[str] = (), min_score: float = 0.1, limit: int = 5
@@ -382,12 +430,14 @@ class Mesh(EventSide):
         shape = {k: v for k, v in answer["capabilities"][0].items() if k != "nodes"}
         return msgspec.convert(shape, Manifest)
 
-    async def _request(self, method: str, params: Any, timeout_s: Seconds = 10.0) -> Any:
+    async def _request(
+        self, method: str, params: Any, timeout_s: Seconds = 10.0, sink: Sink | None = None
+    ) -> Any:
         if self._link is None:
             raise UsageError(
                 "this Mesh is not started", hint="use it in `async with mesh:` or `with mesh:`"
             )
-        return await self._link.request(method, params, timeout_s)
+        return await self._link.request(method, params, timeout_s, sink)
 
     # The same for scripts
 
@@ -435,6 +485,20 @@ class Mesh(EventSide):
         """`call` for code that does not await."""
         return self._wait(self.call(capability, input, **choices))
 
+    def stream_sync(
+        self,
+        capability: str,
+        input: Any = None,  # noqa: A002 - see call
+        **choices: Any,
+    ) -> Iterator[Any]:
+        """`stream` for code that does not await."""
+        parts = self.stream(capability, input, **choices)
+        try:
+            while (part := self._wait(_next(parts))) is not _END:
+                yield part
+        finally:
+            self._wait(_close(parts))
+
     def delegate_sync(
         self,
         capability: str,
@@ -451,6 +515,18 @@ class Mesh(EventSide):
     def peers_sync(self) -> list[dict[str, Any]]:
         """`peers` for code that does not await."""
         return self._wait(self.peers())
+
+
+_END = object()
+
+
+async def _next(parts: AsyncIterator[Any]) -> Any:
+    return await anext(parts, _END)
+
+
+async def _close(parts: AsyncIterator[Any]) -> None:
+    if isinstance(parts, AsyncGenerator):
+        await parts.aclose()
 
 
 async def _offer(link: Link, definitions: tuple[CapabilityDefinition, ...]) -> None:

@@ -88,20 +88,23 @@ class Kind(Protocol):
 
 
 class Meshd:
-    """Ours, of this very checkout."""
+    """Ours: of this very checkout, or what another interpreter has installed (compiled wheels)."""
 
     name = "meshd"
     port = 7_001
     tells_suspicions = True
 
-    def __init__(self, place: Path, profile: str) -> None:
+    def __init__(self, place: Path, profile: str, python: Path | None = None) -> None:
         self._place = place
         self._profile = profile
+        self._python = str(python or sys.executable)
         self._mesh = f"bench-{os.getpid()}"
         self._states = {f"member_{state}": state for state in STATES} | {
             "started": READY, "bound": BOUND, "state_changed": UPDATED, "ages": AGES,
         }  # fmt: skip
         self.environment = isolated_environment(place)
+        if python is not None:
+            self.environment["PYTHONPATH"] = str(HERE.parent)
 
     def command(self, spec: Spec) -> list[str]:
         """`meshd start`, or the same with what is wanted besides."""
@@ -111,7 +114,7 @@ class Meshd:
         if spec.extra == UPDATES:
             self._offers(spec, 0)
         return [
-            sys.executable, *program, "start", "--name", spec.name, "--mesh", self._mesh,
+            self._python, *program, "start", "--name", spec.name, "--mesh", self._mesh,
             "--bind", spec.bind, "--profile", self._profile, "--log-format", "json", "--no-mdns",
             *(part for seed in spec.seeds for part in ("--join", seed)),
             *(("--capability", offers[spec.extra]) if spec.extra in offers else ()),
@@ -282,9 +285,11 @@ ALL_NAMES = (*NAMES, Memberlist.name)
 PORTS = [kind.port for kind in (Meshd, Serf, Kinship, Memberlist)]
 
 
-def available(installed: Installed, profile: str) -> tuple[dict[str, Make], dict[str, str]]:
-    """The kinds that can be run here, and why the others cannot."""
-    found: dict[str, Make] = {Meshd.name: lambda place: Meshd(place, profile)}
+def available(
+    installed: Installed, profile: str, own: Path | None = None
+) -> tuple[dict[str, Make], dict[str, str]]:
+    """The kinds that can be run here, and why the others cannot; `own` has another meshd."""
+    found: dict[str, Make] = {Meshd.name: lambda place: Meshd(place, profile, own)}
     if serf := installed.serf:
         found[Serf.name] = lambda _: Serf(serf, profile)
     if python := installed.kinship_python:

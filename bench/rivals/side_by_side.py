@@ -64,6 +64,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--rivals-dir", type=Path, default=default_directory())
     made.add_argument("--seed", type=int, default=1)
     made.add_argument(
+        "--meshd-python", type=Path, metavar="PYTHON",
+        help="Run the meshd that this interpreter has installed, as a compiled wheel.",
+    )  # fmt: skip
+    made.add_argument(
         "--out", type=Path,
         help="Keep each round's result in this file of JSON lines; what is there is not repeated.",
     )  # fmt: skip
@@ -89,7 +93,7 @@ def begin(name: str, made: argparse.ArgumentParser, **quick: Any) -> Bench:
 
 def kinds(options: argparse.Namespace) -> dict[str, Make]:
     """Those that were asked for and are there; says why others are not."""
-    found, missing = available(find(options.rivals_dir), options.profile)
+    found, missing = available(find(options.rivals_dir), options.profile, options.meshd_python)
     for name in options.kinds:
         if name not in found:
             progress(f"without {name}: {missing[name]}")

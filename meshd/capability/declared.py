@@ -21,13 +21,16 @@ from meshd.errors import UsageError
 from meshd.model import check_name
 
 CAPABILITIES_MAX = 256
+MIB = 1_048_576
+MEMORY_MB_MAX = 1_048_576
 
 
 class CapabilityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[capability]]` table.
 
     Exactly one of `command` (program and arguments, no shell) and `url` (http or https; on
-    another machine only with `allow_remote`). `cwd` and `env` go with `command`. The other fields
+    another machine only with `allow_remote`). `cwd`, `env`, `streaming` (each line of output is a
+    partial result) and `memory_mb` (bound of its address space) go with `command`. The other fields
     are those of `Manifest`; `timeout_s` in seconds above 0.
     """
 
@@ -45,6 +48,9 @@ class CapabilityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     idempotent: bool = False
     timeout_s: float = TIMEOUT_DEFAULT_S
     concurrency: int = 0
+    rate_per_s: float = 0.0
+    streaming: bool = False
+    memory_mb: int = 0
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] = {}
 
@@ -118,6 +124,8 @@ def _define(config: CapabilityConfig) -> tuple[CapabilityDefinition | None, list
         idempotent=config.idempotent,
         timeout_s=config.timeout_s,
         concurrency=config.concurrency,
+        rate_per_s=config.rate_per_s,
+        streaming=config.streaming,
     )
     try:
         check_manifest(manifest)
@@ -137,7 +145,10 @@ def _define(config: CapabilityConfig) -> tuple[CapabilityDefinition | None, list
 
 def _handler(config: CapabilityConfig) -> Handler:
     if config.command is not None:
-        return CommandHandler(config.command, config.cwd, dict(config.env))
+        return CommandHandler(
+            config.command, config.cwd, dict(config.env), config.streaming,
+            config.memory_mb * MIB,
+        )  # fmt: skip
     return HttpHandler(config.url or "")
 
 
@@ -147,12 +158,14 @@ def _handler_faults(config: CapabilityConfig) -> list[str]:
     faults = []
     if config.command is not None:
         faults.extend(command_faults(config.command, config.cwd, config.env))
+        if not 0 <= config.memory_mb <= MEMORY_MB_MAX:
+            faults.append(f"memory_mb must be 0 (no bound) to {MEMORY_MB_MAX}")
         if config.allow_remote:
             faults.append("allow_remote goes with url, not with command")
     else:
         faults.extend(_url_faults(config.url or "", allow_remote=config.allow_remote))
-        if config.cwd is not None or config.env:
-            faults.append("cwd and env go with command, not with url")
+        if config.cwd is not None or config.env or config.streaming or config.memory_mb:
+            faults.append("cwd, env, streaming and memory_mb go with command, not with url")
     return faults
 
 

@@ -12,6 +12,7 @@ from meshd.capability.manifest import Manifest, check_manifest
 from meshd.capability.schema import describe
 from meshd.errors import UsageError
 from meshd.model import check_name
+from meshd.sink import Sink
 
 MARK: Final = "__meshd_capability__"
 """The attribute under which a decorated function carries its `Declaration`."""
@@ -23,23 +24,34 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class FunctionHandler:
-    """A Python function in this process; `arguments` turns a JSON input into its keywords."""
+    """A Python function in this process; `arguments` turns a JSON input into its keywords.
+
+    `is_stream` is set of generators, plain and asynchronous: what they yield are partial results.
+    """
 
     function: Callable[..., Any]
     is_async: bool
     arguments: Callable[[Any], dict[str, Any]]
+    is_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CommandHandler:
     """A program to run, without a shell: input on stdin, result on stdout.
 
-    `env` is added to the daemon's own environment; `cwd` None means the daemon's.
+    Attributes:
+        argv: program and arguments.
+        cwd: where it runs; None is the daemon's own directory.
+        env: added to the daemon's own environment.
+        is_stream: each line on stdout is a partial result.
+        memory_bytes: of address space that it may take; 0 is no bound.
     """
 
     argv: tuple[str, ...]
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    is_stream: bool = False
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +65,11 @@ class HttpHandler:
 class RemoteHandler:
     """A function in a program that is attached to this daemon.
 
-    `call(capability, input, timeout_s)` runs it there; `owner` names the attachment, whose end
-    takes its capabilities away.
+    `call(capability, input, timeout_s, sink)` runs it there; `owner` names the attachment, whose
+    end takes its capabilities away.
     """
 
-    call: Callable[[str, Any, float], Awaitable[Any]]
+    call: Callable[[str, Any, float, Sink | None], Awaitable[Any]]
     owner: Hashable
 
 
@@ -106,6 +118,7 @@ class Declaration:
     idempotent: bool = False
     timeout_s: float = TIMEOUT_DEFAULT_S
     concurrency: int = 0
+    rate_per_s: float = 0.0
     agent: str = ""
 
 
@@ -123,6 +136,7 @@ def capability(
     idempotent: bool = False,
     timeout_s: float = TIMEOUT_DEFAULT_S,
     concurrency: int = 0,
+    rate_per_s: float = 0.0,
     agent: str = "",
 ) -> Callable[[FunctionT], FunctionT]: ...
 def capability(
@@ -136,6 +150,7 @@ def capability(
     idempotent: bool = False,
     timeout_s: float = TIMEOUT_DEFAULT_S,
     concurrency: int = 0,
+    rate_per_s: float = 0.0,
     agent: str = "",
 ) -> Any:
     """Offer a function or method to the mesh: `@capability` or `@capability("name", ...)`.
@@ -157,6 +172,7 @@ def capability(
         idempotent=idempotent,
         timeout_s=timeout_s,
         concurrency=concurrency,
+        rate_per_s=rate_per_s,
         agent=check_name(agent, "agent") if agent else "",
     )
     return lambda function: _mark(function, declaration)
@@ -172,11 +188,9 @@ def define(
     """
     told = declaration or getattr(function, MARK, None) or Declaration()
     name = told.name or getattr(function, "__name__", "")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise UsageError(
-            f"capability {name!r} is a generator", hint="return one value, for example a list"
-        )
-    schema = describe(function, name)
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    schema = describe(function, name, is_stream=is_stream)
     manifest = Manifest(
         name=name,
         version=told.version,
@@ -190,11 +204,11 @@ def define(
         # 5 and 5.0 are one bound, and must be one digest wherever the manifest is read again.
         timeout_s=float(told.timeout_s),
         concurrency=told.concurrency,
+        rate_per_s=float(told.rate_per_s),
+        streaming=is_stream,
     )
-    is_async = inspect.iscoroutinefunction(function)
-    return CapabilityDefinition(
-        check_manifest(manifest), FunctionHandler(function, is_async, schema.arguments)
-    )
+    handler = FunctionHandler(function, is_async, schema.arguments, is_stream)
+    return CapabilityDefinition(check_manifest(manifest), handler)
 
 
 def collect(source: Any) -> tuple[CapabilityDefinition, ...]:

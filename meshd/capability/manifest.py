@@ -13,6 +13,7 @@ SUMMARY_DESCRIPTION_CHARS_MAX = 160
 TAGS_MAX = 16
 TAG_CHARS_MAX = 32
 MANIFEST_BYTES_MAX = 65_536
+RATE_MAX = 1e6
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,8 +21,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `idempotent` says that running it twice does no harm: only then is it retried after an
     indefinite error or hedged. `timeout_s` bounds one run; `concurrency` bounds runs at a time
-    within the node's slots (0: no bound of its own). `input_schema` and `output_schema` are JSON
-    Schema documents.
+    within the node's slots (0: no bound of its own), `rate_per_s` how often it begins (0: as often
+    as asked). `input_schema` and `output_schema` are JSON Schema documents; where `streaming` is
+    set, the latter is that of each partial result, and a caller who asks for the result alone gets
+    them all as a list.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     idempotent: bool = False
     timeout_s: float = 300.0
     concurrency: int = 0
+    rate_per_s: float = 0.0
+    streaming: bool = False
 
 
 class CapabilitySummary(msgspec.Struct, frozen=True, array_like=True):
@@ -65,6 +70,8 @@ def check_manifest(manifest: Manifest) -> Manifest:
         faults.append("timeout_s must be above 0")
     if manifest.concurrency < 0:
         faults.append("concurrency must be 0 (no own bound) or more")
+    if not 0 <= manifest.rate_per_s <= RATE_MAX:
+        faults.append(f"rate_per_s must be 0 (no bound) to {RATE_MAX:g}")
     if len(encode_manifest(manifest)) > MANIFEST_BYTES_MAX:
         faults.append(f"the whole manifest is larger than {MANIFEST_BYTES_MAX} bytes")
     if faults:
@@ -77,9 +84,25 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.encode(manifest, order="sorted")
 
 
+def decode_manifest(body: bytes) -> Manifest:
+    """What `encode_manifest` wrote, here or in a later version: unknown fields are passed over.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError, RecursionError: it is no manifest.
+    """
+    fields = msgspec.json.decode(body, type=dict[str, Any])
+    known = {name: fields[name] for name in Manifest.__struct_fields__ if name in fields}
+    return msgspec.convert(known, Manifest)
+
+
 def digest_of(manifest: Manifest) -> bytes:
     """8 bytes that stand for the whole manifest in its summary."""
-    return hashlib.blake2b(encode_manifest(manifest), digest_size=8).digest()
+    return body_digest(encode_manifest(manifest))
+
+
+def body_digest(body: bytes) -> bytes:
+    """The same, of a manifest as it was written."""
+    return hashlib.blake2b(body, digest_size=8).digest()
 
 
 def summarise(manifest: Manifest) -> CapabilitySummary:

@@ -106,8 +106,12 @@ class FunctionSchema:
         return UsageError(f"{self.name}: {why}", hint=self.accepts(), code=Code.INVALID_PARAMS)
 
 
-def describe(function: Callable[..., Any], name: str = "") -> FunctionSchema:
+def describe(
+    function: Callable[..., Any], name: str = "", *, is_stream: bool = False
+) -> FunctionSchema:
     """The schema of a function, bound method, partial or callable object.
+
+    Of a generator (`is_stream`) the output schema is that of what it yields.
 
     Raises:
         UsageError: it cannot be called with a JSON object: it takes `*args` or positional-only
@@ -136,7 +140,9 @@ def describe(function: Callable[..., Any], name: str = "") -> FunctionSchema:
         parameters=parameters,
         extra=extra,
         input_schema=_input_schema(parameters, extra, components),
-        output_schema=_output_schema(hints.get("return", Any)),
+        output_schema=_output_schema(
+            _yielded(hints.get("return", Any)) if is_stream else hints.get("return", Any)
+        ),
     )
 
 
@@ -238,6 +244,11 @@ def _input_schema(
         "additionalProperties": False if extra is None else (extra.schema or True),
     }
     return {**schema, "$defs": components} if components else schema
+
+
+def _yielded(kind: Any) -> Any:
+    """`T` of `Iterator[T]`, `AsyncGenerator[T, None]` and the like."""
+    return next(iter(typing.get_args(kind)), Any)
 
 
 def _output_schema(kind: Any) -> dict[str, Any]:

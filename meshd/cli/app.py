@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "discover": "Find capabilities that fit a description.",
         "call": "Run a capability and print its result.",
         "delegate": "Hand work to the best peer and print the whole answer.",
+        "task": "Look after work that was handed in.",
     },
     "Set-up": {
         "config": "Show and check the configuration.",

@@ -8,6 +8,7 @@ import click
 from meshd.cli.options import complete_nodes, duration
 from meshd.cli.output import escape, json_text, latency
 from meshd.cli.session import Session
+from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 
 TIMEOUT_S = 30.0
 GRACE_S = 2.0
@@ -20,7 +21,7 @@ Command = Callable[..., Any]
 
 
 def handover_options(function: Command) -> Command:
-    """-d, --to, --timeout, --policy, --explain, --idempotency-key."""
+    """-d, --to, --timeout, --policy, --explain, --idempotency-key, --priority."""
     options = [
         click.option("-d", "--data", metavar="JSON|@FILE|-", help="The input; `-` reads stdin."),
         click.option(
@@ -41,14 +42,45 @@ def handover_options(function: Command) -> Command:
         click.option("--policy", metavar="NAME", help="How to choose, e.g. least_loaded."),
         click.option("--explain", is_flag=True, help="Say on stderr why this node was chosen."),
         click.option("--idempotency-key", metavar="KEY", help="Run at most once for this key."),
+        click.option(
+            "--priority",
+            type=click.IntRange(PRIORITY_MIN, PRIORITY_MAX),
+            metavar="1..5",
+            help=f"How urgent it is; 5 goes first, default {PRIORITY_DEFAULT}.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
     return function
 
 
+Part = Callable[[Any], None]
+
+
 def hand_over(
-    session: Session,
+    session: Session, request: dict[str, Any], *, on_part: Part | None = None, **choices: Any
+) -> dict[str, Any]:
+    """Ask the daemon to delegate, and return its whole answer.
+
+    `on_part` is given each partial result as it comes.
+
+    Raises:
+        MeshError: nobody could, or the one who could failed.
+    """
+    params = delegate_params(request, **choices)
+    timeout_s = choices["timeout_s"] + GRACE_S
+    answer: dict[str, Any]
+    if on_part is None:
+        answer = session.call("delegate", params, timeout_s=timeout_s)
+    else:
+        answer = _streamed(session, params, timeout_s, on_part)
+    if choices["explain"]:
+        for line in explanation(answer.get("explain")):
+            session.note(line)
+    return answer
+
+
+def delegate_params(
     request: dict[str, Any],
     *,
     to: str,
@@ -56,25 +88,40 @@ def hand_over(
     policy: str | None,
     explain: bool,
     idempotency_key: str | None,
+    priority: int | None,
 ) -> dict[str, Any]:
-    """Ask the daemon to delegate, and return its whole answer.
-
-    Raises:
-        MeshError: nobody could, or the one who could failed.
-    """
-    params = {**request, "deadline_ms": max(1, round(timeout_s * 1000))}
+    """The parameters of `delegate` that the options stand for."""
     optional = {
         "to": None if to == "auto" else to,
         "policy": policy,
         "explain": explain or None,
         "idempotency_key": idempotency_key,
+        "priority": priority,
     }
-    params |= {key: value for key, value in optional.items() if value is not None}
-    answer: dict[str, Any] = session.call("delegate", params, timeout_s=timeout_s + GRACE_S)
-    if explain:
-        for line in explanation(answer.get("explain")):
-            session.note(line)
+    given = {key: value for key, value in optional.items() if value is not None}
+    return {**request, "deadline_ms": max(1, round(timeout_s * 1000)), **given}
+
+
+def _streamed(
+    session: Session, params: dict[str, Any], timeout_s: float, on_part: Part
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    for what, value in session.client.stream("delegate", params, timeout_s):
+        if what == "part":
+            on_part(value)
+        elif what == "progress":
+            session.note(progress_text(value))
+        else:
+            answer = value
     return answer
+
+
+def progress_text(told: dict[str, Any]) -> str:
+    """`40 % reading`: how far it is."""
+    fraction = told.get("fraction")
+    parts = [f"{fraction:.0%}"] if isinstance(fraction, int | float) else []
+    parts += [escape(told["message"])] if told.get("message") else []
+    return " ".join(parts) or "it goes on"
 
 
 def explanation(explain: Any) -> list[str]:

@@ -44,6 +44,7 @@ _FLAGS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         },
     ),
     (("--slots",), {"type": int, "metavar": "N", "help": "Tasks at a time; 0: one a CPU."}),
+    (("--journal/--no-journal",), {"default": None, "help": "Keep accepted tasks on disk."}),
     (("--profile",), {"metavar": "lan|wan|local", "help": "Timing of the failure detector."}),
     (("--state-dir",), {"metavar": "DIR", "help": "Where the node keeps its key and memory."}),
     (("--config",), {"metavar": "FILE", "help": "Read this TOML file alone."}),

@@ -12,6 +12,7 @@ from meshd.errors import UsageError
 from meshd.model import check_name
 from meshd.rpc.channel import Channel
 from meshd.rpc.methods import CallContext
+from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
 
@@ -76,14 +77,14 @@ class Attachments:
             event(logger, "info", "detached", capabilities=",".join(gone))
 
     def _caller(self, channel: Channel) -> Any:
-        async def call(capability: str, value: Any, timeout_s: Seconds) -> Any:
+        async def call(capability: str, value: Any, timeout_s: Seconds, sink: Sink | None) -> Any:
             params = {
                 "capability": capability,
                 "input": value,
                 "timeout_s": timeout_s,
                 "hops": list(ORIGIN.get().hops),
             }
-            return await channel.call("work", params, timeout_s + CANCEL_GRACE_S)
+            return await channel.call("work", params, timeout_s + CANCEL_GRACE_S, sink=sink)
 
         return call
 

@@ -10,6 +10,7 @@ from meshd.daemon.link import Link
 from meshd.daemon.program_events import EventStream, ProgramEvents, Replies, Reply, payload_params
 from meshd.errors import MeshError
 from meshd.happening import Event
+from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
 
 logger = get_logger(__name__)
@@ -28,7 +29,9 @@ class EventSide(ABC):
         self._late: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def _request(self, method: str, params: Any, timeout_s: Seconds = 10.0) -> Any:
+    async def _request(
+        self, method: str, params: Any, timeout_s: Seconds = 10.0, sink: Sink | None = None
+    ) -> Any:
         """Call a method of the node."""
 
     @abstractmethod

@@ -22,6 +22,7 @@ from meshd.load import default_slots
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel
 from meshd.rpc.methods import CallContext, Registry
+from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
 from meshd.work.forward import HttpForward
 from meshd.work.origin import ORIGIN, Origin
@@ -60,8 +61,10 @@ class Link(Protocol):
         """Offer more."""
         ...
 
-    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
-        """Call one of the node's remote methods."""
+    async def request(
+        self, method: str, params: Any, timeout_s: Seconds, sink: Sink | None = None
+    ) -> Any:
+        """Call one of the node's remote methods; `sink` takes partial results and progress."""
         ...
 
     async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
@@ -115,13 +118,15 @@ class EmbeddedLink:
         self._node.worker.add(definitions)
         self._has_news = True
 
-    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
+    async def request(
+        self, method: str, params: Any, timeout_s: Seconds, sink: Sink | None = None
+    ) -> Any:
         """Call one of the node's own methods, without a wire between."""
         if self._has_news:
             self._has_news = False
             await self._node.described()
         is_local = method in PROGRAM_METHODS
-        context = CallContext(remote="program", local=is_local, deadline_s=timeout_s)
+        context = CallContext("program", is_local, timeout_s, sink)
         return await self._node.registry.call(method, params, context)
 
     async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
@@ -257,10 +262,11 @@ class AttachedLink:
                 pause_s = RECONNECT_FIRST_S
 
     async def _on_work(self, order: WorkOrder, context: CallContext) -> Any:
-        del context
         deadline = Deadline.after(order.timeout_s, self._platform.clock.now())
         ORIGIN.set(Origin(order.hops, deadline))
-        done = await self._worker.run(order.capability, order.input, deadline_s=order.timeout_s)
+        done = await self._worker.run(
+            order.capability, order.input, deadline_s=order.timeout_s, sink=context.sink
+        )
         return done.result
 
     async def _on_query(self, order: QueryOrder, context: CallContext) -> dict[str, str]:
@@ -317,7 +323,9 @@ class AttachedLink:
 
         self._offers = asyncio.get_running_loop().create_task(tell())
 
-    async def request(self, method: str, params: Any, timeout_s: Seconds) -> Any:
+    async def request(
+        self, method: str, params: Any, timeout_s: Seconds, sink: Sink | None = None
+    ) -> Any:
         """Call one of the daemon's remote methods.
 
         Raises:
@@ -343,7 +351,7 @@ class AttachedLink:
             raise NoDaemonError(
                 f"the daemon at {self._path} is away", hint="start it again: meshd start"
             )
-        return await channel.call(method, params, timeout_s)
+        return await channel.call(method, params, timeout_s, sink=sink)
 
     async def close(self) -> None:
         """Finish what runs, and detach. Idempotent."""

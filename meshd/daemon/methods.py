@@ -20,9 +20,16 @@ from meshd.daemon.shapes import (
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
-from meshd.routing.request import ID_DIGITS, DelegateResult, request_from_params
+from meshd.priority import PRIORITY_DEFAULT
+from meshd.routing.request import (
+    ID_DIGITS,
+    DelegateRequest,
+    DelegateResult,
+    request_from_params,
+)
 from meshd.routing.settings import HOPS_MAX
 from meshd.rpc.methods import CallContext, Params, Registry
+from meshd.sink import Sink
 from meshd.version import __version__
 from meshd.view import Peer
 from meshd.work.once import Once
@@ -79,8 +86,17 @@ class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
     text: str | None = None
     deadline_ms: float | None = None
     idempotency_key: str = ""
+    priority: int = PRIORITY_DEFAULT
     hops: Hops = ()
     trace: Any = None
+
+
+class OfferParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`offer`: when would this be done, if it came now?"""
+
+    capability: str
+    deadline_ms: float = DEADLINE_DEFAULT_S * 1_000
+    priority: int = PRIORITY_DEFAULT
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +118,7 @@ class RemoteMethods:
         registry.add("capabilities", CapabilitiesParams, self._capabilities)
         registry.add("discover", DiscoverParams, self._discover)
         registry.add("work", WorkParams, self._work)
+        registry.add("offer", OfferParams, self._offer)
         registry.add("delegate", None, self._delegate)
         registry.add("ping", Nothing, self._ping)
 
@@ -279,6 +296,8 @@ class RemoteMethods:
                 value,
                 deadline_s=deadline_s,
                 idempotency_key=params.idempotency_key or None,
+                priority=params.priority,
+                sink=context.sink,
             )
         except MeshError as error:
             error.data.setdefault("load", self._load())
@@ -302,10 +321,23 @@ class RemoteMethods:
         asked = DEADLINE_DEFAULT_S if deadline_ms is None else deadline_ms / 1_000
         return asked if context.deadline_s is None else min(asked, context.deadline_s)
 
-    async def work_here(self, params: dict[str, Any], *, timeout_s: Seconds) -> Any:
+    async def _offer(self, params: OfferParams, context: CallContext) -> dict[str, Any]:
+        del context
+        bid = self._node.worker.offer(
+            params.capability, params.deadline_ms / 1_000, priority=params.priority
+        )
+        return {**bid, "load": self._load()}
+
+    async def offer_here(self, params: dict[str, Any]) -> Any:
+        """`offer` of this node itself, as routing asks for it."""
+        return await self._offer(msgspec.convert(params, OfferParams), CallContext())
+
+    async def work_here(
+        self, params: dict[str, Any], *, timeout_s: Seconds, sink: Sink | None = None
+    ) -> Any:
         """`work` on this node itself, as routing calls it."""
         given = msgspec.convert(params, WorkParams)
-        return await self._work(given, CallContext(deadline_s=timeout_s))
+        return await self._work(given, CallContext(deadline_s=timeout_s, sink=sink))
 
     async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
         return dict(await self.delegate(params, context))
@@ -316,15 +348,7 @@ class RemoteMethods:
         Raises:
             MeshError: as `Dispatcher.delegate` does.
         """
-        if not isinstance(params, dict):
-            raise UsageError(
-                "delegate takes its parameters by name",
-                hint='for example {"capability": "add", "input": {"a": 1, "b": 2}}',
-            )
-        given = self._expand(dict(params))
-        request = request_from_params(given)
-        if request.to:
-            refuse_ambiguous(self._node.view(), request.to)
+        request = self.request_of(params)
         asked_s = request.deadline_s
         if asked_s is None:
             asked_s = self._node.dispatcher.deadline_s
@@ -332,17 +356,34 @@ class RemoteMethods:
             asked_s = min(asked_s, context.deadline_s)
         request = msgspec.structs.replace(request, deadline_s=asked_s)
         if not request.idempotency_key:
-            return await self._node.dispatcher.delegate(request)
+            return await self._node.dispatcher.delegate(request, context.sink)
         # Each worker remembers its own runs, but a repeat may be sent to another one.
         return await self._once.run(
             (request.capability, request.idempotency_key),
             request.input,
-            lambda: self._node.dispatcher.delegate(request),
+            lambda: self._node.dispatcher.delegate(request, context.sink),
             timeout_s=asked_s + ANSWER_GRACE_S,
-            may_repeat=lambda: self._is_idempotent(request.capability),
+            may_repeat=lambda: self.is_idempotent(request.capability),
         )
 
-    def _is_idempotent(self, capability: str) -> bool:
+    def request_of(self, params: Params) -> DelegateRequest:
+        """The checked parameters of `delegate`.
+
+        Raises:
+            UsageError: they are wrong, or name a node that several bear.
+            NoCandidateError: nothing fits a text.
+        """
+        if not isinstance(params, dict):
+            raise UsageError(
+                "delegate takes its parameters by name",
+                hint='for example {"capability": "add", "input": {"a": 1, "b": 2}}',
+            )
+        request = request_from_params(self._expand(dict(params)))
+        if request.to:
+            refuse_ambiguous(self._node.view(), request.to)
+        return request
+
+    def is_idempotent(self, capability: str) -> bool:
         """Whether all who offer it say that running it twice does no harm."""
         return all(s.idempotent for _, s in self._offers() if s.name == capability)
 

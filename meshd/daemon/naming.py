@@ -1,7 +1,7 @@
 """Which node a name means. Names are labels: two nodes may bear one, and an id decides."""
 
 from meshd.errors import NoCandidateError, UsageError
-from meshd.model import MemberState
+from meshd.model import Address, MemberState
 from meshd.view import ClusterView, Peer
 
 
@@ -40,3 +40,16 @@ def clash_notes(view: ClusterView) -> list[str]:
         + ", ".join(f"{p.node.hex()} at {p.address}" for p in peers)
         for name, peers in view.clashes.items()
     ]
+
+
+def address_at(view: ClusterView, node: str, host: str) -> Address | None:
+    """Where the node of this id (hex) is, if the mesh knows it at this host.
+
+    Anybody can claim an id. Who can be reached where gossip says it is has what gossip itself
+    trusts.
+    """
+    peer = next((p for p in view.peers if p.node.hex() == node), None)
+    if peer is None:
+        return None
+    hosts = {each.host for each in (peer.address, peer.other) if each is not None}
+    return peer.address if host in hosts else None

@@ -19,10 +19,13 @@ from meshd.daemon.finding import Finding
 from meshd.daemon.happenings import Happenings
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
+from meshd.daemon.naming import address_at
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
 from meshd.daemon.run_keeper import RunKeeper
 from meshd.daemon.settings import gossip_config, routing_settings, server_limits
+from meshd.daemon.stopping import Stopping
 from meshd.daemon.stream_ping import RpcStreamPinger
+from meshd.daemon.task_methods import TaskMethods
 from meshd.discovery.address import is_unspecified, parse_advertise, parse_bind
 from meshd.errors import UsageError
 from meshd.extension import Extension, Method
@@ -42,6 +45,7 @@ from meshd.model import Address, Epoch, Load, MemberState, NodeId
 from meshd.platform import Platform
 from meshd.routing.dispatcher import Dispatcher
 from meshd.rpc.client import RpcClient
+from meshd.rpc.links import Links
 from meshd.rpc.methods import CallContext, Handler, Params, Registry
 from meshd.rpc.server import Probes, RpcServer
 from meshd.security.identity import KEY_FILE, Identity, keep, load_or_create, mesh_id
@@ -127,6 +131,7 @@ class Node:
         self._last_view: ClusterView | None = None
         self._dispatcher: Dispatcher | None = None
         self._server: RpcServer | None = None
+        self._links: Links | None = None
         self._waiters: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
         self._ticking: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[int] | None = None
@@ -140,13 +145,15 @@ class Node:
         self.happenings = Happenings(self)
         self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
         self.methods = RemoteMethods(self)
-        self.methods.register(self.registry)
-        ControlMethods(self).register(self.registry)
-        self._add_extensions()
+        self.task_methods = TaskMethods(self)
+        self._register_methods()
         self._attachments = Attachments(self, EventMethods(self, self.registry))
         self._metrics = NodeMetrics(self)
 
-    def _add_extensions(self) -> None:
+    def _register_methods(self) -> None:
+        self.methods.register(self.registry)
+        self.task_methods.register(self.registry)
+        ControlMethods(self).register(self.registry)
         for extension in self.extensions:
             for name, method in extension.methods().items():
                 self.registry.add(name, None, _plain(method))
@@ -164,6 +171,12 @@ class Node:
         """What sends work to peers."""
         assert self._dispatcher is not None, "the node is not started"
         return self._dispatcher
+
+    @property
+    def links(self) -> Links:
+        """What calls peers."""
+        assert self._links is not None, "the node is not started"
+        return self._links
 
     @property
     def server(self) -> RpcServer:
@@ -201,6 +214,7 @@ class Node:
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)
         self.happenings.on_view(view)
+        self.task_methods.look_again()
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)
@@ -242,14 +256,20 @@ class Node:
         self._run_keeper.begin(epoch)
         tcp = self._bind_both(identity.node, epoch)
         gossip = self.gossip
-        self._dispatcher = Dispatcher(
-            clock=self.clock, view=self.view, invoker=self.client, local=self.methods.work_here,
-            random=self.platform.random("routing"), settings=routing_settings(self.config),
-        )  # fmt: skip
         self._server = RpcServer(
             self.registry, probes=Probes(self._health, self._ready, self._metrics.expose),
             limits=server_limits(self.config), on_attach=self._attachments.attach,
             host_names=_host_names(),
+        )  # fmt: skip
+        self._links = Links(
+            self.client, self._server, clock=self.clock, random=self.platform.random("links"),
+            methods=self.registry, mesh=mesh_id(self.mesh).hex(), node=identity.node.hex(),
+            whose=lambda node, host: address_at(self.view(), node, host),
+        )  # fmt: skip
+        self._dispatcher = Dispatcher(
+            clock=self.clock, view=self.view, invoker=self._links, local=self.methods.work_here,
+            local_offer=self.methods.offer_here,
+            random=self.platform.random("routing"), settings=routing_settings(self.config),
         )  # fmt: skip
         await self._server.start_tcp(tcp)
         if self.control_path:
@@ -261,6 +281,7 @@ class Node:
         self._describe()
         self._tell_load()
         await self.described()
+        await self.task_methods.start(identity.node)
         for extension in self.extensions:
             await extension.start(self)
         await self.finding.start()
@@ -391,6 +412,7 @@ class Node:
         # Whoever waits for news is let go, and so does not hold up the server.
         await self.happenings.close()
         await self.finding.stop()
+        await self.task_methods.close()
         if self._dispatcher is not None:
             self._dispatcher.close()
         # Before the server: whoever waits for work that is cut off gets an answer, not a dead line.
@@ -406,6 +428,8 @@ class Node:
             self.happenings.keep_clock()
             self._run_keeper.keep()
             self._gossip = None
+        if self._links is not None:
+            await self._links.close()
         await self.client.close()
         await self.forward.close()
         self.state.close()
@@ -499,6 +523,8 @@ class Node:
         match effect:
             case MemberChanged():
                 member = effect.member
+                if member.state is MemberState.ALIVE and self._loop is not None:
+                    self._loop.call_soon_threadsafe(self.links.forget, member.address)
                 event(logger, "info", f"member_{member.state.name.lower()}",
                       id=member.node.hex(), address=str(member.address),
                       incarnation=member.incarnation, reason=effect.reason)  # fmt: skip
@@ -536,28 +562,6 @@ class Node:
     def _ready(self) -> tuple[bool, dict[str, Any]]:
         ready = not self.is_leaving
         return ready, {"status": "ready" if ready else "draining"}
-
-
-class Stopping:
-    """Somebody asked this node to stop: when, and how much time running tasks get."""
-
-    def __init__(self) -> None:
-        self._asked = asyncio.Event()
-        self.drain_s: Seconds | None = None
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether somebody did."""
-        return self._asked.is_set()
-
-    def ask(self, drain_s: Seconds | None = None) -> None:
-        """Stop; None gives the configured time."""
-        self.drain_s = drain_s
-        self._asked.set()
-
-    async def wait(self) -> None:
-        """Until somebody asks."""
-        await self._asked.wait()
 
 
 def conflict_told(conflict: ConflictSeen, state_dir: Path) -> str:

@@ -21,7 +21,10 @@ def routing_settings(config: Config) -> RoutingSettings:
     """Routing's settings from the configuration."""
     routing = config.routing
     return RoutingSettings(
-        policy=routing.policy, weights=routing.weights, hops_max=routing.hops_max
+        policy=routing.policy,
+        weights=routing.weights,
+        hops_max=routing.hops_max,
+        is_hedging=routing.hedge,
     )
 
 

@@ -229,7 +229,7 @@ class Beliefs:
             )
             accusers = tuple(accuser for accuser in found if accuser is not None)
         if member.state is MemberState.ALIVE:
-            sponsor = None if own or synced else self.sponsors.of(update)
+            sponsor = None if own else self.sponsors.of(update)
             accusers = () if sponsor is None else (sponsor,)
             if spread and (current is None or member.epoch > current.epoch):
                 self.sponsors.answer_for(member, sponsor, now)

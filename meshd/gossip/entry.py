@@ -68,11 +68,10 @@ class Entry:
         """
         if self.is_full():
             return "table_full"
-        if not (own or asked):
-            if newcomer.incarnation > INCARNATION_JUMP_MAX:
-                return "incarnation_jump"
-            if self._sponsors.is_false_claim(update):
-                return "disowned"
+        if not (own or asked) and newcomer.incarnation > INCARNATION_JUMP_MAX:
+            return "incarnation_jump"
+        if not own and self._sponsors.is_false_claim(update):
+            return "disowned"
         buried = self._buried.get(newcomer.node)
         if buried is not None and not own and (newcomer.epoch, newcomer.incarnation) <= buried:
             return "buried"

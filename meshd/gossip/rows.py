@@ -5,8 +5,9 @@ import msgspec
 from meshd.capability.manifest import (
     CapabilitySummary,
     Manifest,
+    body_digest,
     check_manifest,
-    digest_of,
+    decode_manifest,
     encode_manifest,
     summarise,
 )
@@ -43,8 +44,8 @@ def own_entries(
 def manifest_from(body: bytes, summary: CapabilitySummary) -> Manifest | None:
     """A manifest as its owner wrote it; None if it is not the one that the summary is of."""
     try:
-        manifest = check_manifest(msgspec.json.decode(body, type=Manifest))
-        is_told = digest_of(manifest) == summary.digest and manifest.name == summary.name
+        manifest = check_manifest(decode_manifest(body))
+        is_told = body_digest(body) == summary.digest and manifest.name == summary.name
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MeshError):
         return None
     return manifest if is_told else None

@@ -381,6 +381,7 @@ class Swim(Reading):
             self._events.reunited(now)
         self._on_message(message, current, address, now, is_new=is_new)
         self._pulls.on_told(node, now)
+        self._exchange.on_told(now)
 
     def _on_riders(
         self, updates: tuple[Update, ...], loads: bytes, member: Member, address: Address,
@@ -510,6 +511,8 @@ class Swim(Reading):
                 self._prober.on_relay_over(sequence)
             case ("join", Address() as address):
                 self._exchange.on_join_due(address, now)
+            case "settle":
+                self._exchange.on_settled(now)
             case ("events", what):
                 self._events.on_due(what, now)
             case _:

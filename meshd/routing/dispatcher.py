@@ -5,29 +5,33 @@ harm: after definite errors, or where the capability is declared idempotent.
 """
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from random import Random
-from typing import Any, Protocol
+from typing import Any
+
+import msgspec
 
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
-from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError
-from meshd.model import Address, Load, MemberState, NodeId
+from meshd.errors import Code, DeadlineError, MeshError, NoCandidateError, PeerError
+from meshd.model import Load, MemberState, NodeId
+from meshd.routing.call import FINAL, Call, Hedge, Invoker, LocalWork, Running, Trying, Won
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
+from meshd.routing.offers import Offer, best_offer
 from meshd.routing.request import (
     Attempt,
     DelegatedTo,
     DelegateRequest,
     DelegateResult,
-    PeerResult,
     peer_result,
 )
-from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
+from meshd.routing.resilience import Resilience
+from meshd.routing.router import ATTEMPTS_MAX, Candidate, Plan, explain, nobody, plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
+from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
 BUDGET_MIN_S: Seconds = 0.001
@@ -36,108 +40,17 @@ BUDGET_MIN_S: Seconds = 0.001
 OFFER_SLACK = 1.5
 """A busy peer's ETA is an estimate: one of up to this times the remaining time is waited for."""
 
+OFFERS_FRACTION = 0.2
+OFFERS_S_MAX: Seconds = 1.0
+"""How long bids are gathered, of the time that remains."""
+
 WAIT_MIN_S: Seconds = 0.005
 WAIT_MAX_S: Seconds = 1.0
 ATTEMPTS_KEPT = 64
 TURNS_MAX = 1024
 
-_FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
-"""The call itself is at fault or given up: nobody else would answer otherwise."""
 
-_BLAMELESS = _FINAL | {
-    Code.BUSY, Code.INVALID_REQUEST, Code.METHOD_NOT_FOUND, Code.NO_CANDIDATE, Code.FORBIDDEN,
-    Code.REJECTED, Code.CIRCUIT_OPEN,
-}  # fmt: skip
-"""Answers of a healthy peer."""
-
-
-_OUTCOME_NAMES: Mapping[int, str] = {Code.BUSY: "busy", Code.DEADLINE: "deadline"}
-
-
-class Invoker(Protocol):
-    """Calls a method of a peer; the RPC client fits."""
-
-    async def invoke(
-        self, target: Address, method: str, params: dict[str, Any], *, timeout_s: Seconds
-    ) -> Any:
-        """The result of `method` at `target`.
-
-        Raises:
-            MeshError: it failed; `definite` says whether it surely had no effect.
-        """
-        ...
-
-
-class LocalWork(Protocol):
-    """Runs `work` on this node, with the params and the result that a peer would have."""
-
-    def __call__(self, params: dict[str, Any], *, timeout_s: Seconds) -> Awaitable[Any]:
-        """The result of the work. Raises MeshError as an invoker does."""
-        ...
-
-
-class _Call:
-    """One `delegate` on its way: what was tried, what was offered."""
-
-    def __init__(self, request: DelegateRequest, deadline: Deadline, now: Instant) -> None:
-        self.request = request
-        self.deadline = deadline
-        self.started = now
-        self.attempts: list[Attempt] = []
-        self.failed: frozenset[NodeId] = frozenset()
-        self.refused: frozenset[NodeId] = frozenset()
-        self.offer_s: Seconds | None = None
-        self.offer: dict[str, Any] = {}
-        self.error: MeshError | None = None
-        self.may_have_run = False
-
-    def need(self) -> Need:
-        """The need, without those that were tried in vain."""
-        request = self.request
-        return Need(
-            capability=request.capability,
-            version=request.version,
-            tags=request.tags,
-            pinned=request.to,
-            hops=request.hops,
-            tried=self.failed | self.refused,
-        )
-
-    def note_offer(self, data: Mapping[str, Any], guess_s: Seconds) -> None:
-        """A busy peer said when it could have the work done, or we guess."""
-        eta = data.get("eta_s")
-        known = isinstance(eta, int | float) and math.isfinite(eta) and eta >= 0
-        eta_s = float(eta) if known and eta is not None else guess_s
-        if self.offer_s is None or eta_s < self.offer_s:
-            self.offer_s = eta_s
-            self.offer = {k: data[k] for k in ("load", "queue") if k in data}
-
-    def ended(self, error: MeshError) -> MeshError:
-        """`error` as this call's end: with its attempts, and definite only if all of them were."""
-        error.definite = error.definite and not self.may_have_run
-        if error.code == Code.DEADLINE and len(self.attempts) > 1:
-            # It names the time of the last try, which others had left over.
-            error.message += f" (the last of {len(self.attempts)} tries)"
-        error.data["attempts"] = self.attempts
-        return error
-
-
-class _Running:
-    """A try that is under way at a peer."""
-
-    def __init__(self, call: _Call, peer: Peer, scope: asyncio.Timeout) -> None:
-        self.call = call
-        self.peer = peer
-        self.scope = scope
-        self.lost = ""
-        summary = peer.offers(call.request.capability)
-        self.is_idempotent = summary is not None and summary.idempotent
-
-    def abandon(self, why: str) -> None:
-        """Stop waiting for the answer, at once."""
-        if not self.scope.expired():
-            self.lost = why
-            self.scope.reschedule(asyncio.get_running_loop().time())
+LocalOffer = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class Dispatcher:
@@ -150,21 +63,25 @@ class Dispatcher:
         view: Callable[[], ClusterView],
         invoker: Invoker,
         local: LocalWork,
+        local_offer: LocalOffer,
         random: Random,
         settings: RoutingSettings | None = None,
         sleep: Callable[[Seconds], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.outstanding = Outstanding()
+        self.resilience = Resilience(random)
         self.waiting = 0
+        self._news = asyncio.Event()
         self._handed_out = Rate()
         self._clock = clock
         self._view = view
         self._invoker = invoker
         self._local = local
+        self._local_offer = local_offer
         self._random = random
         self._settings = settings or RoutingSettings()
         self._sleep = sleep
-        self._running: dict[NodeId, dict[int, _Running]] = {}
+        self._running: dict[NodeId, dict[int, Running]] = {}
         self._turns: dict[str, NodeId] = {}
         self._is_closed = False
 
@@ -178,8 +95,16 @@ class Dispatcher:
         """Tasks that this node hands out a second, lately; each try counts."""
         return self._handed_out.per_s(self._clock.now())
 
-    async def delegate(self, request: DelegateRequest) -> DelegateResult:
+    async def delegate(
+        self,
+        request: DelegateRequest,
+        sink: Sink | None = None,
+        trying: Trying | None = None,
+    ) -> DelegateResult:
         """Have the work done by the best peer, or by the next best that can.
+
+        `sink` takes partial results and progress. Once it has had a part, no other peer is tried.
+        `trying(peer)` is awaited before each peer is sent the work.
 
         Raises:
             NoCandidateError: nobody can do it now; the hint says why each was left out.
@@ -191,8 +116,22 @@ class Dispatcher:
         """
         now = self._clock.now()
         self._check_hops(request)
+        self.resilience.began(now)
         limit_s = self._settings.deadline_s if request.deadline_s is None else request.deadline_s
-        call = _Call(request, Deadline.after(limit_s, now), now)
+        deadline = Deadline.after(limit_s, now)
+        for capability in (request.capability, *request.fallback):
+            last = capability == (request.capability, *request.fallback)[-1]
+            wanted = msgspec.structs.replace(
+                request, capability=capability, is_queued=request.is_queued and last
+            )
+            try:
+                return await self._delegate(Call(wanted, deadline, now, sink, trying))
+            except NoCandidateError as error:
+                if last or not error.definite:
+                    raise
+        raise AssertionError("the last capability ends the call")
+
+    async def _delegate(self, call: Call) -> DelegateResult:
         while True:
             result = await self._ask_candidates(call)
             if result is not None:
@@ -206,7 +145,7 @@ class Dispatcher:
             UsageError: no such policy, or `pinned` without a node.
         """
         now = self._clock.now()
-        call = _Call(request, Deadline(now), now)
+        call = Call(request, Deadline(now), now)
         return self._plan(call, self._view(), is_detailed=is_detailed)
 
     def close(self) -> None:
@@ -215,11 +154,14 @@ class Dispatcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether calls run at peers, which a new view may tell to be gone."""
-        return bool(self._running)
+        """Whether calls run at peers or wait for one, of which a new view may tell."""
+        return bool(self._running) or self.waiting > 0
 
     def on_view_change(self, view: ClusterView) -> None:
-        """Abandon calls at peers that the new view says are gone."""
+        """Abandon calls at peers that the new view says are gone; wake who waits for any."""
+        if self.waiting:
+            self._news.set()
+            self._news = asyncio.Event()
         for node in list(self._running):
             if node == view.me:
                 continue
@@ -273,7 +215,7 @@ class Dispatcher:
                 code=Code.CYCLE,
             )
 
-    async def _ask_candidates(self, call: _Call) -> DelegateResult | None:
+    async def _ask_candidates(self, call: Call) -> DelegateResult | None:
         """Ask one after the other, each planned afresh; None where none of them answered."""
         for _ in range(ATTEMPTS_MAX):
             if self._is_closed:
@@ -283,18 +225,102 @@ class Dispatcher:
             if made.chosen is None:
                 self._note_full(call, made, view)
                 if call.offer_s is None:
-                    raise call.ended(call.error or nobody(made, view))
+                    error = call.error or nobody(made, view)
+                    if await self._wait_for_somebody(call, error):
+                        continue
+                    raise call.ended(error)
                 return None
-            result = await self._attempt(call, made, made.chosen.peer, view)
+            peer = await self._best_bidder(call, made, view) or made.chosen.peer
+            failures = len(call.failed)
+            result = await self._attempt(call, made, peer, view)
             if result is not None:
                 return result
+            if len(call.failed) > failures:
+                await self._back_off(call)
         return None
 
-    def _plan(self, call: _Call, view: ClusterView, *, is_detailed: bool) -> Plan:
+    async def _back_off(self, call: Call) -> None:
+        """Pause after a failure, if one more try is within the node's budget.
+
+        Raises:
+            MeshError: the failure, where it is not.
+        """
+        now = self._clock.now()
+        error = call.error
+        assert error is not None, "a call that has failed has an error"
+        if not self.resilience.may_retry(now):
+            error.message += " (and this node's budget of retries is used up)"
+            raise call.ended(error)
+        pause_s = min(self.resilience.pause_s(len(call.failed)), call.deadline.remaining(now))
+        if pause_s > 0:
+            await self._sleep(pause_s)
+
+    async def _wait_for_somebody(self, call: Call, error: MeshError) -> bool:
+        """Wait for the mesh to change, for callers who asked for that; false if there is no point.
+
+        Only while nothing can have run: `error` is definite.
+        """
+        now = self._clock.now()
+        left_s = call.deadline.remaining(now)
+        is_worth_it = isinstance(error, NoCandidateError) and not call.may_have_run
+        if not (call.request.is_queued and is_worth_it and left_s > WAIT_MIN_S):
+            return False
+        if self.waiting >= self._settings.queue_max:
+            return False
+        news = self._news
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(min(WAIT_MAX_S, left_s)):
+                await news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
+        return True
+
+    async def _best_bidder(self, call: Call, made: Plan, view: ClusterView) -> Peer | None:
+        """Of the first few candidates the one that offers to be done first, for calls that ask."""
+        wanted = made.attempts[: call.request.offers]
+        if len(wanted) < 2:
+            return None
+        remaining_s = call.deadline.remaining(self._clock.now())
+        timeout_s = min(OFFERS_S_MAX, OFFERS_FRACTION * remaining_s)
+        asking = (self._bid(call, each, view.me, remaining_s, timeout_s) for each in wanted)
+        offers = [offer for offer in await asyncio.gather(*asking) if offer is not None]
+        for offer in offers:
+            if offer.load is not None:
+                self.outstanding.on_reply(offer.peer.node, offer.load, self._clock.now())
+        best = best_offer(offers)
+        return None if best is None else best.peer
+
+    async def _bid(
+        self, call: Call, candidate: Candidate, me: NodeId, remaining_s: Seconds, timeout_s: Seconds
+    ) -> Offer | None:
+        peer, request = candidate.peer, call.request
+        params = {
+            "capability": request.capability, "deadline_ms": max(1, int(remaining_s * 1_000)),
+            "priority": request.priority,
+        }  # fmt: skip
+        try:
+            if peer.node == me:
+                return Offer.of(peer, await self._local_offer(params))
+            answer = await self._invoker.invoke(peer.address, "offer", params, timeout_s=timeout_s)
+            return Offer.of(peer, answer)
+        except MeshError:
+            return None
+
+    def _plan(
+        self,
+        call: Call,
+        view: ClusterView,
+        *,
+        is_detailed: bool,
+        besides: frozenset[NodeId] = frozenset(),
+    ) -> Plan:
         capability = call.request.capability
         return plan(
             view,
-            call.need(),
+            call.need(besides),
             self._clock.now(),
             outstanding=self.outstanding,
             random=self._random,
@@ -304,7 +330,7 @@ class Dispatcher:
             is_detailed=is_detailed,
         )
 
-    def _note_full(self, call: _Call, made: Plan, view: ClusterView) -> None:
+    def _note_full(self, call: Call, made: Plan, view: ClusterView) -> None:
         """Peers that said they are full are as good as busy: their room is worth waiting for."""
         now = self._clock.now()
         for rejection in made.rejected:
@@ -313,64 +339,114 @@ class Dispatcher:
                 call.note_offer({}, self.outstanding.estimate(peer, now).eta_s)
 
     async def _attempt(
-        self, call: _Call, made: Plan, peer: Peer, view: ClusterView
+        self, call: Call, made: Plan, peer: Peer, view: ClusterView
     ) -> DelegateResult | None:
         """One try; None where it failed in a way that lets the call go on elsewhere."""
         started = self._clock.now()
-        remaining_s = call.deadline.remaining(started)
+        running = self._prepare(call, peer, started)
+        hedge = self._hedge(call, running)
+        try:
+            won = await self._tracked(running, view.me)
+        except MeshError as error:
+            second = None if hedge is None else await hedge.answer()
+            if second is None:
+                self._on_failure(call, running, error, self._clock.now() - started)
+                return None
+            self._note_attempt(call, running, error, self._clock.now() - started)
+            won = second
+        finally:
+            if hedge is not None:
+                hedge.close()
+        now = self._clock.now()
+        load = load_from_wire(won.reply.get("load"))
+        if load is not None:
+            self.outstanding.on_reply(won.peer.node, load, now)
+        self.resilience.answered(call.request.capability, now - started)
+        self._note_success(call, won.peer, now - started)
+        return self._result(call, made, won, view.me, now)
+
+    def _prepare(self, call: Call, peer: Peer, now: Instant) -> Running:
+        """A try that has the time that remains.
+
+        Raises:
+            DeadlineError: none does.
+        """
+        remaining_s = call.deadline.remaining(now)
         budget_s = remaining_s - self._settings.reserve_s(remaining_s)
         if budget_s < BUDGET_MIN_S:
-            raise call.ended(_too_late(call))
-        running = _Running(call, peer, asyncio.timeout(remaining_s))
-        params = _work_params(call, view.me, budget_s)
-        try:
-            reply, answer = await self._tracked(running, view.me, params, remaining_s)
-        except MeshError as error:
-            self._on_failure(call, running, error, self._clock.now() - started)
-            return None
-        now = self._clock.now()
-        load = load_from_wire(reply.get("load"))
-        if load is not None:
-            self.outstanding.on_reply(peer.node, load, now)
-        self._note_attempt(call, peer, "ok", now - started)
-        return self._result(call, made, peer, answer, view.me, now)
+            raise call.ended(call.too_late())
+        return Running(call, peer, asyncio.timeout(remaining_s), remaining_s, budget_s)
 
-    async def _tracked(
-        self, running: _Running, me: NodeId, params: dict[str, Any], remaining_s: Seconds
-    ) -> tuple[Any, PeerResult]:
+    def _hedge(self, call: Call, first: Running) -> Hedge | None:
+        """A second copy for later, of work that may run twice and whose usual time is known."""
+        may_run_twice = first.is_idempotent and call.sink is None and not call.request.to
+        is_last = len(call.failed) + 1 >= ATTEMPTS_MAX
+        if not (may_run_twice and self._settings.is_hedging) or is_last:
+            return None
+        after_s = self.resilience.hedge_after_s(call.request.capability)
+        if after_s is None or after_s >= first.remaining_s:
+            return None
+
+        def begin() -> Coroutine[Any, Any, Won] | None:
+            view = self._view()
+            made = self._plan(call, view, is_detailed=False, besides=frozenset({first.peer.node}))
+            if self._is_closed or made.chosen is None:
+                return None
+            if not self.resilience.may_hedge(self._clock.now()):
+                return None
+            return self._second(call, made.chosen.peer, view.me)
+
+        return Hedge(after_s, begin, lambda: first.abandon("a second copy answered before it"))
+
+    async def _second(self, call: Call, peer: Peer, me: NodeId) -> Won:
+        started = self._clock.now()
+        running = self._prepare(call, peer, started)
+        try:
+            return await self._tracked(running, me)
+        except MeshError as error:
+            call.failed |= {peer.node}
+            self._note_attempt(call, running, error, self._clock.now() - started)
+            raise
+
+    async def _tracked(self, running: Running, me: NodeId) -> Won:
         """The peer's reply, whole and checked, with the try entered in the signals."""
-        peer, started = running.peer, self._clock.now()
+        call, peer = running.call, running.peer
+        if call.trying is not None:
+            await call.trying(peer)
+        started = self._clock.now()
         eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
-        self._take_turn(running.call.request.capability, peer.node)
+        self._take_turn(call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
         outcome = Outcome.NEUTRAL
         try:
-            reply = await self._invoke(running, me, params, remaining_s)
+            reply = await self._invoke(running, me)
             answer = peer_result(reply)
             outcome = Outcome.OK
-            return reply, answer
+            return Won(peer, reply, answer)
         except MeshError as error:
-            outcome = _verdict(error, running, is_fair=remaining_s >= eta_s)
+            outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
             raise
         finally:
             now = self._clock.now()
             self.outstanding.end(
-                peer.node, outcome, now, took_s=now - started, deadline_s=remaining_s
+                peer.node, outcome, now, took_s=now - started, deadline_s=running.remaining_s
             )
 
-    async def _invoke(
-        self, running: _Running, me: NodeId, params: dict[str, Any], timeout_s: Seconds
-    ) -> Any:
+    async def _invoke(self, running: Running, me: NodeId) -> Any:
         """The peer's reply, unless time runs out or the peer is lost first."""
-        peer, key = running.peer, id(running)
+        peer, key, sink = running.peer, id(running), running.call.sink
+        params = running.call.work_params(me, running.budget_s)
+        timeout_s = running.remaining_s
         at_peer = self._running.setdefault(peer.node, {})
         try:
             async with running.scope:
                 at_peer[key] = running
                 if peer.node == me:
-                    return await self._local(params, timeout_s=timeout_s)
-                return await self._invoker.invoke(peer.address, "work", params, timeout_s=timeout_s)
+                    return await self._local(params, timeout_s=timeout_s, sink=sink)
+                return await self._invoker.invoke(
+                    peer.address, "work", params, timeout_s=timeout_s, sink=sink
+                )
         except TimeoutError as error:
             if running.lost:
                 raise PeerError(
@@ -384,13 +460,12 @@ class Dispatcher:
                 definite=False,
             ) from error
         finally:
+            running.is_over = True
             at_peer.pop(key, None)
             if not at_peer and self._running.get(peer.node) is at_peer:
                 del self._running[peer.node]
 
-    def _on_failure(
-        self, call: _Call, running: _Running, error: MeshError, took_s: Seconds
-    ) -> None:
+    def _on_failure(self, call: Call, running: Running, error: MeshError, took_s: Seconds) -> None:
         """Note a failed try.
 
         Raises:
@@ -400,7 +475,7 @@ class Dispatcher:
         load = load_from_wire(error.data.get("load"))
         if load is not None:
             self.outstanding.on_reply(peer.node, load, now)
-        self._note_attempt(call, peer, _outcome_name(error, running), took_s, error)
+        self._note_attempt(call, running, error, took_s)
         if error.code == Code.BUSY and error.definite:
             call.refused |= {peer.node}
             call.note_offer(error.data, self.outstanding.estimate(peer, now).eta_s)
@@ -408,12 +483,13 @@ class Dispatcher:
         call.failed |= {peer.node}
         call.error = error
         call.may_have_run = call.may_have_run or not error.definite
-        may_go_on = error.definite or running.is_idempotent
+        has_begun = call.sink is not None and call.sink.has_passed
+        may_go_on = (error.definite or running.is_idempotent) and not has_begun
         # Counted over the whole call: a busy peer among them must not buy it further rounds.
-        if error.code in _FINAL or not may_go_on or len(call.failed) >= ATTEMPTS_MAX:
+        if error.code in FINAL or not may_go_on or len(call.failed) >= ATTEMPTS_MAX:
             raise call.ended(error)
 
-    async def _wait_for_room(self, call: _Call) -> None:
+    async def _wait_for_room(self, call: Call) -> None:
         """Wait for about half of the best ETA, then everyone who was busy may be asked again.
 
         Raises:
@@ -423,12 +499,12 @@ class Dispatcher:
         now = self._clock.now()
         offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
         if offer_s is None:
-            raise call.ended(call.error or _too_late(call))
+            raise call.ended(call.error or call.too_late())
         left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
         if offer_s > OFFER_SLACK * remaining_s or left_s < WAIT_MIN_S:
-            raise call.ended(_busy(call, offer_s, f"only {remaining_s:.3g} s remain"))
+            raise call.ended(call.busy(offer_s, f"only {remaining_s:.3g} s remain"))
         if self.waiting >= self._settings.queue_max:
-            raise call.ended(_busy(call, offer_s, f"{self.waiting} calls wait here already"))
+            raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
         wait_s = offer_s * self._random.uniform(0.25, 0.75)
         self.waiting += 1
         try:
@@ -444,25 +520,22 @@ class Dispatcher:
         if len(self._turns) > TURNS_MAX:
             del self._turns[next(iter(self._turns))]
 
+    def _note_success(self, call: Call, peer: Peer, took_s: Seconds) -> None:
+        self._note(call, _entry(peer, "ok", took_s))
+
     def _note_attempt(
-        self,
-        call: _Call,
-        peer: Peer,
-        outcome: str,
-        took_s: Seconds,
-        error: MeshError | None = None,
+        self, call: Call, running: Running, error: MeshError, took_s: Seconds
     ) -> None:
-        entry = Attempt(
-            node=peer.node.hex(), name=peer.name, outcome=outcome, latency_ms=_ms(took_s)
-        )
-        if error is not None:
-            entry["error"] = error.message
+        entry = _entry(running.peer, running.outcome_name(error), took_s)
+        entry["error"] = error.message
+        self._note(call, entry)
+
+    def _note(self, call: Call, entry: Attempt) -> None:
         call.attempts.append(entry)
         del call.attempts[:-ATTEMPTS_KEPT]
 
-    def _result(
-        self, call: _Call, made: Plan, peer: Peer, answer: PeerResult, me: NodeId, now: Instant
-    ) -> DelegateResult:
+    def _result(self, call: Call, made: Plan, won: Won, me: NodeId, now: Instant) -> DelegateResult:
+        peer, answer = won.peer, won.answer
         load: Load | None = self.outstanding.newest(peer)[0]
         is_here = peer.node == me
         rtt_s = 0.0 if is_here else peer.rtt_s
@@ -484,50 +557,8 @@ class Dispatcher:
         return result
 
 
-def _work_params(call: _Call, me: NodeId, budget_s: Seconds) -> dict[str, Any]:
-    """The params of `work`: the deadline as the time that remains, this node among the hops."""
-    request = call.request
-    params: dict[str, Any] = {
-        "capability": request.capability,
-        "input": request.input,
-        "deadline_ms": max(1, int(budget_s * 1000.0)),
-        "hops": [*request.hops, me.hex()],
-    }
-    if request.idempotency_key:
-        params["idempotency_key"] = request.idempotency_key
-    if request.trace is not None:
-        params["trace"] = request.trace
-    return params
-
-
-def _verdict(error: MeshError, running: _Running, *, is_fair: bool) -> Outcome:
-    """What an error says about the peer. `is_fair`: it had the time that it needs."""
-    if running.lost or error.code in _BLAMELESS or (error.code == Code.DEADLINE and not is_fair):
-        return Outcome.NEUTRAL
-    return Outcome.FAILED
-
-
-def _outcome_name(error: MeshError, running: _Running) -> str:
-    if running.lost:
-        return "lost"
-    return _OUTCOME_NAMES.get(error.code, "error")
-
-
-def _too_late(call: _Call) -> DeadlineError:
-    return DeadlineError(
-        f"time ran out before {call.request.capability!r} could be tried again"
-        if call.attempts
-        else f"no time was left to call {call.request.capability!r}",
-        hint="give more time with a longer deadline",
-    )
-
-
-def _busy(call: _Call, offer_s: Seconds, why: str) -> BusyError:
-    return BusyError(
-        f"everyone who offers {call.request.capability!r} is busy, and {why}",
-        hint=f"the best offer is an answer in {offer_s:.3g} s; try later or give more time",
-        data={"eta_s": offer_s, **call.offer},
-    )
+def _entry(peer: Peer, outcome: str, took_s: Seconds) -> Attempt:
+    return Attempt(node=peer.node.hex(), name=peer.name, outcome=outcome, latency_ms=_ms(took_s))
 
 
 def _ms(seconds: Seconds) -> float:

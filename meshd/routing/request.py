@@ -7,12 +7,14 @@ from typing import Any, NotRequired, TypedDict
 import msgspec
 
 from meshd.errors import PeerError, UsageError
-from meshd.model import check_name
-from meshd.routing.settings import HOPS_MAX
+from meshd.model import check_name, is_name
+from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.routing.settings import HOPS_MAX, RETRIES_MAX
 
 ID_DIGITS = 16
 TAGS_MAX = 16
 KEY_CHARS_MAX = 128
+FALLBACKS_MAX = 4
 DEADLINE_MS_MAX = 86_400_000
 _HEX = frozenset("0123456789abcdef")
 
@@ -21,7 +23,9 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of work to be done by whoever does it best.
 
     `deadline_s` is the time left, None for the node's default; `to` pins a node by name or id;
-    `hops` are the ids of nodes that passed this work on before, oldest first.
+    `hops` are the ids of nodes that passed this work on before, oldest first. `fallback` names
+    capabilities to try with the same input where nobody can do the first; `is_queued` waits, until
+    the deadline, for somebody who can; `offers` asks so many candidates for a bid first.
     """
 
     capability: str
@@ -34,6 +38,10 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
     explain: bool = False
     hops: tuple[str, ...] = ()
     idempotency_key: str = ""
+    priority: int = PRIORITY_DEFAULT
+    fallback: tuple[str, ...] = ()
+    is_queued: bool = False
+    offers: int = 0
     trace: Any = None
 
 
@@ -89,6 +97,10 @@ class _Params(msgspec.Struct, forbid_unknown_fields=True):
     explain: bool = False
     hops: tuple[str, ...] = ()
     idempotency_key: str = ""
+    priority: int = PRIORITY_DEFAULT
+    fallback: tuple[str, ...] = ()
+    wait: bool = False
+    offers: int = 0
     trace: Any = None
 
 
@@ -124,6 +136,10 @@ def request_from_params(params: Any) -> DelegateRequest:
         explain=given.explain,
         hops=given.hops,
         idempotency_key=given.idempotency_key,
+        priority=given.priority,
+        fallback=given.fallback,
+        is_queued=given.wait,
+        offers=given.offers,
         trace=given.trace,
     )
 
@@ -144,6 +160,12 @@ def _check(given: _Params, wanted: _NeedParams) -> None:
         faults.append(f"at most {TAGS_MAX} tags")
     if len(given.idempotency_key) > KEY_CHARS_MAX:
         faults.append(f"idempotency_key is longer than {KEY_CHARS_MAX} characters")
+    if not PRIORITY_MIN <= given.priority <= PRIORITY_MAX:
+        faults.append(f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX}, the most urgent")
+    if len(given.fallback) > FALLBACKS_MAX or not all(is_name(name) for name in given.fallback):
+        faults.append(f"fallback must be at most {FALLBACKS_MAX} names of capabilities")
+    if not 0 <= given.offers <= 1 + RETRIES_MAX:
+        faults.append(f"offers must be 0 to {1 + RETRIES_MAX}")
     if faults:
         raise UsageError("delegate: " + "; ".join(faults), hint="correct these params")
 

@@ -29,6 +29,7 @@ class RoutingSettings:
         deadline_s: the deadline of calls that name none, seconds.
         reserve_fraction: share of the remaining time that a hop keeps for the way back, 0..0.5.
         reserve_s_max: upper bound of that reserve, seconds.
+        is_hedging: whether idempotent work that takes long is sent to a second peer.
 
     Raises:
         UsageError: a value is outside its range; the message names every such value.
@@ -42,6 +43,7 @@ class RoutingSettings:
     deadline_s: Seconds = 30.0
     reserve_fraction: float = 0.1
     reserve_s_max: Seconds = 0.05
+    is_hedging: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""

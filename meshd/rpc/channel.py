@@ -5,13 +5,16 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from aiohttp import WSMsgType
 
 from meshd.clock import Seconds
-from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError, UsageError
+from meshd.errors import LINK_LOST, BusyError, Code, DeadlineError, PeerError, UsageError
 from meshd.rpc.dispatch import answer
+from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
+from meshd.rpc.frames import FrameWriter, Socket, messages_in
 from meshd.rpc.jsonrpc import (
     DEPTH_MAX,
     Id,
@@ -23,7 +26,9 @@ from meshd.rpc.jsonrpc import (
     encode_request,
     parse_message,
 )
+from meshd.rpc.limits import CallGate
 from meshd.rpc.methods import CallContext, Registry
+from meshd.sink import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +54,6 @@ class ChannelLimits:
     close_timeout_s: Seconds = 2.0
 
 
-class Socket(Protocol):
-    """What a channel needs of a WebSocket: aiohttp's server and client ends both have it."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
-        ...
-
-    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
-        """Send one message; waits while the other side is slow to read."""
-        ...
-
-    async def receive(self) -> Any:
-        """The next message, or one of a closing kind."""
-        ...
-
-    async def close(self) -> bool:
-        """Say goodbye and close."""
-        ...
-
-
 class Channel:
     """One end of a two-way link. `methods` are what the other side may call here.
 
@@ -77,7 +61,8 @@ class Channel:
     exactly once: with a result, an error, or the deadline. When the link is lost, every call that
     waits ends with an indefinite `PeerError`, and every handler that runs is cancelled. Whoever
     stops waiting for a call says so by the notification `cancel {id}`; the other side then cancels
-    its handler and does not answer.
+    its handler and does not answer. Partial results come as `part {id, value}`, progress as
+    `progress {id, fraction, message}`, and `credit {id, bytes}` asks for more of them.
     """
 
     def __init__(
@@ -87,19 +72,43 @@ class Channel:
         methods: Registry | None = None,
         context: CallContext | None = None,
         limits: ChannelLimits | None = None,
+        gate: CallGate | None = None,
     ) -> None:
+        """Put one end together; nothing is read yet.
+
+        Args:
+            socket: connected.
+            methods: what the other side may call here.
+            context: what those are told of their caller.
+            limits: bounds of this channel.
+            gate: counts the other side's calls with those of others; only its own if None.
+        """
         self.methods = methods or Registry()
         self.limits = limits or ChannelLimits()
         self.context = replace(context or CallContext(), deadline_s=self.limits.call_timeout_s)
         self.late_answers = 0
+        self.turnover = 0
+        """Calls of either side so far."""
+        self.is_draining = False
         self._socket = socket
+        self._writer = FrameWriter(socket)
+        self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
         self._ids = itertools.count(1)
         self._pending: dict[Id, asyncio.Future[Response]] = {}
+        self._inflows: dict[Id, Inflow] = {}
         self._running: dict[asyncio.Task[None], Id] = {}
+        self._outflows: dict[tuple[type, Id], Outflow] = {}
         self._on_closed: list[Callable[[Channel], None]] = []
         self._is_lost = False
         self._closed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def calls(self) -> int:
+        """How many calls of either side are under way."""
+        return len(self._pending) + len(self._running)
 
     @property
     def closed(self) -> bool:
@@ -132,8 +141,17 @@ class Channel:
         finally:
             await self._finish()
 
-    async def call(self, method: str, params: Any = None, timeout_s: Seconds = 60.0) -> Any:
+    async def call(
+        self,
+        method: str,
+        params: Any = None,
+        timeout_s: Seconds = 60.0,
+        *,
+        sink: Sink | None = None,
+    ) -> Any:
         """Call the other side and return its result. Cancelled, it cancels the other side's work.
+
+        `sink`, if any, has taken all partial results and progress before this returns.
 
         Raises:
             MeshError: what the other side answered.
@@ -141,28 +159,48 @@ class Channel:
             PeerError: the link was closed (definite) or got lost meanwhile (indefinite).
             BusyError: `outgoing_max` calls wait already (definite).
             UsageError: the parameters are not JSON or too large (definite).
+            Exception: what the sink raised; the other side's work is cancelled.
         """
         if len(self._pending) >= self.limits.outgoing_max:
             raise BusyError(f"{len(self._pending)} calls already wait on this channel")
         request_id = next(self._ids)
-        data = self._check(encode_request(request_id, method, params))
+        self.turnover += 1
+        window = 0 if sink is None else WINDOW_BYTES
+        data = self._check(encode_request(request_id, method, params, window))
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = future
+        if sink is not None:
+            self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send(data)
-                response = await future
+                response = await self._answer_to(request_id, future)
         except TimeoutError:
             raise DeadlineError(
                 f"no answer to {method!r} within {timeout_s:g} s", definite=False
             ) from None
         finally:
             del self._pending[request_id]
+            if sink is not None:
+                self._inflows.pop(request_id).close()
             if not future.done() or future.cancelled():
                 await self._call_off(request_id)
         if response.error is not None:
             raise response.error
         return response.result
+
+    async def _answer_to(self, request_id: Id, future: asyncio.Future[Response]) -> Response:
+        """The response, once the sink has taken all that came before it."""
+        inflow = self._inflows.get(request_id)
+        if inflow is None:
+            return await future
+        failed = asyncio.ensure_future(inflow.failed.wait())
+        try:
+            await asyncio.wait((future, failed), return_when=asyncio.FIRST_COMPLETED)
+            await inflow.finish()
+        finally:
+            failed.cancel()
+        return await future
 
     async def notify(self, method: str, params: Any = None) -> None:
         """Send a notification; nobody says whether it arrived.
@@ -172,6 +210,13 @@ class Channel:
             UsageError: the parameters are not JSON or too large.
         """
         await self._send(self._check(encode_notification(method, params)))
+
+    async def drain(self, timeout_s: Seconds) -> None:
+        """Refuse the other side's calls from now on, and give those that run so long to end."""
+        self.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     async def close(self) -> None:
         """Close the link, end its calls and wait for that. Idempotent."""
@@ -193,37 +238,56 @@ class Channel:
             async with asyncio.timeout(self.limits.close_timeout_s):
                 await self.notify("cancel", {"id": request_id})
 
+    async def _grant(self, request_id: Id, size: int) -> None:
+        with contextlib.suppress(PeerError):
+            await self.notify("credit", {"id": request_id, "bytes": size})
+
     async def _send(self, data: bytes) -> None:
         if self.closed:
             raise PeerError("the link is closed; nothing was sent")
         try:
-            await self._socket.send_frame(data, WSMsgType.TEXT)
+            await self._writer.send(data)
         except (ConnectionError, RuntimeError) as error:
             raise PeerError(f"the link got lost while sending: {error}", definite=False) from None
 
     async def _read_one(self) -> bool:
         """Take one message; false once there will be no more."""
         message = await self._socket.receive()
-        if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
-            return await self._on_message(message.data)
-        return False
+        if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+            return False
+        for data in messages_in(message.data):
+            await self._on_message(data)
+        return True
 
-    async def _on_message(self, data: bytes) -> bool:
+    async def _on_message(self, data: bytes) -> None:
         match parse_message(data, depth_max=self.limits.depth_max):
             case Response() as response:
                 self._on_response(response)
-            case Request("cancel", {"id": request_id}, _, True):
-                self._on_cancel(request_id)
-            case Request() as request if len(self._running) < self.limits.incoming_max:
-                task = asyncio.create_task(self._serve(request))
-                self._running[task] = request.id
-                task.add_done_callback(self._running.pop)
+            case Request(method, params, _, True) if method in _OWN and isinstance(params, dict):
+                self._on_own(method, params, len(data))
             case Request() as request:
-                busy = BusyError(f"{len(self._running)} calls already run on this channel")
-                return request.is_notification or await self._reply(request.id, busy)
+                await self._on_request(request, len(data))
             case Refused() as refused:
-                return await self._reply(refused.id, refused.error)
-        return True
+                await self._send_quietly(encode_error(refused.id, refused.error))
+
+    async def _on_request(self, request: Request, size: int) -> None:
+        busy: BusyError | None = _CLOSING
+        if not self.is_draining:
+            busy = self._gate.enter(self.context.remote, size)
+        if busy is None:
+            task = asyncio.create_task(self._serve(request))
+            self._running[task] = request.id
+            self.turnover += 1
+            self._idle.clear()
+            task.add_done_callback(partial(self._served, size))
+        elif not request.is_notification:
+            await self._send_quietly(encode_error(request.id, busy))
+
+    def _served(self, size: int, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._gate.leave(self.context.remote, size)
+        if not self._running:
+            self._idle.set()
 
     def _on_response(self, response: Response) -> None:
         # A number that a hostile peer sends as 1.0 or true must not find call 1 by equality.
@@ -234,6 +298,33 @@ class Channel:
         else:
             future.set_result(response)
 
+    def _on_own(self, method: str, params: dict[str, Any], size: int) -> None:
+        """A notification of the channel itself. What fits no call is from one that has ended."""
+        match method, params:
+            case "cancel", {"id": request_id}:
+                self._on_cancel(request_id)
+            case "credit", {"id": request_id, "bytes": int(granted)} if granted > 0:
+                outflow = self._outflows.get((type(request_id), request_id))
+                if outflow is not None:
+                    outflow.grant(granted)
+            case "part", {"id": int(request_id), "value": value}:
+                self._on_part(request_id, value, size)
+            case "progress", {"id": int(request_id), "fraction": fraction, "message": str(text)}:
+                inflow = self._inflows.get(request_id)
+                if inflow is not None and isinstance(fraction, int | float | None):
+                    inflow.progress(fraction, text)
+            case _:
+                pass
+
+    def _on_part(self, request_id: int, value: Any, size: int) -> None:
+        inflow = self._inflows.get(request_id)
+        future = self._pending.get(request_id)
+        if inflow is None or future is None or future.done():
+            return
+        if not inflow.take(value, size):
+            error = PeerError("it sent more partial results than were asked for", definite=False)
+            future.set_result(Response(request_id, error=error))
+
     def _on_cancel(self, request_id: Any) -> None:
         # A notification has the id None, which nobody can call off.
         for task, running in list(self._running.items()):
@@ -241,15 +332,30 @@ class Channel:
                 task.cancel()
 
     async def _serve(self, request: Request) -> None:
-        data = await answer(
-            request, self.methods, self.context, bytes_max=self.limits.message_bytes_max
-        )
+        if request.window and not request.is_notification:
+            data = await self._serve_stream(request)
+        else:
+            data = await self._answer(request, self.context)
         if not request.is_notification:
             await self._send_quietly(data)
 
-    async def _reply(self, request_id: Id, error: MeshError) -> bool:
-        await self._send_quietly(encode_error(request_id, error))
-        return True
+    async def _serve_stream(self, request: Request) -> bytes:
+        outflow = Outflow(request.id, request.window, self._send_part)
+        key = type(request.id), request.id
+        self._outflows[key] = outflow
+        try:
+            data = await self._answer(request, replace(self.context, sink=outflow))
+            await outflow.finish()
+            return data
+        finally:
+            if self._outflows.get(key) is outflow:
+                del self._outflows[key]
+
+    async def _answer(self, request: Request, context: CallContext) -> bytes:
+        return await answer(request, self.methods, context, bytes_max=self.limits.message_bytes_max)
+
+    async def _send_part(self, data: bytes) -> None:
+        await self._send(self._check(data))
 
     async def _send_quietly(self, data: bytes) -> None:
         """Send an answer. Where the link is lost, the reader sees that too and ends the channel."""
@@ -258,12 +364,13 @@ class Channel:
 
     async def _finish(self) -> None:
         self._is_lost = True
+        self._writer.close()
         lost = PeerError("the link got lost before the answer came", definite=False)
         for request_id, future in self._pending.items():
             if not future.done():
                 future.set_result(Response(request_id, error=_copy(lost)))
         for task in list(self._running):
-            task.cancel()
+            task.cancel(LINK_LOST)
         try:
             await asyncio.gather(*self._running, return_exceptions=True)
             await self._socket.close()
@@ -273,6 +380,12 @@ class Channel:
             for callback in self._on_closed:
                 callback(self)
             self._on_closed.clear()
+
+
+_OWN = frozenset({"cancel", "credit", "part", "progress"})
+"""Notifications about calls under way."""
+
+_CLOSING = BusyError("this side of the link is closing", hint="ask another node")
 
 
 def _copy(error: PeerError) -> PeerError:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from meshd.errors import (
 )
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
+from meshd.rpc.frames import Socket
 from meshd.rpc.jsonrpc import encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
@@ -34,6 +36,7 @@ CONNECTIONS_PER_PEER_MAX = 64
 KEPT_S = 10.0
 """Below the server's idle timeout, so that a kept connection is ours to drop, not its."""
 CONNECT_TIMEOUT_S = 3.0
+_FORBIDDEN = 403
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _HOPELESS_STATUS = frozenset({400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 421, 431})
 """Answers of an HTTP server that surely ran nothing."""
@@ -64,6 +67,7 @@ class RpcClient:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._ids = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
+        self._links_session: aiohttp.ClientSession | None = None
 
     async def invoke(
         self, target: Address, method: str, params: dict[str, Any], *, timeout_s: Seconds
@@ -102,11 +106,52 @@ class RpcClient:
             raise _unreachable(target, error, sent=body.started) from None
         return _unpack(target, request_id, status, answer)
 
+    async def upgrade(
+        self,
+        target: Address,
+        path: str,
+        *,
+        protocol: str,
+        headers: Mapping[str, str],
+        limits: ChannelLimits,
+        timeout_s: Seconds = 3.0,
+    ) -> Socket | None:
+        """A WebSocket to `target` that speaks `protocol`; None where it has none to give.
+
+        Raises:
+            PeerError: it cannot be reached in time, or forbids this (definite).
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                link = await self._open_links_session().ws_connect(
+                    _url(target, path), protocols=(protocol,), headers=headers,
+                    heartbeat=limits.heartbeat_s, max_msg_size=limits.message_bytes_max,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=limits.close_timeout_s),
+                    decode_text=False,
+                )  # fmt: skip
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status == _FORBIDDEN:
+                raise PeerError(
+                    f"{target} takes no link from this node",
+                    hint="is it a node of the same mesh?",
+                    code=Code.FORBIDDEN,
+                ) from None
+            return None
+        except TimeoutError:
+            raise PeerError(f"{target} cannot be reached: no answer in {timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(target, error, sent=False) from None
+        if link.protocol != protocol:
+            await link.close()
+            return None
+        return link
+
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._links_session):
+            if session is not None:
+                await session.close()
+        self._session = self._links_session = None
 
     async def _post(
         self, target: Address, body: "_Body", timeout_s: Seconds
@@ -124,22 +169,42 @@ class RpcClient:
     def _open_session(self) -> aiohttp.ClientSession:
         """The session; made on first use, because it belongs to the loop that runs then."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._connections_max,
-                    limit_per_host=self._connections_per_peer_max,
-                    keepalive_timeout=KEPT_S if self._keep else None,
-                    force_close=not self._keep,
-                    resolver=_NoNames(),
-                    use_dns_cache=False,
-                    socket_factory=self._socket_factory,
-                ),
-                timeout=self._timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            )
+            self._session = self._make_session(self._connections_max)
         return self._session
+
+    def _open_links_session(self) -> aiohttp.ClientSession:
+        """That of links: as many as are asked for, and where the dialled address points only."""
+        if self._links_session is None:
+            guard = aiohttp.TraceConfig()
+            guard.on_request_redirect.append(_refuse_redirect)
+            self._links_session = self._make_session(0, guard)
+        return self._links_session
+
+    def _make_session(
+        self, connections_max: int, *traces: aiohttp.TraceConfig
+    ) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=connections_max,
+                limit_per_host=self._connections_per_peer_max,
+                keepalive_timeout=KEPT_S if self._keep else None,
+                force_close=not self._keep,
+                resolver=_NoNames(),
+                use_dns_cache=False,
+                socket_factory=self._socket_factory,
+            ),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            trace_configs=list(traces),
+        )
+
+
+async def _refuse_redirect(session: Any, context: Any, params: Any) -> None:
+    """An upgrade is no download: a peer must not send this node to other addresses."""
+    del session, context, params
+    raise aiohttp.ClientConnectionError("it redirects")
 
 
 async def connect_channel(
@@ -246,8 +311,8 @@ class _OwnedSocket:
 
 
 @lru_cache(maxsize=4_096)
-def _url(target: Address) -> URL:
-    return URL.build(scheme="http", host=target.host, port=target.port, path="/rpc")
+def _url(target: Address, path: str = "/rpc") -> URL:
+    return URL.build(scheme="http", host=target.host, port=target.port, path=path)
 
 
 async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes | None:

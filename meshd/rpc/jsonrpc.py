@@ -18,12 +18,17 @@ Id = str | int | float | None
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A valid call, or (`is_notification`) one that wants no answer, not even an error."""
+    """A valid call, or (`is_notification`) one that wants no answer, not even an error.
+
+    `window`, a member of our own beside JSON-RPC's, asks for partial results as notifications
+    before the answer: so many bytes of them may be under way.
+    """
 
     method: str
     params: dict[str, Any] | list[Any] | None = None
     id: Id = None
     is_notification: bool = False
+    window: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -111,15 +116,16 @@ def decode_json(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Any:
     return value
 
 
-def encode_request(request_id: Id, method: str, params: Any) -> bytes:
+def encode_request(request_id: Id, method: str, params: Any, window: int = 0) -> bytes:
     """Write a call.
 
     Raises:
         UsageError: the parameters are not JSON values (our side's fault; nothing was sent).
     """
-    return _encode_own(
-        {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}, method
-    )
+    message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    if window:
+        message["window"] = window
+    return _encode_own(message, method)
 
 
 def encode_notification(method: str, params: Any) -> bytes:
@@ -202,7 +208,10 @@ def _read_request(value: Any) -> Request | Refused:
     params = value.get("params")
     if not isinstance(params, dict | list) and "params" in value:
         return _invalid("params must be an array or an object", request_id=request_id)
-    return Request(method, params, request_id, "id" not in value)
+    window = value.get("window", 0)
+    if type(window) is not int or window < 0:
+        return _invalid("window must be a number of bytes", request_id=request_id)
+    return Request(method, params, request_id, "id" not in value, window)
 
 
 def _read_response(value: dict[str, Any]) -> Response:

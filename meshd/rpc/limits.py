@@ -6,6 +6,9 @@ from meshd.clock import Seconds
 from meshd.errors import BusyError
 from meshd.rpc.jsonrpc import BATCH_MAX, BODY_BYTES_MAX, DEPTH_MAX
 
+REQUESTS_BYTES_MAX = 256 * 1_048_576
+"""Of all requests that run at a time: they are kept until they end."""
+
 TIMEOUT_HEADER = "Meshd-Timeout-Ms"
 """How long an HTTP caller still waits, in whole milliseconds."""
 
@@ -49,32 +52,40 @@ class ServerLimits:
 
 
 class CallGate:
-    """Counts what runs, over all and for each remote address."""
+    """Counts what runs, and the bytes of the requests, over all and for each remote address."""
 
-    def __init__(self, total_max: int, per_remote_max: int) -> None:
+    def __init__(
+        self, total_max: int, per_remote_max: int, bytes_max: int = REQUESTS_BYTES_MAX
+    ) -> None:
         self._total_max = total_max
         self._per_remote_max = per_remote_max
+        self._bytes_max = bytes_max
         self._by_remote: dict[str, int] = {}
+        self._bytes = 0
         self.running = 0
 
-    def enter(self, remote: str) -> BusyError | None:
-        """Count one more for `remote`, or say why not; then nothing is counted."""
+    def enter(self, remote: str, size: int = 0) -> BusyError | None:
+        """Count one more for `remote`, of `size` bytes, or say why not; then nothing is counted."""
         mine = self._by_remote.get(remote, 0)
         if mine >= self._per_remote_max:
             return busy(f"{remote} already has {mine} calls running here", "remote")
         if self.running >= self._total_max:
             return busy(f"{self.running} calls already run on this node", "node")
+        if self._bytes and self._bytes + size > self._bytes_max:
+            return busy(f"the calls that run on this node take {self._bytes} bytes", "bytes")
         self._by_remote[remote] = mine + 1
+        self._bytes += size
         self.running += 1
         return None
 
-    def leave(self, remote: str) -> None:
-        """Count one less for `remote`, which entered before."""
+    def leave(self, remote: str, size: int = 0) -> None:
+        """Count one less for `remote`, which entered before with the same size."""
         mine = self._by_remote[remote] - 1
         if mine:
             self._by_remote[remote] = mine
         else:
             del self._by_remote[remote]
+        self._bytes -= size
         self.running -= 1
 
 

@@ -10,6 +10,7 @@ import msgspec
 from meshd.clock import Seconds
 from meshd.errors import Code, MeshError, UsageError
 from meshd.model import NAME_CHARS_MAX, is_name
+from meshd.sink import Sink
 
 Params = dict[str, Any] | list[Any] | None
 
@@ -22,11 +23,13 @@ class CallContext:
         remote: the caller's address in text; "control" on the control socket.
         local: whether the call came over the control socket.
         deadline_s: seconds that the caller still waits, as far as it said so.
+        sink: takes partial results and progress; None where the caller wants the result alone.
     """
 
     remote: str = "control"
     local: bool = True
     deadline_s: Seconds | None = None
+    sink: Sink | None = None
 
 
 Handler = Callable[[Any, CallContext], Awaitable[Any]]

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from meshd.errors import BusyError, Code, MeshError
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.dispatch import answer, too_large
+from meshd.rpc.frames import Socket
 from meshd.rpc.gate import Door
 from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
 from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
 from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.sse import answer_in_events, wants_events
 from meshd.rpc.unix import BoundSocket, bind_control_socket
+from meshd.sink import Sink
 
 RETRY_AFTER_S = 1
 BACKLOG = 512
@@ -97,7 +100,8 @@ class RpcServer:
             for local in (False, True)
         }
         self._routes: dict[tuple[str, bool], Mapping[str, Route]] = {}
-        self._channels: dict[Channel, None] = {}
+        self._channels: dict[Channel, bool] = {}
+        self._upgraded: set[web.RequestHandler] = set()
         self._faces: list[tuple[asyncio.Server, Door]] = []
         self._control: BoundSocket | None = None
         for local in (False, True):
@@ -113,7 +117,12 @@ class RpcServer:
     @property
     def channels(self) -> tuple[Channel, ...]:
         """The links of attached programs, oldest first."""
-        return tuple(self._channels)
+        return tuple(channel for channel, local in self._channels.items() if local)
+
+    @property
+    def gate(self) -> CallGate:
+        """Counts the calls of remote callers."""
+        return self._gates[False]
 
     def add_route(self, method: str, path: str, route: Route, *, local: bool) -> None:
         """Serve a further address, on the control socket (`local`) or on the TCP port."""
@@ -165,8 +174,9 @@ class RpcServer:
     async def stop(self, grace_s: Seconds = 5.0) -> None:
         """Accept nobody more, give running calls `grace_s` to end, then close all. Idempotent."""
         await self._stop_accepting()
-        for channel in self.channels:
-            await channel.close()
+        links = [channel for channel, local in self._channels.items() if not local]
+        await asyncio.gather(*(channel.drain(grace_s) for channel in links))
+        await asyncio.gather(*(channel.close() for channel in self._channels))
         for _server, door in self._faces:
             await door.web_server.shutdown(grace_s)
         self._faces.clear()
@@ -186,7 +196,10 @@ class RpcServer:
         await _let_transports_end()
         for server, door in self._faces:
             server.close()
-            door.web_server.pre_shutdown()
+            # aiohttp reads nothing more of what it shuts down: links have calls to end first.
+            for connection in door.web_server.connections:
+                if connection not in self._upgraded:
+                    connection.close()
 
     def _make_door(self, *, local: bool) -> Door:
         web_server = web.Server(
@@ -211,10 +224,10 @@ class RpcServer:
         )
         if refusal:
             hint = "call from a program, or over the node's address"
-            return self._refuse(403, Code.FORBIDDEN, refusal, hint)
+            return self.refuse(403, Code.FORBIDDEN, refusal, hint)
         routes = self._routes.get((request.path, local))
         if routes is None:
-            return self._refuse(
+            return self.refuse(
                 404, Code.INVALID_REQUEST, "there is nothing at this address", "POST to /rpc"
             )
         route = routes.get(request.method)
@@ -240,11 +253,11 @@ class RpcServer:
             if request.transport is not None:
                 request.transport.abort()
 
-    async def _serve_rpc(self, request: web.BaseRequest, *, local: bool) -> web.Response:
+    async def _serve_rpc(self, request: web.BaseRequest, *, local: bool) -> web.StreamResponse:
         headers = request.headers
         content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if content_type != "application/json" or headers.get("Content-Encoding", "") not in _PLAIN:
-            return self._refuse(
+            return self.refuse(
                 415,
                 Code.INVALID_REQUEST,
                 "the body must be plain JSON",
@@ -256,13 +269,16 @@ class RpcServer:
         limits = self.limits
         body = parse_body(data, batch_max=limits.batch_max, depth_max=limits.depth_max)
         context = CallContext(
-            remote="control" if local else _remote(request),
+            remote="control" if local else remote_host(request),
             local=local,
             deadline_s=_deadline(headers.get(TIMEOUT_HEADER), limits.call_timeout_s),
         )
         if body.is_batch:
-            return await self._answer_batch(body, context)
-        return await self._answer_one(body.entries[0], context)
+            return await self._answer_batch(body, context, len(data))
+        entry = body.entries[0]
+        if wants_events(request) and isinstance(entry, Request) and not entry.is_notification:
+            return await self._answer_in_events(request, entry, context, len(data))
+        return await self._answer_one(body.entries[0], context, len(data))
 
     async def _read(self, request: web.BaseRequest) -> bytes | web.Response:
         """The whole body, or the refusal of one that is too large or too slow."""
@@ -281,18 +297,20 @@ class RpcServer:
                     if len(data) > limit:
                         return self._refuse_large()
         except TimeoutError:
-            return self._refuse(
+            return self.refuse(
                 408,
                 Code.DEADLINE,
                 f"the body did not arrive within {self.limits.read_timeout_s:g} s",
                 "send it in one go",
             )
         except web.RequestPayloadError:
-            return self._refuse(400, Code.PARSE, "the body is broken", "send valid HTTP")
+            return self.refuse(400, Code.PARSE, "the body is broken", "send valid HTTP")
         return bytes(data)
 
-    async def _answer_one(self, entry: Request | Refused, context: CallContext) -> web.Response:
-        encoded, busy = await self._run(entry, context)
+    async def _answer_one(
+        self, entry: Request | Refused, context: CallContext, size: int
+    ) -> web.Response:
+        encoded, busy = await self._run(entry, context, size)
         if encoded is None:
             return _nothing()
         response = _json(encoded)
@@ -301,8 +319,21 @@ class RpcServer:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
 
-    async def _answer_batch(self, body: Body, context: CallContext) -> web.Response:
-        ends = await asyncio.gather(*(self._run(entry, context) for entry in body.entries))
+    async def _answer_in_events(
+        self, http: web.BaseRequest, entry: Request, context: CallContext, size: int
+    ) -> web.StreamResponse:
+        async def run(sink: Sink) -> bytes:
+            encoded, _busy = await self._run(entry, replace(context, sink=sink), size)
+            assert encoded is not None, "only notifications have no answer"
+            return encoded
+
+        return await answer_in_events(
+            http, entry.id, run, write_timeout_s=self.limits.write_timeout_s
+        )
+
+    async def _answer_batch(self, body: Body, context: CallContext, size: int) -> web.Response:
+        each = size // len(body.entries)
+        ends = await asyncio.gather(*(self._run(entry, context, each) for entry in body.entries))
         limit = self.limits.response_bytes_max
         answers: list[bytes] = []
         total = 0
@@ -315,14 +346,14 @@ class RpcServer:
         return _json(encode_batch(answers)) if answers else _nothing()
 
     async def _run(
-        self, entry: Request | Refused, context: CallContext
+        self, entry: Request | Refused, context: CallContext, size: int
     ) -> tuple[bytes | None, BusyError | None]:
-        """Run one element; the bytes are None for a notification."""
+        """Run one element of `size` bytes; the answer's bytes are None for a notification."""
         if isinstance(entry, Refused):
             self.counters["refused_requests"] += 1
             return encode_error(entry.id, entry.error), None
         gate = self._gates[context.local]
-        busy = gate.enter(context.remote)
+        busy = gate.enter(context.remote, size)
         if busy is not None:
             self.counters["busy"] += 1
             return None if entry.is_notification else encode_error(entry.id, busy), busy
@@ -332,54 +363,75 @@ class RpcServer:
                 entry, self._registry, context, bytes_max=self.limits.response_bytes_max
             )
         finally:
-            gate.leave(context.remote)
+            gate.leave(context.remote, size)
         return None if entry.is_notification else encoded, None
 
     async def _serve_attach(self, request: web.BaseRequest) -> web.StreamResponse:
-        if len(self._channels) >= self.limits.channels_max:
-            return self._refuse(
+        if len(self.channels) >= self.limits.channels_max:
+            return self.refuse(
                 503, Code.BUSY, "too many programs are attached already", "detach one"
             )
+        methods = Registry(parent=self._registry)
         limits = self._channel_limits
+        return await self.upgrade(
+            request, lambda socket: Channel(socket, methods=methods, limits=limits),
+            limits=limits, on_open=self._on_attach, local=True,
+        )  # fmt: skip
+
+    async def upgrade(
+        self,
+        request: web.BaseRequest,
+        make: Callable[[Socket], Channel],
+        *,
+        limits: ChannelLimits,
+        on_open: Callable[[Channel], Awaitable[None]],
+        protocols: tuple[str, ...] = (),
+        local: bool = False,
+    ) -> web.StreamResponse:
+        """Turn a request into a channel and serve that until it closes.
+
+        `on_open(channel)` is awaited before the first message is read.
+        """
         link = web.WebSocketResponse(
             heartbeat=limits.heartbeat_s,
             compress=False,
             max_msg_size=limits.message_bytes_max,
             timeout=limits.close_timeout_s,
             decode_text=False,
+            protocols=protocols,
         )
         try:
             await link.prepare(request)
         except web.HTTPException:
-            return self._refuse(
+            return self.refuse(
                 400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
             )
-        channel = Channel(
-            link, methods=Registry(parent=self._registry), context=CallContext(), limits=limits
-        )
-        self._channels[channel] = None
+        channel, connection = make(link), request.protocol
+        self._channels[channel] = local
+        self._upgraded.add(connection)
         try:
-            await self._on_attach(channel)
+            await on_open(channel)
             await channel.run()
         finally:
             del self._channels[channel]
+            self._upgraded.discard(connection)
             await link.close(code=WSCloseCode.GOING_AWAY)
         return link
 
     def _refuse_large(self) -> web.Response:
         limit = self.limits.body_bytes_max
-        return self._refuse(
+        return self.refuse(
             413, Code.INVALID_REQUEST, f"the body is larger than {limit} bytes", "send less"
         )
 
     def _refuse_method(self, allowed: str) -> web.Response:
-        response = self._refuse(
+        response = self.refuse(
             405, Code.INVALID_REQUEST, "this method is not allowed here", f"use {allowed}"
         )
         response.headers["Allow"] = allowed
         return response
 
-    def _refuse(self, status: int, code: Code, message: str, hint: str) -> web.Response:
+    def refuse(self, status: int, code: Code, message: str, hint: str) -> web.Response:
         """An HTTP error that is a JSON-RPC error too; the connection ends with it."""
         self.counters[f"http_{status}"] += 1
         error = MeshError(message, hint=hint, code=code)
@@ -412,7 +464,7 @@ def _bind_tcp(address: Address) -> socket.socket:
     return listener
 
 
-def _remote(request: web.BaseRequest) -> str:
+def remote_host(request: web.BaseRequest) -> str:
     """The caller's address; an IPv4 caller of an IPv6 socket is known by its IPv4 address."""
     return (request.remote or "unknown").removeprefix("::ffff:")
 

@@ -1,6 +1,7 @@
 """Which tasks a node takes: c slots, a short queue, and a refusal that says when to come back."""
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -9,6 +10,7 @@ import msgspec
 
 from meshd.clock import Seconds
 from meshd.errors import UsageError
+from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 
 SLOTS_MAX = 1_024
 QUEUE_MAX = 4_096
@@ -20,6 +22,9 @@ SERVICE_ALPHA = 0.02
 Source: the routing simulation in the design notes; at 0.1 noise turned into herding.
 """
 
+OVERTAKEN_MAX = 8
+"""So often in a row more urgent work may start before a class that waits: then it has a turn."""
+
 OUTCOMES_KEPT = 50
 """The error fraction is that of so many last outcomes."""
 
@@ -30,6 +35,8 @@ class Reason(StrEnum):
     DRAINING = "draining"
     QUEUE_FULL = "the queue is full"
     TOO_LATE = "it could not end before its deadline"
+    DISPLACED = "more urgent work took its place in the queue"
+    RATE = "it is called more often than it may be"
 
 
 class Outcome(StrEnum):
@@ -43,11 +50,19 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request to run: its id, its capability, and that capability's own bound (0: none)."""
+    """A request to run.
+
+    Attributes:
+        id: of its own.
+        capability: what is to run.
+        concurrency: that capability's own bound; 0 is none.
+        priority: 1 .. 5, the most urgent.
+    """
 
     id: str
     capability: str
     concurrency: int = 0
+    priority: int = PRIORITY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +74,14 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """It has to wait behind `position` others; by estimate it ends in `eta_s` seconds."""
+    """It has to wait behind `position` others; by estimate it ends in `eta_s` seconds.
+
+    `displaced` is the id of the ticket that lost its place to it, if the queue was full.
+    """
 
     eta_s: Seconds
     position: int
+    displaced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +124,12 @@ class ServiceTime:
 
 
 class Admission:
-    """The slots and the queue of one node. First come, first served.
+    """The slots and the queue of one node: the most urgent first, and first come, first served.
 
     A task whose capability is at its own bound waits without holding up the others behind it:
-    order is kept among those that could run.
+    order is kept among those that could run. Of a full queue the last of the least urgent gives
+    way to what is more urgent. A class that waits is overtaken `OVERTAKEN_MAX` times in a row at
+    most, so that nothing waits for ever.
     """
 
     def __init__(self, *, slots: int, queue_max: int | None = None) -> None:
@@ -126,7 +147,11 @@ class Admission:
         self.queue_max: Final = limit
         self.is_draining = False
         self._running: dict[str, Ticket] = {}
-        self._waiting: dict[str, Ticket] = {}
+        self._waiting: dict[int, dict[str, Ticket]] = {
+            priority: {} for priority in range(PRIORITY_MAX, PRIORITY_MIN - 1, -1)
+        }
+        self._queued = 0
+        self._overtaken: Counter[int] = Counter()
         self._running_of: Counter[str] = Counter()
         self._waiting_of: Counter[str] = Counter()
         self._overall = ServiceTime()
@@ -140,8 +165,8 @@ class Admission:
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """Ids of the tickets in the queue, first come first."""
-        return tuple(self._waiting)
+        """Ids of the tickets in the queue: the most urgent first, then first come first."""
+        return tuple(ticket_id for tickets in self._waiting.values() for ticket_id in tickets)
 
     def decide(self, ticket: Ticket, remaining_s: Seconds) -> Decision:
         """What `submit` would answer; nothing changes.
@@ -151,26 +176,36 @@ class Admission:
         """
         eta_s = self.eta_s(ticket)
         if self.is_draining:
-            return Refuse(Reason.DRAINING, eta_s, len(self._waiting))
+            return Refuse(Reason.DRAINING, eta_s, self._queued)
         if remaining_s <= 0:
-            return Refuse(Reason.TOO_LATE, eta_s, len(self._waiting))
+            return Refuse(Reason.TOO_LATE, eta_s, self._queued)
         if self._may_run(ticket):
             return Accept(eta_s)
-        if len(self._waiting) >= self.queue_max:
-            return Refuse(Reason.QUEUE_FULL, eta_s, len(self._waiting))
+        displaced = ""
+        if self._queued >= self.queue_max:
+            displaced = self._least_urgent(ticket.priority)
+            if not displaced:
+                return Refuse(Reason.QUEUE_FULL, eta_s, self._queued)
         if eta_s > remaining_s:
-            return Refuse(Reason.TOO_LATE, eta_s, len(self._waiting))
-        return Queue(eta_s, len(self._waiting))
+            return Refuse(Reason.TOO_LATE, eta_s, self._queued)
+        return Queue(eta_s, self._ahead(ticket.priority), displaced)
 
     def submit(self, ticket: Ticket, remaining_s: Seconds) -> Decision:
-        """Decide, and take the ticket into a slot or the queue unless it is refused."""
+        """Decide, and take the ticket into a slot or the queue unless it is refused.
+
+        Whoever it displaces is withdrawn.
+        """
         assert ticket.id not in self._running, "a ticket comes once"
-        assert ticket.id not in self._waiting, "a ticket comes once"
         decision = self.decide(ticket, remaining_s)
         if isinstance(decision, Accept):
             self._run(ticket)
         elif isinstance(decision, Queue):
-            self._waiting[ticket.id] = ticket
+            if decision.displaced:
+                self.withdraw(decision.displaced)
+            tickets = self._waiting[ticket.priority]
+            assert ticket.id not in tickets, "a ticket comes once"
+            tickets[ticket.id] = ticket
+            self._queued += 1
             self._waiting_of[ticket.capability] += 1
         return decision
 
@@ -191,7 +226,9 @@ class Admission:
 
     def withdraw(self, ticket_id: str) -> None:
         """Take a waiting ticket out of the queue. The others keep their order."""
-        _subtract(self._waiting_of, self._waiting.pop(ticket_id))
+        tickets = next(each for each in self._waiting.values() if ticket_id in each)
+        _subtract(self._waiting_of, tickets.pop(ticket_id))
+        self._queued -= 1
 
     def forget(self, capability: str) -> None:
         """Drop the average of a capability that is no longer offered."""
@@ -204,7 +241,7 @@ class Admission:
         second, narrower door of the same kind. The longer wait of the two counts.
         """
         service = self._service_s(ticket.capability)
-        taken = len(self._running) + len(self._waiting)
+        taken = len(self._running) + self._ahead(ticket.priority)
         wait = max(0, taken + 1 - self.slots) * self._overall.mean_s / self.slots
         if ticket.concurrency > 0:
             ahead = self._running_of[ticket.capability] + self._waiting_of[ticket.capability]
@@ -217,11 +254,11 @@ class Admission:
         outcomes = self._outcomes
         return WorkLoad(
             in_flight=len(self._running),
-            queue=len(self._waiting),
+            queue=self._queued,
             slots=self.slots,
             service_s=self._overall.mean_s,
             error_fraction=sum(outcomes) / len(outcomes) if outcomes else 0.0,
-            full=len(self._running) >= self.slots and len(self._waiting) >= self.queue_max,
+            full=len(self._running) >= self.slots and self._queued >= self.queue_max,
             draining=self.is_draining,
         )
 
@@ -238,16 +275,39 @@ class Admission:
         self._running[ticket.id] = ticket
         self._running_of[ticket.capability] += 1
 
+    def _ahead(self, priority: int) -> int:
+        """How many wait that go before a newcomer of this class."""
+        return sum(len(each) for level, each in self._waiting.items() if level >= priority)
+
+    def _least_urgent(self, than: int) -> str:
+        """The last of the least urgent that wait, if less urgent than this class; else nothing."""
+        for priority in range(PRIORITY_MIN, than):
+            if self._waiting[priority]:
+                return next(reversed(self._waiting[priority]))
+        return ""
+
     def _promote(self) -> tuple[str, ...]:
         started = []
-        for ticket_id, ticket in tuple(self._waiting.items()):
-            if len(self._running) >= self.slots:
+        while len(self._running) < self.slots:
+            ticket = next(self._runnable(), None)
+            if ticket is None:
                 break
-            if self._may_run(ticket):
-                self.withdraw(ticket_id)
-                self._run(ticket)
-                started.append(ticket_id)
+            self.withdraw(ticket.id)
+            self._run(ticket)
+            self._count_turn(ticket.priority)
+            started.append(ticket.id)
         return tuple(started)
+
+    def _runnable(self) -> Iterator[Ticket]:
+        """Who could start now, in the order of their turns."""
+        late = [level for level in self._waiting if self._overtaken[level] >= OVERTAKEN_MAX]
+        for priority in (*reversed(late), *self._waiting):
+            yield from (t for t in self._waiting[priority].values() if self._may_run(t))
+
+    def _count_turn(self, started: int) -> None:
+        self._overtaken[started] = 0
+        for priority in range(PRIORITY_MIN, started):
+            self._overtaken[priority] += bool(self._waiting[priority])
 
 
 def _subtract(counts: Counter[str], ticket: Ticket) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Final, cast
@@ -18,15 +20,23 @@ _STDOUT = 1
 _STDERR = 2
 
 
+Take = Callable[[bytes], Awaitable[None]]
+
+
 class _Program(asyncio.SubprocessProtocol):
     """Collects a bounded stdout and the tail of stderr.
 
     `ended` is resolved when there is nothing to wait for: the program and its pipes are closed, or
-    it wrote too much. `closed` is resolved when it is gone.
+    it wrote too much. `closed` is resolved when it is gone. With `take`, each line of stdout is
+    handed to it instead of being collected, and while it takes its time nothing is read.
     """
 
-    def __init__(self, output_bytes_max: int) -> None:
+    def __init__(self, output_bytes_max: int, take: Take | None) -> None:
         loop = asyncio.get_running_loop()
+        self.transport: asyncio.SubprocessTransport | None = None
+        self.handing: asyncio.Task[None] | None = None
+        self._take = take
+        self._lines: deque[bytes] = deque()
         self.ended: Final[asyncio.Future[None]] = loop.create_future()
         self.closed: Final[asyncio.Future[None]] = loop.create_future()
         self.output: Final = bytearray()
@@ -45,6 +55,41 @@ class _Program(asyncio.SubprocessProtocol):
                 _resolve(self.ended)
             else:
                 self.output.extend(data)
+                if self._take is not None and b"\n" in data:
+                    self._hand_over(self._take)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The program runs."""
+        # A cast: uvloop's transports are no subclasses of asyncio's.
+        self.transport = cast("asyncio.SubprocessTransport", transport)
+
+    def _hand_over(self, take: Take) -> None:
+        *lines, rest = bytes(self.output).split(b"\n")
+        self.output[:] = rest
+        self._lines.extend(lines)
+        if self.handing is None:
+            self.handing = asyncio.create_task(self._hand(take), name="meshd-lines")
+
+    async def _hand(self, take: Take) -> None:
+        """Hand over what waits; the pipe is read again when nothing does."""
+        try:
+            self._read(go_on=False)
+            while self._lines:
+                await take(self._lines.popleft())
+            self._read(go_on=True)
+            self.handing = None
+        except BaseException:
+            _resolve(self.ended)
+            raise
+
+    def _read(self, *, go_on: bool) -> None:
+        assert self.transport is not None, "lines come from a program that runs"
+        pipe = cast("asyncio.ReadTransport | None", self.transport.get_pipe_transport(_STDOUT))
+        if pipe is not None and not pipe.is_closing():
+            if go_on:
+                pipe.resume_reading()
+            else:
+                pipe.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The program has ended and all its pipes are closed."""
@@ -54,17 +99,21 @@ class _Program(asyncio.SubprocessProtocol):
 
 
 async def run_command(
-    handler: CommandHandler, stdin: bytes, name: str, output_bytes_max: int
+    handler: CommandHandler,
+    stdin: bytes,
+    name: str,
+    output_bytes_max: int,
+    take: Take | None = None,
 ) -> bytes:
-    """What the program writes to stdout when given `stdin`.
+    """What the program writes to stdout when given `stdin`; with `take`, it gets line by line.
 
-    If the caller is cancelled, or the program writes more than `output_bytes_max`, its whole
-    process group is killed.
+    A line, or all of the output, has at most `output_bytes_max` bytes. If the caller is cancelled,
+    or the program writes more, its whole process group is killed.
 
     Raises:
         PeerError: it could not be started (definite), or it failed (indefinite).
     """
-    starting = asyncio.ensure_future(_start(handler, name, output_bytes_max))
+    starting = asyncio.ensure_future(_start(handler, name, output_bytes_max, take))
     try:
         transport, program = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -76,7 +125,13 @@ async def run_command(
     try:
         _feed(transport, stdin)
         await program.ended
+        if program.handing is not None:
+            await program.handing
+        if take is not None and program.output and not program.is_too_long:
+            await take(bytes(program.output))
     finally:
+        if program.handing is not None:
+            program.handing.cancel()
         await _end(transport, program)
     if program.is_too_long:
         raise PeerError(
@@ -89,13 +144,13 @@ async def run_command(
 
 
 async def _start(
-    handler: CommandHandler, name: str, output_bytes_max: int
+    handler: CommandHandler, name: str, output_bytes_max: int, take: Take | None
 ) -> tuple[asyncio.SubprocessTransport, _Program]:
     loop = asyncio.get_running_loop()
     try:
         return await loop.subprocess_exec(
-            lambda: _Program(output_bytes_max),
-            *handler.argv,
+            lambda: _Program(output_bytes_max, take),
+            *_bounded(handler),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -106,6 +161,14 @@ async def _start(
         )
     except (OSError, ValueError) as error:
         raise _not_started(handler, name, error) from error
+
+
+def _bounded(handler: CommandHandler) -> tuple[str, ...]:
+    """The command line; a shell sets the bound of memory and gives way to the program."""
+    if not handler.memory_bytes:
+        return handler.argv
+    kib = str(handler.memory_bytes // 1024)
+    return "/bin/sh", "-c", 'ulimit -v "$0" && exec "$@"', kib, *handler.argv
 
 
 async def _end(transport: asyncio.SubprocessTransport, program: _Program) -> None:

@@ -3,10 +3,9 @@
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import partial
 from typing import Any, Protocol, assert_never
 
 import msgspec
@@ -15,16 +14,19 @@ from meshd.capability.definition import (
     CapabilityDefinition,
     CommandHandler,
     FunctionHandler,
+    Handler,
     HttpHandler,
     RemoteHandler,
 )
 from meshd.capability.schema import to_json
 from meshd.clock import Seconds
-from meshd.errors import Code, MeshError, PeerError, UsageError, error_from_wire
+from meshd.errors import Code, PeerError, UsageError
+from meshd.sink import Sink
 from meshd.work.command import run_command
+from meshd.work.faults import ERROR_CHARS_MAX, failed, guard
+from meshd.work.streams import Collected, stream_function
 
 RESULT_BYTES_MAX = 8 * 1_048_576
-ERROR_CHARS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,18 @@ def prepare(definition: CapabilityDefinition, value: Any) -> Any:
 
 
 async def execute(
-    definition: CapabilityDefinition, prepared: Any, tools: Tools, *, timeout_s: Seconds
+    definition: CapabilityDefinition,
+    prepared: Any,
+    tools: Tools,
+    *,
+    timeout_s: Seconds,
+    sink: Sink | None = None,
+    is_whole: bool = False,
 ) -> Any:
     """Run a handler on what `prepare` made; return its result as JSON values.
+
+    Partial results go to `sink`, and the result is None then; without one, or if `is_whole`, the
+    result is a list of them all.
 
     It ends only when the run holds nothing any more: a cancelled function in a thread is waited
     for, as a thread cannot be stopped, and a cancelled program is killed with its whole group. So
@@ -92,21 +103,42 @@ async def execute(
     """
     name = definition.manifest.name
     handler = definition.handler
+    if definition.manifest.streaming and (sink is None or is_whole):
+        whole = Collected(name, sink)
+        await _run(name, handler, prepared, tools, timeout_s, whole)
+        return whole.parts
+    return await _run(name, handler, prepared, tools, timeout_s, sink)
+
+
+async def _run(
+    name: str, handler: Handler, prepared: Any, tools: Tools, timeout_s: Seconds, sink: Sink | None
+) -> Any:
     match handler:
+        case FunctionHandler(is_stream=True):
+            assert sink is not None, "partial results go somewhere"
+            return await stream_function(name, handler, prepared, tools.threads, sink)
         case FunctionHandler(function, True):
-            return to_json(await _guard(name, lambda: function(**prepared)), name)
+            return to_json(await guard(name, lambda: function(**prepared)), name)
         case FunctionHandler():
             return await _in_thread(name, handler, prepared, tools.threads)
+        case CommandHandler(is_stream=True):
+            assert sink is not None, "partial results go somewhere"
+            await run_command(handler, prepared, name, RESULT_BYTES_MAX, partial(_line, sink))
+            return None
         case CommandHandler():
             return decode(await run_command(handler, prepared, name, RESULT_BYTES_MAX))
         case HttpHandler():
             return await _by_http(name, handler, prepared, tools, timeout_s)
         case RemoteHandler():
-            return await _guard(
-                name, lambda: handler.call(name, prepared, timeout_s), passes_errors=True
+            return await guard(
+                name, lambda: handler.call(name, prepared, timeout_s, sink), passes_errors=True
             )
         case _:
             assert_never(handler)
+
+
+async def _line(sink: Sink, line: bytes) -> None:
+    await sink.part(decode(line))
 
 
 def decode(output: bytes) -> Any:
@@ -127,27 +159,6 @@ def _encode(value: Any, name: str) -> bytes:
         ) from error
 
 
-async def _guard(
-    name: str, start: Callable[[], Awaitable[Any]], *, passes_errors: bool = False
-) -> Any:
-    """Await user code; whatever it raises becomes a MeshError, unless we ourselves cancelled it.
-
-    `passes_errors` is for our own couriers, whose MeshErrors already say whether anything ran.
-    """
-    try:
-        return await start()
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise PeerError(f"{name} cancelled itself", definite=False) from error
-    # sys.exit() in a handler must not end the daemon.
-    except (Exception, SystemExit) as error:
-        if passes_errors and isinstance(error, MeshError):
-            raise
-        raise _failed(name, error) from error
-
-
 async def _in_thread(
     name: str, handler: FunctionHandler, arguments: dict[str, Any], threads: Executor
 ) -> Any:
@@ -165,7 +176,7 @@ async def _in_thread(
         raise
     if inspect.isawaitable(result):
         # A plain function that only makes a coroutine, such as a partial or a wrapper.
-        return to_json(await _guard(name, lambda: result), name)
+        return to_json(await guard(name, lambda: result), name)
     return result
 
 
@@ -177,7 +188,7 @@ def _call(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any
     try:
         result = handler.function(**arguments)
     except (Exception, SystemExit) as error:
-        raise _failed(name, error) from error
+        raise failed(name, error) from error
     return result if inspect.isawaitable(result) else to_json(result, name)
 
 
@@ -187,7 +198,7 @@ async def _by_http(
     forward = tools.forward
     if forward is None:
         raise PeerError(f"{name}: this node cannot forward to URLs", code=Code.REJECTED)
-    reply: HttpReply = await _guard(
+    reply: HttpReply = await guard(
         name,
         lambda: forward(handler.url, body, timeout_s=timeout_s, bytes_max=RESULT_BYTES_MAX),
         passes_errors=True,
@@ -204,27 +215,3 @@ async def _by_http(
     raise PeerError(
         f"{name}: its URL answered {reply.status}: {text}"[:ERROR_CHARS_MAX], definite=False
     )
-
-
-def _failed(name: str, error: BaseException) -> MeshError:
-    """What callers are told of a handler's exception: its type and message, no traceback or path.
-
-    A UsageError is the handler's own word about its input and passes as it is. Other errors of the
-    mesh pass with their code, but as indefinite: the handler had begun, whatever failed inside it.
-    """
-    if isinstance(error, MeshError):
-        definite = isinstance(error, UsageError) and error.definite
-        data = {**error.data, "hint": error.hint, "definite": definite}
-        return error_from_wire(error.code, error.message, data)
-    return PeerError(
-        f"{name} failed: {type(error).__name__}: {_message(error)}"[:ERROR_CHARS_MAX],
-        definite=False,
-    )
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        file = error.filename
-        # Callers on other machines need not learn this machine's folders.
-        return error.strerror + (f": {PurePath(file).name}" if isinstance(file, str) else "")
-    return str(error)

@@ -12,6 +12,7 @@ import msgspec
 from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Seconds
 from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError, error_from_wire
+from meshd.sink import Sink
 from meshd.work.admission import Outcome
 from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
@@ -74,6 +75,7 @@ class Run:
     answer: asyncio.Future[Answer]
     key: RunKey | None
     digest: bytes
+    sink: Sink | None = None
     waiters: int = 0
     runner: asyncio.Task[None] | None = None
     alarm: asyncio.TimerHandle | None = None

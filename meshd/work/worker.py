@@ -9,12 +9,30 @@ from typing import Any, Final
 
 import msgspec
 
+from meshd.bucket import TokenBucket
 from meshd.capability.definition import CapabilityDefinition
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
-from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError, UsageError
+from meshd.errors import (
+    LINK_LOST,
+    BusyError,
+    Code,
+    DeadlineError,
+    MeshError,
+    PeerError,
+    UsageError,
+)
 from meshd.platform import Platform
-from meshd.work.admission import Accept, Admission, Refuse, Ticket, WorkLoad
+from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.sink import SINK, LoopSink, Sink
+from meshd.work.admission import (
+    Accept,
+    Admission,
+    Reason,
+    Refuse,
+    Ticket,
+    WorkLoad,
+)
 from meshd.work.executors import Forward, Tools, execute, prepare
 from meshd.work.idempotency import KEY_CHARS_MAX, Memory, Remembered
 from meshd.work.offers import Offers
@@ -78,6 +96,7 @@ class Worker:
         self._runs: Final[dict[str, Run]] = {}
         self._joinable: Final[dict[RunKey, Run]] = {}
         self._memory: Final[Memory[Answer]] = Memory()
+        self._rates: Final[dict[str, TokenBucket]] = {}
         self._ended: Final[deque[Task]] = deque(maxlen=TASKS_KEPT)
         self._idle: Final = asyncio.Event()
         self._idle.set()
@@ -138,8 +157,13 @@ class Worker:
         deadline_s: Seconds = DEADLINE_DEFAULT_S,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        sink: Sink | None = None,
     ) -> WorkResult:
         """Do one piece of work within `deadline_s` seconds from now.
+
+        Partial results and progress go to `sink`; without one, or with a key, partial results are
+        the result.
 
         A repeated `idempotency_key` (1..128 characters, for each capability on its own) joins the
         run that is under way or returns its first answer. If the caller is cancelled, and nobody
@@ -165,18 +189,45 @@ class Worker:
                 return await self._await(first, deadline_s)
             if first is not None:
                 return deliver(first.value)
+        context = copy_context()
+        if sink is not None:
+            context.run(SINK.set, LoopSink(sink))
         run = Run(
             task=Task(task_id or self._new_id(), capability, self._clock.now()),
             definition=definition,
             prepared=prepare(definition, value),
             timeout_s=min(definition.manifest.timeout_s, deadline_s),
-            context=copy_context(),
+            context=context,
+            sink=sink,
             answer=asyncio.get_running_loop().create_future(),
             key=key,
             digest=digest,
         )
-        self._submit(run, deadline_s)
+        self._submit(run, deadline_s, priority)
         return await self._await(run, deadline_s)
+
+    def offer(
+        self, capability: str, deadline_s: Seconds, *, priority: int = PRIORITY_DEFAULT
+    ) -> dict[str, Any]:
+        """What this worker would answer if the work came now; nothing is taken or promised.
+
+        Returns:
+            `answer`: accept, counter (not now, but by then) or reject; `eta_s`: seconds until it
+            would be done; `queue`: how many wait; of a refusal the `reason`.
+
+        Raises:
+            NoCandidateError: the capability is not offered here.
+            UsageError: no such priority.
+        """
+        manifest = self._offers.find(capability).manifest
+        ticket = Ticket("", capability, manifest.concurrency, _check_priority(priority))
+        decision = self._admission.decide(ticket, deadline_s)
+        bid = {"eta_s": round(decision.eta_s, 6), "queue": self._admission.load().queue}
+        if not isinstance(decision, Refuse):
+            return {"answer": "accept", **bid}
+        is_final = decision.reason is Reason.DRAINING
+        answer = "reject" if is_final else "counter"
+        return {"answer": answer, **bid, "reason": decision.reason.name.lower()}
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task that waits or runs, for all who wait for it; false if there is none."""
@@ -238,6 +289,7 @@ class Worker:
         for name in names:
             if self._offers.get(name) is None:
                 self._admission.forget(name)
+                self._rates.pop(name, None)
         return names
 
     def _new_id(self) -> str:
@@ -252,12 +304,13 @@ class Worker:
         self.counters.repeated += 1
         return first
 
-    def _submit(self, run: Run, deadline_s: Seconds) -> None:
-        task = run.task
+    def _submit(self, run: Run, deadline_s: Seconds, priority: int) -> None:
+        task, manifest = run.task, run.definition.manifest
         if task.id in self._runs:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
-        ticket = Ticket(task.id, task.capability, run.definition.manifest.concurrency)
-        decision = self._admission.submit(ticket, deadline_s)
+        ticket = Ticket(task.id, task.capability, manifest.concurrency, _check_priority(priority))
+        over_rate = self._over_rate(ticket, manifest.rate_per_s)
+        decision = over_rate or self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
             raise self._busy(task.capability, decision)
@@ -268,6 +321,29 @@ class Worker:
             self._joinable[run.key] = run
         if isinstance(decision, Accept):
             self._start(run)
+        elif decision.displaced:
+            self._displace(self._runs[decision.displaced])
+
+    def _over_rate(self, ticket: Ticket, rate_per_s: float) -> Refuse | None:
+        """The refusal of what is called more often than it may be."""
+        if not rate_per_s or self._admission.is_draining:
+            return None
+        bucket = self._rates.get(ticket.capability)
+        if bucket is None or bucket.rate_per_s != rate_per_s:
+            bucket = TokenBucket(rate_per_s, max(1.0, rate_per_s))
+            self._rates[ticket.capability] = bucket
+        now = self._clock.now()
+        if bucket.take(now):
+            return None
+        eta_s = bucket.wait_s(now) + self._admission.eta_s(ticket)
+        return Refuse(Reason.RATE, eta_s, self._admission.load().queue)
+
+    def _displace(self, run: Run) -> None:
+        """A run that waited has lost its place to a more urgent one; its ticket is withdrawn."""
+        load = self._admission.load()
+        refusal = Refuse(Reason.DISPLACED, load.service_s, load.queue)
+        self._end(run, TaskState.REJECTED, self._busy(run.task.capability, refusal))
+        self._forget(run)
 
     def _busy(self, capability: str, refusal: Refuse) -> BusyError:
         return BusyError(
@@ -282,17 +358,23 @@ class Worker:
         )
 
     async def _await(self, run: Run, deadline_s: Seconds) -> WorkResult:
-        """Wait for a run's answer; the last one who leaves early ends the run."""
+        """Wait for a run's answer; the last one who leaves early ends the run.
+
+        But a run with a key goes on for a caller whose link got lost: he may come back for it.
+        """
         run.waiters += 1
-        state, error = TaskState.CANCELLED, None
+        state, error, is_lost = TaskState.CANCELLED, None, False
         try:
             # wait() leaves the future alone when this caller is cancelled: others may want it.
             done, _ = await asyncio.wait((run.answer,), timeout=deadline_s)
             if not done:
                 state, error = TaskState.EXPIRED, run.too_late()
+        except asyncio.CancelledError as cancelled:
+            is_lost = cancelled.args == (LINK_LOST,)
+            raise
         finally:
             run.waiters -= 1
-            if run.waiters == 0:
+            if run.waiters == 0 and not (is_lost and run.key is not None):
                 self._stop(run, state, error or run.cancelled("its caller went away"))
         return deliver(error or run.answer.result())
 
@@ -310,8 +392,9 @@ class Worker:
         """Run the handler. The slot is free when this ends; the answer may have come before."""
         try:
             value = await execute(
-                run.definition, run.prepared, self._tools, timeout_s=run.timeout_s
-            )
+                run.definition, run.prepared, self._tools, timeout_s=run.timeout_s, sink=run.sink,
+                is_whole=run.key is not None,
+            )  # fmt: skip
         except MeshError as error:
             self._end(run, TaskState.FAILED, error)
             return
@@ -381,6 +464,14 @@ def _is_final(run: Run, answer: Answer) -> bool:
     if isinstance(answer, WorkResult):
         return True
     return not answer.definite and not run.definition.manifest.idempotent
+
+
+def _check_priority(priority: int) -> int:
+    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise UsageError(
+            f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX} (the most urgent), not {priority}"
+        )
+    return priority
 
 
 def _check_key(key: str) -> str:

@@ -457,10 +457,15 @@ def _name(entry: Call | Try | Execution) -> str:
 
 
 def _is_given_up(place: Workplace, tried: Try) -> bool:
-    """Whether routing stopped waiting before time was up, although its client waits on."""
+    """Whether routing stopped waiting before time was up, although its client waits on.
+
+    Of two copies the slower one is called off: that is nothing of the kind.
+    """
     in_time = place.now < tried.deadline - ROUNDING_S
     goes_on = place.boxes[tried.by].is_member and tried.work.parent is None
-    return tried.end is End.CANCELLED and in_time and goes_on and not place.is_closing
+    is_slower = any(each.end is End.DONE and each.by == tried.by for each in tried.work.tries)
+    is_cut = tried.end is End.CANCELLED and in_time and goes_on and not is_slower
+    return is_cut and not place.is_closing
 
 
 def _pair(tried: Try) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import meshd.routing.dispatcher as dispatcher_module
 import meshd.routing.filters as filters_module
 from meshd.errors import NoCandidateError
+from meshd.routing.call import Call
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
 from meshd.routing.signals import Outstanding
@@ -174,11 +175,11 @@ MUTATIONS = tuple(
         ("retries_all", "tries elsewhere also after an indefinite error",
          Dispatcher, "_on_failure", _retries_all, "delegate_failing"),
         ("says_definite", "calls every error definite",
-         dispatcher_module._Call, "ended", _says_definite, "delegate_failing"),  # noqa: SLF001 - a fault goes deep
+         Call, "ended", _says_definite, "delegate_failing"),
         ("whole_deadline", "does not pass the remaining time on",
-         dispatcher_module, "_work_params", _whole_deadline, "delegate_steady"),
+         Call, "work_params", _whole_deadline, "delegate_steady"),
         ("hops_forgotten", "does not say where work came from",
-         dispatcher_module, "_work_params", _hops_forgotten, "delegate_steady"),
+         Call, "work_params", _hops_forgotten, "delegate_steady"),
         ("hops_unchecked", "sends work back to who passed it on",
          filters_module, "_unsuitable", _passes(Reason.VISITED), "delegate_steady"),
         ("dead_candidates", "asks nodes that are dead or suspect",

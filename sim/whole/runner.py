@@ -119,8 +119,11 @@ class WholeJudge:
             self._close()
         finally:
             log.removeHandler(self._errors)
-            log.propagate = passes_on
+            silent = logging.NullHandler()  # killed processes complain of that
+            log.addHandler(silent)
             self.world.close()
+            log.removeHandler(silent)
+            log.propagate = passes_on
 
     def _start(self) -> None:
         world, plan = self.world, self.plan

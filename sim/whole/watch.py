@@ -26,20 +26,16 @@ class Watch:
         self._invoker, self._local = dispatcher._invoker, dispatcher._local  # noqa: SLF001 - a probe in the line, as a tester has it
         dispatcher._invoker, dispatcher._local = self, self.here  # noqa: SLF001 - as above
 
-    async def invoke(
-        self, target: Address, method: str, params: dict[str, Any], *, timeout_s: float
-    ) -> Any:
+    async def invoke(self, target: Address, method: str, params: dict[str, Any], **how: Any) -> Any:
         """Ask a peer."""
         to = self._fleet.wires.machines[target.host].index
         return await self._watched(
-            to, params, lambda: self._invoker.invoke(target, method, params, timeout_s=timeout_s)
+            to, params, lambda: self._invoker.invoke(target, method, params, **how)
         )
 
-    async def here(self, params: dict[str, Any], *, timeout_s: float) -> Any:
+    async def here(self, params: dict[str, Any], **how: Any) -> Any:
         """Run it on this node."""
-        return await self._watched(
-            self._box.index, params, lambda: self._local(params, timeout_s=timeout_s)
-        )
+        return await self._watched(self._box.index, params, lambda: self._local(params, **how))
 
     async def _watched(
         self, to: int, params: dict[str, Any], ask: Callable[[], Awaitable[Any]]

@@ -89,7 +89,7 @@ def test_every_fault_of_every_table_is_told_at_once():
         "capability 4 ('both'): it needs exactly one of",
         "capability 5 ('ok'): agent",
         "capability 6 ('far'): url 'http://example.org/' is on another machine",
-        "cwd and env go with command",
+        "cwd, env, streaming and memory_mb go with command",
         "capability 7 ('far'): url 'ftp://127.0.0.1/' must begin",
         "capability 8 ('null'): command, cwd and env must not hold null",
     ):

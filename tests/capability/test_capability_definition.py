@@ -2,6 +2,7 @@
 
 import functools
 import types
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
@@ -185,16 +186,23 @@ def test_a_source_without_capabilities_is_refused(source):
         collect(source)
 
 
-def test_generators_are_refused():
-    def some():
+def test_generators_are_streams_whose_schema_is_that_of_a_part():
+    def some() -> Iterator[int]:
         yield 1
 
-    async def more():
+    async def more() -> AsyncIterator[str]:
+        yield "1"
+
+    def untyped():
         yield 1
 
-    for function in (some, more):
-        with pytest.raises(UsageError, match="generator"):
-            define(function)
+    for function, kind, is_async in ((some, "integer", False), (more, "string", True)):
+        made = define(function)
+        assert made.manifest.streaming
+        assert made.manifest.output_schema == {"type": kind}
+        assert (made.handler.is_stream, made.handler.is_async) == (True, is_async)
+    assert define(untyped).manifest.streaming
+    assert not define(echo).manifest.streaming
 
 
 def test_the_decorator_refuses_what_it_cannot_offer():

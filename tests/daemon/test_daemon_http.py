@@ -42,7 +42,7 @@ SUMMARY = {
 }  # fmt: skip
 MANIFEST = SUMMARY | {
     "examples": [TEXT], "input_schema": dict, "output_schema": dict, "timeout_s": NUMBER,
-    "concurrency": COUNT,
+    "concurrency": COUNT, "rate_per_s": NUMBER, "streaming": YES_NO,
 }  # fmt: skip
 HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
 DOUBT = {"confirmations": COUNT, "needed": COUNT, "since_s": NUMBER, "dead_in_s": NUMBER}

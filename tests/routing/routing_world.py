@@ -71,7 +71,7 @@ class FakeInvoker:
         self.asked: list[tuple[int, dict[str, Any], float]] = []
         self.started = asyncio.Event()
 
-    async def invoke(self, target, method, params, *, timeout_s):
+    async def invoke(self, target, method, params, *, timeout_s, sink=None):
         assert method == "work"
         n = target.port - 1000
         self.asked.append((n, params, timeout_s))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshd.errors import UsageError
 from meshd.work.admission import (
     OUTCOMES_KEPT,
+    OVERTAKEN_MAX,
     SERVICE_ALPHA,
     SERVICE_SAMPLES_PLAIN,
     Accept,
@@ -238,3 +239,73 @@ def test_bounds_and_order_hold_whatever_happens(slots, queue_max, steps):
             case _:
                 story.withdraw(what)
         story.check()
+
+
+def queued(admission: Admission, *priorities: int) -> list[str]:
+    names = [f"p{priority}-{number}" for number, priority in enumerate(priorities)]
+    for name, priority in zip(names, priorities, strict=True):
+        admission.submit(Ticket(name, "echo", priority=priority), LONG_S)
+    return names
+
+
+def test_the_most_urgent_goes_first_and_among_equals_the_first():
+    admission = filled(slots=1, queue_max=8)
+    queued(admission, 1, 3, 5, 3, 5)
+    assert admission.waiting == ("p5-2", "p5-4", "p3-1", "p3-3", "p1-0")
+    order = []
+    running = "r0"
+    while admission.waiting:
+        (running,) = admission.finish(running, 1.0, Outcome.DONE)
+        order.append(running)
+    assert order == ["p5-2", "p5-4", "p3-1", "p3-3", "p1-0"]
+
+
+def test_of_a_full_queue_the_last_of_the_least_urgent_gives_way_to_the_more_urgent():
+    admission = filled(slots=1, queue_max=3)
+    queued(admission, 2, 1, 1)
+    decision = admission.submit(Ticket("urgent", "echo", priority=4), LONG_S)
+    assert isinstance(decision, Queue)
+    assert decision.displaced == "p1-2"
+    assert admission.waiting == ("urgent", "p2-0", "p1-1")
+    refused = admission.submit(Ticket("equal", "echo", priority=1), LONG_S)
+    assert isinstance(refused, Refuse)
+    assert refused.reason is Reason.QUEUE_FULL
+
+
+def test_what_waits_is_overtaken_only_so_often():
+    admission = filled(slots=1, queue_max=64)
+    admission.submit(Ticket("patient", "echo", priority=1), LONG_S)
+    running, started = "r0", []
+    for number in range(3 * OVERTAKEN_MAX):
+        admission.submit(Ticket(f"u{number}", "echo", priority=5), LONG_S)
+        (running,) = admission.finish(running, 1.0, Outcome.DONE)
+        started.append(running)
+    assert started.index("patient") == OVERTAKEN_MAX
+
+
+def test_the_estimate_of_urgent_work_does_not_count_what_it_overtakes():
+    admission = filled(slots=1, queue_max=8, service_s=1.0)
+    queued(admission, 1, 1, 1)
+    assert admission.eta_s(Ticket("u", "echo", priority=5)) == 2.0
+    assert admission.eta_s(Ticket("l", "echo", priority=1)) == 5.0
+
+
+@given(st.lists(st.tuples(st.sampled_from("sf"), st.integers(1, 5)), max_size=200))
+def test_whatever_comes_each_ticket_is_in_one_place_and_bounds_hold(steps):
+    admission = Admission(slots=2, queue_max=3)
+    places: dict[str, str] = {}
+    for number, (step, priority) in enumerate(steps):
+        if step == "s":
+            name = f"t{number}"
+            decision = admission.submit(Ticket(name, "echo", priority=priority), LONG_S)
+            if isinstance(decision, Queue) and decision.displaced:
+                del places[decision.displaced]
+            if not isinstance(decision, Refuse):
+                places[name] = ""
+        elif admission.running:
+            del places[admission.running[0]]
+            admission.finish(admission.running[0], 1.0, Outcome.DONE)
+        assert sorted(places) == sorted((*admission.running, *admission.waiting))
+        assert len(admission.running) <= 2
+        assert len(admission.waiting) == admission.load().queue <= 3
+        assert not admission.waiting or len(admission.running) == 2

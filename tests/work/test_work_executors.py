@@ -436,7 +436,7 @@ async def test_without_a_forward_a_url_is_refused_definitely(run):
 
 
 async def test_an_attached_program_is_called_and_its_errors_pass(run):
-    async def call(capability, value, timeout_s):
+    async def call(capability, value, timeout_s, sink):
         if value == "fail":
             raise PeerError("it said no", definite=True)
         if value == "break":

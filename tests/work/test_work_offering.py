@@ -30,7 +30,7 @@ async def test_capabilities_come_and_go_with_word_of_it(make, gate):
 
 
 async def test_replacing_tells_what_changed_and_keeps_attached_programs(make, gate):
-    async def call(name, value, timeout_s):
+    async def call(name, value, timeout_s, sink):
         return value
 
     worker = make(gate)
@@ -67,7 +67,7 @@ async def test_what_others_cannot_be_told_of_is_not_offered(make, gate):
 
 
 async def test_a_lost_program_takes_its_capabilities_and_ends_its_runs(make, gate):
-    async def call(name, value, timeout_s):
+    async def call(name, value, timeout_s, sink):
         return await gate.wait(value)
 
     worker = make(gate, slots=2)
@@ -93,7 +93,7 @@ async def test_a_lost_program_takes_its_capabilities_and_ends_its_runs(make, gat
 
 
 async def test_attached_programs_answer_for_their_agent(make):
-    async def call(name, value, timeout_s):
+    async def call(name, value, timeout_s, sink):
         return {"got": value, "within": timeout_s}
 
     worker = make()

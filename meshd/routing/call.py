@@ -1,0 +1,256 @@
+"""One `delegate` on its way: what it needs, what was tried, what was offered, what runs."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from meshd.clock import Instant, Seconds
+from meshd.deadline import Deadline
+from meshd.errors import BusyError, Code, DeadlineError, MeshError
+from meshd.model import Address, NodeId
+from meshd.priority import PRIORITY_DEFAULT
+from meshd.routing.need import Need
+from meshd.routing.request import Attempt, DelegateRequest, PeerResult
+from meshd.routing.signals import Outcome
+from meshd.sink import Sink
+from meshd.view import Peer
+
+FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
+"""The call itself is at fault or given up: nobody else would answer otherwise."""
+
+_BLAMELESS = FINAL | {
+    Code.BUSY, Code.INVALID_REQUEST, Code.METHOD_NOT_FOUND, Code.NO_CANDIDATE, Code.FORBIDDEN,
+    Code.REJECTED, Code.CIRCUIT_OPEN,
+}  # fmt: skip
+"""Answers of a healthy peer."""
+
+_OUTCOME_NAMES: Mapping[int, str] = {Code.BUSY: "busy", Code.DEADLINE: "deadline"}
+
+
+class Invoker(Protocol):
+    """Calls a method of a peer; links and the RPC client fit."""
+
+    async def invoke(
+        self,
+        target: Address,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_s: Seconds,
+        sink: Sink | None = None,
+    ) -> Any:
+        """The result of `method` at `target`; `sink` takes partial results and progress before it.
+
+        Raises:
+            MeshError: it failed; `definite` says whether it surely had no effect.
+        """
+        ...
+
+
+class LocalWork(Protocol):
+    """Runs `work` on this node, with the params and the result that a peer would have."""
+
+    def __call__(
+        self, params: dict[str, Any], *, timeout_s: Seconds, sink: Sink | None = None
+    ) -> Awaitable[Any]:
+        """The result of the work. Raises MeshError as an invoker does."""
+        ...
+
+
+Trying = Callable[[Peer], Awaitable[None]]
+
+
+class Call:
+    """One `delegate` on its way: what was tried, what was offered."""
+
+    def __init__(
+        self,
+        request: DelegateRequest,
+        deadline: Deadline,
+        now: Instant,
+        sink: Sink | None = None,
+        trying: Trying | None = None,
+    ) -> None:
+        self.request = request
+        self.trying = trying
+        self.sink = None if sink is None else _Passing(sink)
+        self.deadline = deadline
+        self.started = now
+        self.attempts: list[Attempt] = []
+        self.failed: frozenset[NodeId] = frozenset()
+        self.refused: frozenset[NodeId] = frozenset()
+        self.offer_s: Seconds | None = None
+        self.offer: dict[str, Any] = {}
+        self.error: MeshError | None = None
+        self.may_have_run = False
+
+    def need(self, besides: frozenset[NodeId] = frozenset()) -> Need:
+        """The need, without those that were tried in vain, or are asked already."""
+        request = self.request
+        return Need(
+            capability=request.capability,
+            version=request.version,
+            tags=request.tags,
+            pinned=request.to,
+            hops=request.hops,
+            tried=self.failed | self.refused | besides,
+        )
+
+    def note_offer(self, data: Mapping[str, Any], guess_s: Seconds) -> None:
+        """A busy peer said when it could have the work done, or we guess."""
+        eta = data.get("eta_s")
+        known = isinstance(eta, int | float) and math.isfinite(eta) and eta >= 0
+        eta_s = float(eta) if known and eta is not None else guess_s
+        if self.offer_s is None or eta_s < self.offer_s:
+            self.offer_s = eta_s
+            self.offer = {k: data[k] for k in ("load", "queue") if k in data}
+
+    def ended(self, error: MeshError) -> MeshError:
+        """`error` as this call's end: with its attempts, and definite only if all of them were."""
+        error.definite = error.definite and not self.may_have_run
+        if error.code == Code.DEADLINE and len(self.attempts) > 1:
+            # It names the time of the last try, which others had left over.
+            error.message += f" (the last of {len(self.attempts)} tries)"
+        error.data["attempts"] = self.attempts
+        return error
+
+    def work_params(self, me: NodeId, budget_s: Seconds) -> dict[str, Any]:
+        """The params of `work`: the deadline as the time that remains, this node among the hops."""
+        request = self.request
+        params: dict[str, Any] = {
+            "capability": request.capability,
+            "input": request.input,
+            "deadline_ms": max(1, int(budget_s * 1000.0)),
+            "hops": [*request.hops, me.hex()],
+        }
+        if request.priority != PRIORITY_DEFAULT:
+            params["priority"] = request.priority
+        if request.idempotency_key:
+            params["idempotency_key"] = request.idempotency_key
+        if request.trace is not None:
+            params["trace"] = request.trace
+        return params
+
+    def too_late(self) -> DeadlineError:
+        """No time is left."""
+        capability = self.request.capability
+        return DeadlineError(
+            f"time ran out before {capability!r} could be tried again"
+            if self.attempts
+            else f"no time was left to call {capability!r}",
+            hint="give more time with a longer deadline",
+        )
+
+    def busy(self, offer_s: Seconds, why: str) -> BusyError:
+        """All refused, and the best offer is of no use."""
+        return BusyError(
+            f"everyone who offers {self.request.capability!r} is busy, and {why}",
+            hint=f"the best offer is an answer in {offer_s:.3g} s; try later or give more time",
+            data={"eta_s": offer_s, **self.offer},
+        )
+
+
+class _Passing:
+    """Passes partial results on, and knows whether any were: then nobody else may begin anew."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.has_passed = False
+        self._sink = sink
+        self.progress = sink.progress
+
+    async def part(self, value: Any) -> None:
+        """Pass one on."""
+        self.has_passed = True
+        await self._sink.part(value)
+
+
+class Running:
+    """A try that is under way at a peer.
+
+    `remaining_s` is what the caller still waits; `budget_s` is told to the peer: less the reserve
+    for the way back.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        peer: Peer,
+        scope: asyncio.Timeout,
+        remaining_s: Seconds,
+        budget_s: Seconds,
+    ) -> None:
+        self.call = call
+        self.peer = peer
+        self.scope = scope
+        self.remaining_s = remaining_s
+        self.budget_s = budget_s
+        self.lost = ""
+        self.is_over = False
+        summary = peer.offers(call.request.capability)
+        self.is_idempotent = summary is not None and summary.idempotent
+
+    def abandon(self, why: str) -> None:
+        """Stop waiting for the answer, at once."""
+        if not self.is_over and not self.scope.expired():
+            self.lost = why
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+    def verdict(self, error: MeshError, *, is_fair: bool) -> Outcome:
+        """What an error says about the peer. `is_fair`: it had the time that it needs."""
+        is_late = error.code == Code.DEADLINE and not is_fair
+        if self.lost or error.code in _BLAMELESS or is_late:
+            return Outcome.NEUTRAL
+        return Outcome.FAILED
+
+    def outcome_name(self, error: MeshError) -> str:
+        """How this try is told to have ended."""
+        return "lost" if self.lost else _OUTCOME_NAMES.get(error.code, "error")
+
+
+class Won:
+    """An answer: whose, whole, and checked."""
+
+    def __init__(self, peer: Peer, reply: Any, answer: PeerResult) -> None:
+        self.peer = peer
+        self.reply = reply
+        self.answer = answer
+
+
+class Hedge:
+    """A second copy of a call that begins later, if the first has not answered by then."""
+
+    def __init__(
+        self,
+        after_s: Seconds,
+        begin: Callable[[], Coroutine[Any, Any, Won] | None],
+        on_win: Callable[[], None],
+    ) -> None:
+        self._begin = begin
+        self._on_win = on_win
+        self._copy: asyncio.Task[Won] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
+
+    def _start(self) -> None:
+        work = self._begin()
+        if work is not None:
+            self._copy = asyncio.create_task(work, name="meshd-hedge")
+            self._copy.add_done_callback(self._ended)
+
+    def _ended(self, copy: asyncio.Task[Won]) -> None:
+        if not copy.cancelled() and copy.exception() is None:
+            self._on_win()
+
+    async def answer(self) -> Won | None:
+        """What the second copy comes to, where there is one and it comes to something."""
+        if self._copy is None:
+            return None
+        await asyncio.wait((self._copy,))
+        is_good = not self._copy.cancelled() and self._copy.exception() is None
+        return self._copy.result() if is_good else None
+
+    def close(self) -> None:
+        """No second copy, or no longer."""
+        self._timer.cancel()
+        if self._copy is not None:
+            self._copy.cancel()

@@ -1,0 +1,99 @@
+"""How much a node may add to the load of a mesh that fails or is slow: retries, second copies.
+
+Sources: "The Tail at Scale" (Dean and Barroso 2013) for hedging after the 95th percentile within
+5 %; Finagle's retry budget (20 % of calls, and 10 a second) against retry storms; "Exponential
+Backoff And Jitter" (AWS 2015) for full jitter.
+"""
+
+from bisect import insort
+from collections import deque
+from random import Random
+
+from meshd.bucket import TokenBucket
+from meshd.clock import Instant, Seconds
+
+RETRY_FRACTION = 0.2
+RETRIES_PER_S = 10.0
+RETRIES_SAVED = 100.0
+"""Retries that a node may have saved up: ten seconds' worth."""
+
+PAUSE_FIRST_S: Seconds = 0.025
+PAUSE_MAX_S: Seconds = 1.0
+
+HEDGE_FRACTION = 0.05
+HEDGES_SAVED = 20.0
+HEDGE_QUANTILE = 0.95
+HEDGE_SAMPLES_MIN = 20
+SAMPLES_KEPT = 100
+CAPABILITIES_MAX = 512
+
+
+class _Latencies:
+    """The last answers' times of one capability, kept sorted beside their order."""
+
+    __slots__ = ("_order", "_sorted")
+
+    def __init__(self) -> None:
+        self._order: deque[Seconds] = deque()
+        self._sorted: list[Seconds] = []
+
+    def add(self, took_s: Seconds) -> None:
+        """One more; the oldest is forgotten."""
+        if len(self._order) == SAMPLES_KEPT:
+            self._sorted.remove(self._order.popleft())
+        self._order.append(took_s)
+        insort(self._sorted, took_s)
+
+    def quantile(self) -> Seconds | None:
+        """The 95th percentile; None while there are too few."""
+        count = len(self._sorted)
+        if count < HEDGE_SAMPLES_MIN:
+            return None
+        return self._sorted[min(count - 1, int(HEDGE_QUANTILE * count))]
+
+
+class Resilience:
+    """Budgets and pauses of one node. Every call of its clients pays a little into them."""
+
+    def __init__(self, random: Random) -> None:
+        self.retries = 0
+        self.hedges = 0
+        self._random = random
+        self._retries = TokenBucket(RETRIES_PER_S, RETRIES_SAVED)
+        self._hedges = TokenBucket(0.0, HEDGES_SAVED)
+        self._latencies: dict[str, _Latencies] = {}
+
+    def began(self, now: Instant) -> None:
+        """A client's call came."""
+        self._retries.add(RETRY_FRACTION, now)
+        self._hedges.add(HEDGE_FRACTION, now)
+
+    def may_retry(self, now: Instant) -> bool:
+        """Whether one more try is within the budget; it is counted then."""
+        is_granted = self._retries.take(now)
+        self.retries += is_granted
+        return is_granted
+
+    def pause_s(self, failures: int) -> Seconds:
+        """How long to wait after so many failures (1 or more) of one call: full jitter."""
+        longest_s = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** min(failures - 1, 16))
+        return self._random.uniform(0.0, longest_s)
+
+    def answered(self, capability: str, took_s: Seconds) -> None:
+        """A peer answered well after so long."""
+        latencies = self._latencies.pop(capability, None) or _Latencies()
+        self._latencies[capability] = latencies
+        if len(self._latencies) > CAPABILITIES_MAX:
+            del self._latencies[next(iter(self._latencies))]
+        latencies.add(took_s)
+
+    def hedge_after_s(self, capability: str) -> Seconds | None:
+        """When a second copy may be worth it; None while too little is known."""
+        latencies = self._latencies.get(capability)
+        return None if latencies is None else latencies.quantile()
+
+    def may_hedge(self, now: Instant) -> bool:
+        """Whether a second copy is within the budget; it is counted then."""
+        is_granted = self._hedges.take(now)
+        self.hedges += is_granted
+        return is_granted

@@ -1,0 +1,94 @@
+"""Where a call's partial results and progress go while it is under way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    """Takes what comes before the result. Both are told in order, and before the call ends."""
+
+    async def part(self, value: Any) -> None:
+        """Take one partial result (JSON values); waits while whoever reads is slow."""
+        ...
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Take how far it is, 0 .. 1 or None, and a word on it. The newest may replace others."""
+        ...
+
+
+class LoopSink:
+    """A sink whose progress may be told from any thread."""
+
+    def __init__(self, sink: Sink) -> None:
+        """On the loop that `sink` belongs to."""
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self.part = sink.part
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Hand it on, on the loop."""
+        self._loop.call_soon_threadsafe(self._sink.progress, fraction, message)
+
+
+SINK: ContextVar[LoopSink | None] = ContextVar("meshd_sink", default=None)
+"""Set around each run of a handler whose caller looks on."""
+
+
+def progress(fraction: float | None = None, message: str = "") -> None:
+    """Tell whoever waits for the work that runs now how far it is.
+
+    Anywhere in a handler, also in its threads; where nobody looks on, it does nothing.
+
+    Args:
+        fraction: 0 .. 1, or None where that is not known.
+        message: a word on it.
+    """
+    sink = SINK.get()
+    if sink is not None:
+        sink.progress(None if fraction is None else min(1.0, max(0.0, float(fraction))), message)
+
+
+class PartQueue:
+    """A sink to iterate over: each part waits until it is taken."""
+
+    def __init__(self, on_progress: Callable[[float | None, str], None] | None = None) -> None:
+        self._on_progress = on_progress
+        self._parts: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+
+    async def part(self, value: Any) -> None:
+        """Hand it to whoever iterates."""
+        await self._parts.put(value)
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Call whoever wants to know."""
+        if self._on_progress is not None:
+            self._on_progress(fraction, message)
+
+    async def of(
+        self, work: Coroutine[Any, Any, Any], result_of: Callable[[Any], Any]
+    ) -> AsyncIterator[Any]:
+        """The parts of `work`, whose sink this is; its result, where it has none.
+
+        Whoever stops to iterate cancels it.
+        """
+        task = asyncio.ensure_future(work)
+        getting: asyncio.Future[Any] | None = None
+        has_parts = False
+        try:
+            while True:
+                getting = asyncio.ensure_future(self._parts.get())
+                await asyncio.wait((task, getting), return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    break
+                has_parts = True
+                yield getting.result()
+            result = result_of(await task)
+            if not has_parts and result is not None:
+                yield result
+        finally:
+            task.cancel()
+            if getting is not None:
+                getting.cancel()
+            await asyncio.wait((task,))

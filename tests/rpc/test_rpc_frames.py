@@ -1,0 +1,129 @@
+"""Messages of one turn leave in one frame; a slow reader holds up whoever sends more."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshd.rpc.frames import FRAME_BYTES_MAX, WAITING_BYTES_MAX, FrameWriter, messages_in
+
+
+class Socket:
+    """Takes frames; while `room` is clear, it takes as long as it is."""
+
+    closed = False
+
+    def __init__(self):
+        self.frames = []
+        self.room = asyncio.Event()
+        self.room.set()
+        self.error = None
+
+    async def send_frame(self, message, opcode):
+        if self.error is not None:
+            raise self.error
+        self.frames.append(message)
+        await self.room.wait()
+
+    async def receive(self):
+        raise AssertionError("nobody reads here")
+
+    async def close(self):
+        return True
+
+
+def message(number, size=0):
+    return json.dumps({"n": number, "x": "x" * size}).encode()
+
+
+async def turn():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_lone_message_leaves_at_once_as_it_is():
+    socket = Socket()
+    await FrameWriter(socket).send(message(1))
+    assert socket.frames == [message(1)]
+
+
+async def test_messages_of_one_turn_leave_together_and_in_order():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    for number in range(20):
+        await writer.send(message(number))
+    await turn()
+    assert len(socket.frames) == 2
+    assert [m for frame in socket.frames for m in map(json.loads, messages_in(frame))] == [
+        json.loads(message(number)) for number in range(20)
+    ]
+    await writer.send(message(20))
+    assert socket.frames[-1] == message(20), "another turn, alone again"
+
+
+async def test_a_large_message_has_a_frame_of_its_own():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    sizes = (0, 0, FRAME_BYTES_MAX, 0, 0)
+    for number, size in enumerate(sizes):
+        await writer.send(message(number, size))
+    await turn()
+    assert [len(messages_in(frame)) for frame in socket.frames] == [1, 1, 1, 2]
+
+
+async def test_who_sends_to_a_slow_reader_waits_beyond_the_bound():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    size = WAITING_BYTES_MAX // 4
+    socket.room.clear()
+    sending = [asyncio.create_task(writer.send(message(number, size))) for number in range(12)]
+    await turn()
+    waiting = sum(not task.done() for task in sending)
+    assert waiting > 3
+    socket.room.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*sending)
+        while len(socket.frames) < 12:
+            await asyncio.sleep(0)
+    assert [json.loads(frame)["n"] for frame in socket.frames] == list(range(12))
+
+
+async def test_closing_lets_go_whoever_waits():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    sending = [asyncio.create_task(writer.send(message(n, WAITING_BYTES_MAX))) for n in range(3)]
+    await turn()
+    writer.close()
+    socket.room.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*sending)
+
+
+async def test_a_lost_link_is_told_to_who_sends_and_drops_what_waits():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    await writer.send(message(1))
+    await writer.send(message(2))
+    socket.error = ConnectionResetError("lost")
+    await turn()
+    assert socket.frames == [message(1)]
+    with pytest.raises(ConnectionResetError):
+        await writer.send(message(3))
+
+
+@given(st.lists(st.text().map(lambda text: json.dumps({"t": text}).encode()), min_size=2))
+def test_what_is_put_together_comes_apart_as_it_was(messages):
+    async def together():
+        socket = Socket()
+        writer = FrameWriter(socket)
+        for each in messages:
+            await writer.send(each)
+        await turn()
+        return socket.frames
+
+    frames = asyncio.run(together())
+    texts = [json.loads(text) for frame in frames for text in messages_in(frame)]
+    assert texts == [json.loads(each) for each in messages]
