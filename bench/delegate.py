@@ -1,5 +1,8 @@
 """What passing work on costs: each way to call a capability, against one direct call to the worker.
 
+`direct` is a POST, `link` a call over a kept link as between two daemons; the daemons link to each
+other in any case.
+
 Every party is a process of its own: the caller (this one), the daemon that the caller talks to, the
 worker's daemon, and two bare aiohttp servers: `bare` echoes by itself, and `relay` forwards each
 body unread to the worker's daemon. They show what HTTP costs before meshd does anything.
@@ -10,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -22,6 +26,13 @@ from aiohttp import web
 from mesh_processes import Daemon, MeshProcesses, arguments, kill, progress, report, summary
 
 from meshd import Mesh
+from meshd.daemon.platform import SystemClock
+from meshd.model import Address
+from meshd.rpc.client import RpcClient
+from meshd.rpc.links import Links
+from meshd.rpc.methods import Registry
+from meshd.rpc.server import RpcServer
+from meshd.security.identity import mesh_id
 
 TEXT = "hello"
 HEADERS = {"Content-Type": "application/json"}
@@ -85,6 +96,19 @@ def control(front: Daemon) -> Call:
     return call
 
 
+def link(links: Links, worker: Daemon) -> Call:
+    """A direct call over a link, as one daemon calls another."""
+    params = {"capability": "echo", "input": {"text": TEXT}}
+    host, _, port = worker.address.rpartition(":")
+    target = Address(host, int(port))
+
+    async def call() -> None:
+        answer = await links.invoke(target, "work", params, timeout_s=30.0)
+        assert answer["result"] == TEXT
+
+    return call
+
+
 def sdk(mesh: Mesh) -> Call:
     """The SDK's `call`."""
 
@@ -102,6 +126,12 @@ async def paths(front: Daemon, worker: Daemon) -> AsyncIterator[dict[str, Call]]
         "caller", embed=True, mesh=os.environ["MESHD_MESH"], bind="127.0.0.1:0", mdns=False,
         join=[worker.address],
     )  # fmt: skip
+    client = RpcClient()
+    links = Links(
+        client, RpcServer(Registry()), clock=SystemClock(), random=random.Random(1),
+        methods=Registry(), mesh=mesh_id(os.environ["MESHD_MESH"]).hex(), node="0" * 16,
+        whose=lambda *_: None,
+    )  # fmt: skip
     with bare_process() as bare, bare_process(direct) as relay:
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -111,12 +141,15 @@ async def paths(front: Daemon, worker: Daemon) -> AsyncIterator[dict[str, Call]]
             yield {
                 "bare": post(session, bare, "work"),
                 "direct": post(session, direct, "work"),
+                "link": link(links, worker),
                 "relay": post(session, relay, "work"),
                 "delegate": post(session, f"http://{front.address}/rpc", "delegate"),
                 "control": control(front),
                 "attached": sdk(attached),
                 "embedded": sdk(embedded),
             }
+            await links.close()
+            await client.close()
 
 
 async def wait_offered(call: Call) -> None:
@@ -215,10 +248,8 @@ def main() -> None:
     base = figures["direct"]
     for each in figures.values():
         each["c1_ratio"] = round(each["c1_p50_ms"] / base["c1_p50_ms"], 2)
-    rows = [
-        {"way": name, **{k: each.get(k, "-") for k in (*base, "c1_ratio")}}
-        for name, each in figures.items()
-    ]
+        each["c1_to_link"] = round(each["c1_p50_ms"] / figures["link"]["c1_p50_ms"], 2)
+    rows = [{"way": name, **{k: each.get(k, "-") for k in base}} for name, each in figures.items()]
     parameters = {k: v for k, v in vars(options).items() if k not in {"bare", "quick"}}
     report("delegate", rows, parameters=parameters, figures=figures)
 

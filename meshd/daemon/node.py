@@ -366,8 +366,12 @@ class Node:
 
     async def _drain(self, drain_s: Seconds) -> None:
         """Let running work end for so long, or until somebody asks to hurry."""
+
+        async def drain() -> None:
+            await asyncio.gather(self.worker.drain(drain_s), self._drain_tasks(drain_s))
+
         waits = [
-            asyncio.create_task(self.worker.drain(drain_s), name="meshd-drain"),
+            asyncio.create_task(drain(), name="meshd-drain"),
             asyncio.create_task(self.hurried.wait(), name="meshd-hurry"),
         ]
         try:
@@ -377,12 +381,18 @@ class Node:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
+    async def _drain_tasks(self, drain_s: Seconds) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self.task_methods.drain()
+
     async def rejoin(self) -> None:
         """Come back after a leave, or from the middle of one."""
         await self._cancel_leaving()
         if self.is_leaving:
             self.is_leaving = False
             self.worker.resume()
+            self.task_methods.resume()
             self.gossip.rejoin()
             self._tell_load()
 

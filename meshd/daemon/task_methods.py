@@ -85,6 +85,16 @@ class TaskMethods:
         if self._tasks is not None:
             await self._tasks.close()
 
+    async def drain(self) -> None:
+        """Let those end that are with workers; without a journal the others are lost."""
+        if self._tasks is not None:
+            await self._tasks.drain()
+
+    def resume(self) -> None:
+        """Begin tasks again after `drain`."""
+        if self._tasks is not None:
+            self._tasks.resume()
+
     def look_again(self) -> None:
         """The mesh has changed."""
         if self._tasks is not None:

@@ -24,6 +24,8 @@ HEDGE_FRACTION = 0.05
 HEDGES_SAVED = 20.0
 HEDGE_QUANTILE = 0.95
 HEDGE_SAMPLES_MIN = 20
+HEDGE_AFTER_MIN_S: Seconds = 0.005
+"""What is done sooner than that is not worth a second copy."""
 SAMPLES_KEPT = 100
 CAPABILITIES_MAX = 512
 
@@ -90,7 +92,8 @@ class Resilience:
     def hedge_after_s(self, capability: str) -> Seconds | None:
         """When a second copy may be worth it; None while too little is known."""
         latencies = self._latencies.get(capability)
-        return None if latencies is None else latencies.quantile()
+        usual_s = None if latencies is None else latencies.quantile()
+        return None if usual_s is None else max(HEDGE_AFTER_MIN_S, usual_s)
 
     def may_hedge(self, now: Instant) -> bool:
         """Whether a second copy is within the budget; it is counted then."""

@@ -20,6 +20,7 @@ from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.client import RpcClient
 from meshd.rpc.frames import Socket
+from meshd.rpc.limits import CallGate
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.server import RpcServer, remote_host
 from meshd.sink import Sink
@@ -33,7 +34,7 @@ LINKS_MAX = 256
 PEERS_MAX = 4_096
 """Addresses of which something is remembered: failed dials, no links there."""
 CALLS_MAX = 16_384
-"""Under way on one link in one direction."""
+"""Under way on one link in one direction, and of peers here over all links."""
 HEARTBEAT_S: Seconds = 10.0
 DIAL_TIMEOUT_S: Seconds = 3.0
 BACKOFF_FIRST_S: Seconds = 0.05
@@ -79,6 +80,7 @@ class Links:
         whose: Whose,
         limits: ChannelLimits = LINK_LIMITS,
         links_max: int = LINKS_MAX,
+        calls_max: int = CALLS_MAX,
     ) -> None:
         """Nothing is dialled yet; links are taken on the server's call port as soon as it starts.
 
@@ -93,6 +95,7 @@ class Links:
             whose: the address of the node with this id, if it may dial from this host.
             limits: of each link.
             links_max: kept at a time, and taken at a time.
+            calls_max: of peers that run at a time, over all links; more are refused as busy.
         """
         self._client = client
         self._server = server
@@ -103,6 +106,7 @@ class Links:
         self._whose = whose
         self._limits = limits
         self._links_max = links_max
+        self._gate = CallGate(calls_max, calls_max)
         self._peers: dict[Address, _Peer] = {}
         self._sweeping: asyncio.Task[None] | None = None
         self.accepted = 0
@@ -271,7 +275,7 @@ class Links:
     def _channel(self, host: str, socket: Socket) -> Channel:
         return Channel(
             socket, methods=self._methods, context=CallContext(remote=host, local=False),
-            limits=self._limits, gate=self._server.gate,
+            limits=self._limits, gate=self._gate,
         )  # fmt: skip
 
     def _peer(self, target: Address) -> _Peer:

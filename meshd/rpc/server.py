@@ -119,11 +119,6 @@ class RpcServer:
         """The links of attached programs, oldest first."""
         return tuple(channel for channel, local in self._channels.items() if local)
 
-    @property
-    def gate(self) -> CallGate:
-        """Counts the calls of remote callers."""
-        return self._gates[False]
-
     def add_route(self, method: str, path: str, route: Route, *, local: bool) -> None:
         """Serve a further address, on the control socket (`local`) or on the TCP port."""
         self._routes[path, local] = {**self._routes.get((path, local), {}), method: route}

@@ -134,7 +134,9 @@ class Tasks:
         self._ended: dict[str, None] = {}
         self._news = asyncio.Event()
         self._started_at = clock.now()
-        self._is_closed = False
+        self._is_calm = asyncio.Event()
+        self._is_calm.set()
+        self._is_draining = False
 
     @property
     def open(self) -> int:
@@ -150,7 +152,7 @@ class Tasks:
         self._started_at = self._clock.now()
         for record in sorted(await self._store.load(), key=lambda each: each.submitted_ms):
             live = self._tasks[record.id] = _Live(record)
-            live.was_sent = record.state is TaskState.WORKING
+            live.was_sent = record.state is TaskState.WORKING and record.node != ""
             self._index(record)
             if record.has_ended:
                 live.ended.set()
@@ -179,8 +181,8 @@ class Tasks:
         known = self._known(capability, given)
         if known is not None:
             return known
-        if self._is_closed:
-            raise PeerError("this node is stopping", code=Code.REJECTED)
+        if self._is_draining:
+            raise PeerError("this node is leaving", code=Code.REJECTED, hint="submit to another")
         if self.open >= OPEN_MAX:
             raise BusyError(
                 f"{self.open} tasks are open on this node", hint="submit to another node, or later"
@@ -269,9 +271,23 @@ class Tasks:
         finally:
             live.watchers.remove(watcher)
 
+    async def drain(self) -> None:
+        """Begin no further task, and wait until those with workers have ended.
+
+        Whoever waits no longer may cancel it. `resume` begins tasks again.
+        """
+        self._is_draining = True
+        self.look_again()
+        await self._is_calm.wait()
+
+    def resume(self) -> None:
+        """Begin tasks again after `drain`."""
+        self._is_draining = False
+        self._next_turns()
+
     async def close(self) -> None:
         """Stop; what is open is taken up by the next process, if the store outlives this one."""
-        self._is_closed = True
+        self._is_draining = True
         jobs = [live.job for live in self._tasks.values() if live.job is not None]
         for job in jobs:
             job.cancel()
@@ -287,16 +303,19 @@ class Tasks:
         self._next_turns()
 
     def _next_turns(self) -> None:
-        while self._turns and self._active < ACTIVE_MAX and not self._is_closed:
+        while self._turns and self._active < ACTIVE_MAX and not self._is_draining:
             live = self._tasks.get(heapq.heappop(self._turns)[2])
             if live is None or live.record.has_ended:
                 continue
             self._active += 1
+            self._is_calm.clear()
             live.job = asyncio.create_task(self._run(live), name=f"task {live.record.id}")
             live.job.add_done_callback(self._turn_over)
 
     def _turn_over(self, job: asyncio.Task[None]) -> None:
         self._active -= 1
+        if not self._active:
+            self._is_calm.set()
         if not job.cancelled() and job.exception() is not None:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a task's own job failed", "exception": job.exception(), "task": job}
@@ -318,7 +337,10 @@ class Tasks:
                 if not error.definite:
                     await self._end(live, TaskState.FAILED, error=error)
                     return
-                self._note(live, message=f"waits: {error.message}")
+                # It surely did not run: a process that takes it up may ask anybody.
+                await self._advance(
+                    live, live.record.state, node="", epoch=0, message=f"waits: {error.message}"
+                )
             except DeadlineError as error:
                 await self._end(live, TaskState.EXPIRED, error=error)
                 return
@@ -330,6 +352,9 @@ class Tasks:
                 return
             await self._pause(min(pause_s, left_s))
             pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+            if self._is_draining:
+                self._queue(live)
+                return
 
     async def _pause(self, longest_s: Seconds) -> None:
         news = self._news

@@ -70,10 +70,15 @@ class FakeInvoker:
         self.answers: dict[int, Any] = {}
         self.asked: list[tuple[int, dict[str, Any], float]] = []
         self.started = asyncio.Event()
+        self.bids: list[int] = []
+        self.offers: dict[int, Any] = {}
 
     async def invoke(self, target, method, params, *, timeout_s, sink=None):
-        assert method == "work"
         n = target.port - 1000
+        if method == "offer":
+            self.bids.append(n)
+            return self.offers[n](params)
+        assert method == "work"
         self.asked.append((n, params, timeout_s))
         self.started.set()
         answer = self.answers.get(n)

@@ -7,6 +7,7 @@ import pytest
 from meshd.clock import Instant
 from meshd.routing.resilience import (
     CAPABILITIES_MAX,
+    HEDGE_AFTER_MIN_S,
     HEDGE_FRACTION,
     HEDGE_SAMPLES_MIN,
     HEDGES_SAVED,
@@ -72,6 +73,9 @@ def test_a_second_copy_waits_for_the_95th_percentile_of_what_was_seen():
         resilience.answered("echo", 5.0)
     assert resilience.hedge_after_s("echo") == 5.0, "what is old is forgotten"
     assert resilience.hedge_after_s("other") is None
+    for _ in range(SAMPLES_KEPT):
+        resilience.answered("echo", 0.0001)
+    assert resilience.hedge_after_s("echo") == HEDGE_AFTER_MIN_S
 
 
 def test_of_many_capabilities_the_longest_unused_is_forgotten():

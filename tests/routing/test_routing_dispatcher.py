@@ -496,6 +496,11 @@ def test_params_become_a_request():
         ({"capability": "a", "tags": ["t"] * 17}, "tags"),
         ({"capability": "a", "idempotency_key": "k" * 129}, "idempotency_key"),
         ({"capability": "a", "to": "a b"}, "node"),
+        ({"capability": "a", "priority": 0}, "priority"),
+        ({"capability": "a", "priority": 6}, "priority"),
+        ({"capability": "a", "fallback": ["a b"]}, "fallback"),
+        ({"capability": "a", "fallback": ["b"] * 5}, "fallback"),
+        ({"capability": "a", "offers": 5}, "offers"),
     ],
 )
 def test_params_that_are_not_valid_say_why(params, said):

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.rpc.frames import FRAME_BYTES_MAX, WAITING_BYTES_MAX, FrameWriter, messages_in
+from meshd.rpc.jsonrpc import Refused, parse_message
+from meshd.rpc.limits import CallGate
 
 
 class Socket:
@@ -127,3 +129,25 @@ def test_what_is_put_together_comes_apart_as_it_was(messages):
     frames = asyncio.run(together())
     texts = [json.loads(text) for frame in frames for text in messages_in(frame)]
     assert texts == [json.loads(each) for each in messages]
+
+
+def test_a_window_that_is_no_number_of_bytes_is_no_request():
+    for window in (-1, 1.5, "1", True, None):
+        text = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "m", "window": window})
+        parsed = parse_message(text)
+        assert isinstance(parsed, Refused), window
+        assert parsed.id == 1
+    good = parse_message(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "m", "window": 5}))
+    assert good.window == 5
+
+
+def test_a_gate_bounds_the_bytes_of_all_requests_but_lets_a_lone_large_one_in():
+    gate = CallGate(10, 10, bytes_max=100)
+    assert gate.enter("a", 150) is None
+    refused = gate.enter("b", 1)
+    assert refused.data["bound"] == "bytes"
+    gate.leave("a", 150)
+    assert gate.enter("b", 60) is None
+    assert gate.enter("c", 60) is not None
+    assert gate.enter("c", 40) is None
+    assert gate.running == 2

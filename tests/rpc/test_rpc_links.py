@@ -13,7 +13,6 @@ from meshd.daemon.platform import SystemClock
 from meshd.errors import BusyError, Code, DeadlineError, PeerError, UsageError
 from meshd.model import Address
 from meshd.rpc.client import RpcClient
-from meshd.rpc.limits import ServerLimits
 from meshd.rpc.links import LINK_LIMITS, LINK_PROTOCOL, MESH_HEADER, Links
 from meshd.rpc.server import RpcServer
 
@@ -27,8 +26,7 @@ class End:
 
     def __init__(self, name, *, whose=lambda node, host: None, mesh=MESH, **options):
         self.bench = Bench()
-        limits = options.pop("server_limits", None)
-        self.server = RpcServer(self.bench.registry, limits=limits)
+        self.server = RpcServer(self.bench.registry)
         self.client = RpcClient(connect_timeout_s=0.3)
         self.links = Links(
             self.client, self.server, clock=SystemClock(), random=random.Random(1),
@@ -211,13 +209,14 @@ async def test_a_server_takes_so_many_links_and_posts_beyond(end):
     assert (other.links.accepted, other.server.counters["calls"]) == (1, 1)
 
 
-async def test_calls_of_a_link_count_with_all_others(end):
-    one = await end()
-    other = await end("b" * 16, server_limits=ServerLimits(calls_max=1))
+async def test_calls_of_all_links_count_together(end):
+    one, two = await end(), await end("c" * 16)
+    other = await end("b" * 16, calls_max=1)
     call = asyncio.create_task(one.links.invoke(other.address, "hold", {}, timeout_s=5))
     await other.bench.started.acquire()
-    with pytest.raises(BusyError, match="already run"):
-        await one.links.invoke(other.address, "echo", {}, timeout_s=5)
+    with pytest.raises(BusyError, match="already") as caught:
+        await two.links.invoke(other.address, "echo", {}, timeout_s=5)
+    assert caught.value.definite
     other.bench.release.set()
     await call
 

@@ -232,6 +232,39 @@ async def test_a_slow_onlooker_misses_some_and_is_told_so(make, work, monkeypatc
     await events.aclose()
 
 
+async def test_who_leaves_lets_end_what_is_with_workers_and_takes_no_more(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
+    work.hold.clear()
+    tasks = await make()
+    running, waiting = await submit(tasks, 1), await submit(tasks, 2)
+    await work.until(1)
+    draining = asyncio.create_task(tasks.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(PeerError, match="leaving") as caught:
+        await submit(tasks, 3)
+    assert caught.value.definite
+    work.hold.set()
+    await asyncio.wait_for(draining, 5)
+    assert tasks.get(running.id).state is TaskState.COMPLETED
+    assert tasks.get(waiting.id).state is TaskState.ACCEPTED
+    tasks.resume()
+    assert (await tasks.wait(waiting.id, 5)).state is TaskState.COMPLETED
+
+
+async def test_what_waits_for_somebody_does_not_hold_up_who_leaves(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "PAUSE_MIN_S", 60.0)
+    work.answers = [NoCandidateError("nobody")]
+    tasks = await make()
+    record = await submit(tasks)
+    async with asyncio.timeout(5):
+        while not tasks.get(record.id).message.startswith("waits"):
+            await asyncio.sleep(0)
+    await asyncio.wait_for(tasks.drain(), 5)
+    assert tasks.get(record.id).node == "", "it surely ran nowhere"
+    tasks.resume()
+    assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+
+
 # Over a restart
 
 

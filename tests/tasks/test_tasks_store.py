@@ -89,3 +89,10 @@ async def test_memory_keeps_nothing_for_the_next_process():
     await store.remove([record().id])
     assert await store.load() == []
     await store.close()
+
+
+def test_a_record_tells_its_error_and_only_if_it_has_one():
+    assert record().failure() is None
+    error = {"code": -32018, "message": "broken", "data": {"definite": False, "hint": "mend it"}}
+    failure = record(error=error).failure()
+    assert (failure.message, failure.hint, failure.definite) == ("broken", "mend it", False)
