@@ -62,7 +62,8 @@ class Channel:
     waits ends with an indefinite `PeerError`, and every handler that runs is cancelled. Whoever
     stops waiting for a call says so by the notification `cancel {id}`; the other side then cancels
     its handler and does not answer. Partial results come as `part {id, value}`, progress as
-    `progress {id, fraction, message}`, and `credit {id, bytes}` asks for more of them.
+    `progress {id, fraction, message}`, and `credit {id, bytes}` asks for more of them. `rest {}`
+    says that the link is about to be closed.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class Channel:
         self.turnover = 0
         """Calls of either side so far."""
         self.is_draining = False
+        self.is_resting = False
+        """Whether one side has said that it will close the link: no new call goes over it."""
         self._socket = socket
         self._writer = FrameWriter(socket)
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
@@ -202,6 +205,15 @@ class Channel:
             failed.cancel()
         return await future
 
+    async def rest(self) -> None:
+        """Begin no call here any more, and tell the other side not to either; then close it later.
+
+        A link that is closed while the other side begins a call would lose that.
+        """
+        self.is_resting = True
+        with contextlib.suppress(PeerError):
+            await self.notify("rest", {})
+
     async def notify(self, method: str, params: Any = None) -> None:
         """Send a notification; nobody says whether it arrived.
 
@@ -301,6 +313,8 @@ class Channel:
     def _on_own(self, method: str, params: dict[str, Any], size: int) -> None:
         """A notification of the channel itself. What fits no call is from one that has ended."""
         match method, params:
+            case "rest", _:
+                self.is_resting = True
             case "cancel", {"id": request_id}:
                 self._on_cancel(request_id)
             case "credit", {"id": request_id, "bytes": int(granted)} if granted > 0:
@@ -382,8 +396,8 @@ class Channel:
             self._on_closed.clear()
 
 
-_OWN = frozenset({"cancel", "credit", "part", "progress"})
-"""Notifications about calls under way."""
+_OWN = frozenset({"cancel", "credit", "part", "progress", "rest"})
+"""Notifications about calls under way, and about the link itself."""
 
 _CLOSING = BusyError("this side of the link is closing", hint="ask another node")
 

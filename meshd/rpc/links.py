@@ -61,7 +61,9 @@ class _Peer:
 
     @property
     def is_linked(self) -> bool:
-        return self.channel is not None and not self.channel.closed
+        """Whether calls may go over its channel."""
+        channel = self.channel
+        return channel is not None and not channel.closed and not channel.is_resting
 
 
 class Links:
@@ -108,6 +110,7 @@ class Links:
         self._links_max = links_max
         self._gate = CallGate(calls_max, calls_max)
         self._peers: dict[Address, _Peer] = {}
+        self._dialled: dict[Channel, None] = {}
         self._sweeping: asyncio.Task[None] | None = None
         self.accepted = 0
         server.add_route("GET", LINK_PATH, self._accept, local=False)
@@ -137,8 +140,8 @@ class Links:
             UsageError: the parameters are not JSON values (definite).
         """
         peer = self._peers.get(target)
-        if peer is not None and peer.channel is not None and not peer.channel.closed:
-            channel: Channel | None = peer.channel
+        if peer is not None and peer.is_linked:
+            channel = peer.channel
         else:
             began = self._clock.now()
             channel = await self._reach(target, method, timeout_s)
@@ -172,8 +175,8 @@ class Links:
             task.cancel()
         await asyncio.gather(*dialling, return_exceptions=True)
         # All at once: each may wait for the other side's goodbye.
-        channels = [peer.channel for peer in peers if peer.channel is not None]
-        await asyncio.gather(*(channel.close() for channel in channels))
+        channels = {peer.channel: None for peer in peers if peer.channel is not None}
+        await asyncio.gather(*(channel.close() for channel in channels | self._dialled))
 
     async def _reach(self, target: Address, method: str, timeout_s: Seconds) -> Channel | None:
         """A link to `target`, dialled once for all who want it; None where it has none to give.
@@ -224,25 +227,27 @@ class Links:
             return None
         channel = self._channel(target.host, link)
         channel.start()
+        self._dialled[channel] = None
+        channel.on_closed(lambda closed: self._dialled.pop(closed, None))
         self._keep(peer, channel)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep(), name="meshd-links")
         return channel
 
     async def _sweep(self) -> None:
-        """Close links that rest; end once there are none."""
+        """Close links that rest, a look after both sides know that; end once there are none."""
         seen: dict[Channel, int] = {}
-        while channels := self._linked():
-            for channel in channels:
-                if not channel.calls and seen.get(channel) == channel.turnover:
+        while self._dialled:
+            for channel in list(self._dialled):
+                if channel.calls or seen.get(channel) != channel.turnover:
+                    continue
+                if channel.is_resting:
                     await channel.close()
-            seen = {channel: channel.turnover for channel in self._linked()}
+                else:
+                    await channel.rest()
+            seen = {channel: channel.turnover for channel in self._dialled}
             if seen:
                 await asyncio.sleep(REST_S)
-
-    def _linked(self) -> list[Channel]:
-        channels = (peer.channel for peer in self._peers.values())
-        return [channel for channel in channels if channel is not None and not channel.closed]
 
     async def _accept(self, request: web.BaseRequest) -> web.StreamResponse:
         headers, host = request.headers, remote_host(request)
@@ -298,10 +303,9 @@ class Links:
 
     async def _make_room(self) -> bool:
         """Whether one more link may be had; one that rests is closed for it if need be."""
-        linked = self._linked()
-        if len(linked) < self._links_max:
+        if len(self._dialled) < self._links_max:
             return True
-        resting = next((channel for channel in linked if not channel.calls), None)
+        resting = next((channel for channel in self._dialled if not channel.calls), None)
         if resting is None:
             return False
         await resting.close()

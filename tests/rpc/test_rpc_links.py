@@ -12,6 +12,7 @@ from rpc_bench import Bench
 from meshd.daemon.platform import SystemClock
 from meshd.errors import BusyError, Code, DeadlineError, PeerError, UsageError
 from meshd.model import Address
+from meshd.rpc import links as links_module
 from meshd.rpc.client import RpcClient
 from meshd.rpc.links import LINK_LIMITS, LINK_PROTOCOL, MESH_HEADER, Links
 from meshd.rpc.server import RpcServer
@@ -263,3 +264,31 @@ async def test_a_peer_that_redirects_is_not_followed(end):
         with pytest.raises(PeerError, match="redirect"):
             await one.links.invoke(target, "echo", {}, timeout_s=5)
     assert other.links.accepted == 0
+
+
+async def test_a_link_that_nobody_uses_is_closed_after_both_sides_know(end, monkeypatch):
+    monkeypatch.setattr(links_module, "REST_S", 0.05)
+    address = Address("127.0.0.1", 1)
+    one = await end("a" * 16)
+    other = await end("b" * 16, whose=lambda node, host: address)
+    await one.links.invoke(other.address, "echo", {}, timeout_s=5)
+    (channel,) = other.server._channels
+    await until(lambda: channel.is_resting)
+    assert other.links.open == (), "no call begins over it any more"
+    await until(lambda: other.links.accepted == 0)
+    assert one.links._sweeping.done() or one.links.open == ()
+    assert await one.links.invoke(other.address, "echo", {"text": "again"}, timeout_s=5)
+
+
+async def test_a_link_that_is_used_stays(end, monkeypatch):
+    monkeypatch.setattr(links_module, "REST_S", 0.03)
+    one, other = await end(), await end("b" * 16)
+    call = asyncio.create_task(one.links.invoke(other.address, "hold", {}, timeout_s=5))
+    await other.bench.started.acquire()
+    (channel,) = one.links._dialled
+    ended = asyncio.create_task(channel.wait_closed())
+    await asyncio.wait((ended,), timeout=0.3)
+    assert not ended.done()
+    other.bench.release.set()
+    assert await call == "held"
+    await asyncio.wait_for(ended, 5)
