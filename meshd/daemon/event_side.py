@@ -138,7 +138,13 @@ class EventSide(ABC):
         }  # fmt: skip
         if timeout_s is not None:
             params["timeout_s"] = timeout_s
-        return Replies(self._request, params)
+        return Replies(self._ask, params)
+
+    async def _ask(self, method: str, params: Any, timeout_s: Seconds = 10.0) -> Any:
+        """Call a method of the node once it knows which queries this program answers by now."""
+        if self._late is not None:
+            await asyncio.shield(self._late)
+        return await self._request(method, params, timeout_s)
 
     def events_sync(self, *types: str, **choices: Any) -> Iterator[Event]:
         """`events` for code that does not await."""

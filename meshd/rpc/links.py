@@ -36,7 +36,8 @@ PEERS_MAX = 4_096
 CALLS_MAX = 16_384
 """Under way on one link in one direction, and of peers here over all links."""
 HEARTBEAT_S: Seconds = 10.0
-DIAL_TIMEOUT_S: Seconds = 3.0
+DIAL_TIMEOUT_S: Seconds = 120.0
+"""For the upgrade; a peer whose main loop is blocked is no dead one. TCP itself has 3 s."""
 BACKOFF_FIRST_S: Seconds = 0.05
 BACKOFF_MAX_S: Seconds = 5.0
 REST_S: Seconds = 15.0

@@ -78,8 +78,11 @@ def test_every_fault_of_every_table_is_told_at_once():
         {"name": "far", "url": "http://example.org/", "cwd": "x"},
         {"name": "far", "url": "ftp://127.0.0.1/"},
         {"name": "null", "command": ["a\0b"]},
+        {"name": "much", "command": ["x"], "memory_mb": 2**21, "rate_per_s": -1},
     )
     for words in (
+        "memory_mb must be 0 (no bound) to 1048576",
+        "rate_per_s must be 0 (no bound) to 1e+06",
         "capability 1: unknown key 'comand' (did you mean 'command'?)",
         "capability 1: timeout_s: Expected `float`",
         "capability 2: name is missing",

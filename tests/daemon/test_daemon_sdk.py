@@ -161,7 +161,7 @@ async def test_an_idempotent_call_of_a_killed_program_moves_on(site):
     a, b, c = site.start_mesh("a", "b", "c")
     first = site.program(PROGRAM, b.control.path, "first")
     await asyncio.to_thread(a.offers, "again")
-    call = asyncio.create_task(ask(a, "again", {"seconds": 1.5}))
+    call = asyncio.create_task(ask(a, "again", {"seconds": 6}))
     await asyncio.to_thread(
         a.until, lambda: a.row("b")["load"]["in_flight"] == 1, "the running task"
     )

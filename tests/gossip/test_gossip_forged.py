@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from meshd.clock import Instant
 from meshd.gossip import double, pulls
+from meshd.gossip.beliefs import OUTDATED_MAX
 from meshd.gossip.codec import decode, encode_body, encode_header, encode_update, update_fields
 from meshd.gossip.config import profile
 from meshd.gossip.effects import ConflictSeen, DatagramRejected, Effect, EventHeard, SendDatagram
@@ -303,3 +304,11 @@ def test_who_has_proven_another_address_than_it_tells_gets_no_relay_to_the_one_i
     sent = sent_bytes(tell(fabric, one, member.id, ELSEWHERE, PING_REQ, (7, fabric.nodes[2].id)))
     assert list(sent) == [ELSEWHERE]
     assert sent[ELSEWHERE] <= 48
+
+
+def test_those_of_whom_somebody_is_behind_are_kept_up_to_a_bound():
+    one = meshed(2).nodes[0]
+    beliefs = one.swim._beliefs
+    for _ in range(OUTDATED_MAX + 5):
+        beliefs._note_outdated(one.swim.me)
+    assert len(beliefs.outdated) == OUTDATED_MAX
