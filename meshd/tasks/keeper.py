@@ -337,9 +337,10 @@ class Tasks:
                 if not error.definite:
                     await self._end(live, TaskState.FAILED, error=error)
                     return
-                # It surely did not run: a process that takes it up may ask anybody.
+                # It surely did not run there: a process that takes it up may ask anybody.
+                nowhere = {} if live.was_sent else {"node": "", "epoch": 0}
                 await self._advance(
-                    live, live.record.state, node="", epoch=0, message=f"waits: {error.message}"
+                    live, live.record.state, message=f"waits: {error.message}", **nowhere
                 )
             except DeadlineError as error:
                 await self._end(live, TaskState.EXPIRED, error=error)

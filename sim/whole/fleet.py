@@ -470,13 +470,24 @@ async def _sweep_up(nodes: Iterable[Node]) -> None:
     closing = [
         asyncio.create_task(work)
         for node in nodes
-        for work in (node.client.close(), node.streams.close(), node.forward.close())
+        for work in (
+            *(link.close() for link in _links_of(node)),
+            node.client.close(),
+            node.streams.close(),
+            node.forward.close(),
+        )
     ]
     if closing:
         _, waiting = await asyncio.wait(closing, timeout=0)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _links_of(node: Node) -> list[Any]:
+    """The sockets of the links that a node has dialled."""
+    links = node._links  # noqa: SLF001 - nobody else has to end another's process
+    return [] if links is None else [each._socket for each in links._dialled]  # noqa: SLF001
 
 
 def _memory() -> str | None:

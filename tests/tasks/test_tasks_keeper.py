@@ -306,6 +306,22 @@ async def test_work_that_may_not_run_twice_is_asked_for_at_its_worker_only(
         assert len(work.asked) == 1
 
 
+async def test_a_worker_that_is_seen_a_little_later_is_asked_all_the_same(make, work, tmp_path):
+    work.hold.clear()
+    before = await make(SqliteStore(tmp_path / "t.sqlite"))
+    record = await submit(before)
+    await work.until(1)
+    await before.close()
+    work.hold.set()
+    looks = iter([False, False])
+    after = await make(
+        SqliteStore(tmp_path / "t.sqlite"),
+        lives=lambda node, epoch: node == WORKER and next(looks, True),
+    )
+    assert (await after.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert work.asked[1]["to"] == WORKER
+
+
 async def test_a_task_that_the_disk_does_not_take_is_not_accepted(make, work):
     class Full:
         async def load(self):
