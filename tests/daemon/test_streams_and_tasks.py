@@ -72,7 +72,7 @@ async def test_a_stream_comes_part_by_part_through_two_daemons(site):
             )
         ]
         assert parts == [0, 1, 2, 3, 4]
-        assert "at 4" in told
+        assert told, "some of the progress; the newest may replace others"
         assert await caller.call("count", {"to": 3}) == [0, 1, 2], "in one for who wants it so"
         async for part in caller.stream("count", {"to": 10**9}):
             if part == 100:
