@@ -1,6 +1,7 @@
 """Where a call's partial results and progress go while it is under way."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -25,11 +26,15 @@ class LoopSink:
         """On the loop that `sink` belongs to."""
         self._sink = sink
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self.part = sink.part
 
     def progress(self, fraction: float | None, message: str) -> None:
-        """Hand it on, on the loop."""
-        self._loop.call_soon_threadsafe(self._sink.progress, fraction, message)
+        """Hand it on, on the loop: at once from there, so that none comes after the result."""
+        if threading.get_ident() == self._thread:
+            self._sink.progress(fraction, message)
+        else:
+            self._loop.call_soon_threadsafe(self._sink.progress, fraction, message)
 
 
 SINK: ContextVar[LoopSink | None] = ContextVar("meshd_sink", default=None)

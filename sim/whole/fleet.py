@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -465,17 +465,14 @@ def _clean_up(directory: Path, collects: bool) -> None:
         gc.enable()
 
 
-async def _sweep_up(nodes: Iterable[Node]) -> None:
+async def _sweep_up(nodes: Collection[Node]) -> None:
     """Close what killed processes held: aiohttp complains of sessions that nobody closed."""
+    for node in nodes:
+        _let_links_go(node)
     closing = [
         asyncio.create_task(work)
         for node in nodes
-        for work in (
-            *(link.close() for link in _links_of(node)),
-            node.client.close(),
-            node.streams.close(),
-            node.forward.close(),
-        )
+        for work in (node.client.close(), node.streams.close(), node.forward.close())
     ]
     if closing:
         _, waiting = await asyncio.wait(closing, timeout=0)
@@ -484,10 +481,15 @@ async def _sweep_up(nodes: Iterable[Node]) -> None:
         await asyncio.gather(*closing, return_exceptions=True)
 
 
-def _links_of(node: Node) -> list[Any]:
-    """The sockets of the links that a node has dialled."""
+def _let_links_go(node: Node) -> None:
+    """Drop the links that a node had dialled.
+
+    To close them properly waits for their readers, which were killed.
+    """
     links = node._links  # noqa: SLF001 - nobody else has to end another's process
-    return [] if links is None else [each._socket for each in links._dialled]  # noqa: SLF001
+    for channel in [] if links is None else links._dialled:  # noqa: SLF001 - as above
+        socket: Any = channel._socket  # noqa: SLF001 - as above
+        socket._response.close()  # noqa: SLF001 - as above
 
 
 def _memory() -> str | None:

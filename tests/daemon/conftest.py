@@ -1,5 +1,7 @@
 """Sites of real daemons: one for each test, or one running mesh for all tests of a file."""
 
+import os
+
 import pytest
 from processes import Site
 
@@ -9,3 +11,15 @@ def site():
     made = Site()
     yield made
     made.close()
+
+
+@pytest.fixture
+def place(site, monkeypatch):
+    """Programs of this very process see the site's directories, too."""
+    for name in list(os.environ):
+        if name.startswith("MESHD_"):
+            monkeypatch.delenv(name)
+    for name, value in site.env.items():
+        if name.startswith("XDG_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(site.path)

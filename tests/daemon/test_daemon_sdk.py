@@ -20,21 +20,11 @@ from meshd.errors import (
 )
 from meshd.work.origin import ORIGIN
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("place"),
+]  # fmt: skip
 SERVED = ("--capability", "served")
 PROGRAM = str(HERE / "attached_program.py")
-
-
-@pytest.fixture(autouse=True)
-def place(site, monkeypatch):
-    """Programs of this very process see the site's directories, too."""
-    for name in list(os.environ):
-        if name.startswith("MESHD_"):
-            monkeypatch.delenv(name)
-    for name, value in site.env.items():
-        if name.startswith("XDG_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.chdir(site.path)
 
 
 def attached(daemon, name="program", **choices):

@@ -54,14 +54,19 @@ def slow_pair():
     return world
 
 
-async def test_a_slow_peer_is_overtaken_by_a_second_copy_and_its_own_is_called_off():
-    world = slow_pair()
+async def both_asked(world):
+    """A call whose first and second copy wait for their peers; these in the order of asking."""
     world.answer({2: asyncio.Event(), 3: asyncio.Event()})
     task = asyncio.create_task(world.delegate())
     async with asyncio.timeout(5):
         while len(world.invoker.asked) < 2:
             await asyncio.sleep(0)
-    first, second = world.invoker.order
+    return task, *world.invoker.order
+
+
+async def test_a_slow_peer_is_overtaken_by_a_second_copy_and_its_own_is_called_off():
+    world = slow_pair()
+    task, first, second = await both_asked(world)
     world.invoker.answers[second].set()
     result = await asyncio.wait_for(task, 5)
     assert result["peer_result"]["node"] == f"n{second}"
@@ -75,12 +80,7 @@ async def test_a_slow_peer_is_overtaken_by_a_second_copy_and_its_own_is_called_o
 
 async def test_a_first_that_answers_in_the_end_calls_off_the_second():
     world = slow_pair()
-    world.answer({2: asyncio.Event(), 3: asyncio.Event()})
-    task = asyncio.create_task(world.delegate())
-    async with asyncio.timeout(5):
-        while len(world.invoker.asked) < 2:
-            await asyncio.sleep(0)
-    first, _ = world.invoker.order
+    task, first, _ = await both_asked(world)
     world.invoker.answers[first].set()
     result = await asyncio.wait_for(task, 5)
     assert result["peer_result"]["node"] == f"n{first}"
