@@ -55,6 +55,8 @@ def command(
     if dry_run:
         _rehearse(session, capability, value, to=choices["to"], as_json=as_json)
         return
+    if detach and stream:
+        raise click.UsageError("--detach and --stream exclude each other; see: meshd task watch")
     if detach:
         _hand_in(session, {"capability": capability, "input": value}, choices, as_json=as_json)
         return

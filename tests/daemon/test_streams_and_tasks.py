@@ -133,6 +133,8 @@ async def test_tasks_by_the_command_line(site):
         assert (await cli(site, a, "task", "cancel", handed)).stdout == "cancelled\n"
         gone = f"{handed[:17]}{'0' * 16}"
         assert "no task" in (await cli(site, a, "task", "show", gone, code=4)).stderr
+        both = await cli(site, a, "call", "--detach", "--stream", "gated", code=2)
+        assert "exclude each other" in both.stderr
         wrong = await cli(site, a, "task", "show", "nonsense", code=2)
         assert "wrong parameters" in wrong.stderr
         stranger = f"{'f' * 16}-{'0' * 16}"
