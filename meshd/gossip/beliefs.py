@@ -371,9 +371,13 @@ class Beliefs:
         """Another process with this node's key is gone, which told `epoch` last: outrank it."""
         self._raise_self(max(self.me.epoch, epoch) + 1, 0, now)
 
-    def spread_self(self, now: Instant) -> None:
+    def spread_self(self, now: Instant, *, is_state_news: bool = False) -> None:
         """Queue the own record as a fresh rumour."""
-        self._spread(self.me, now)
+        self._spread(self.me, now, is_state_news=is_state_news)
+
+    def introduction(self) -> bytes:
+        """The own record for somebody new, with the own state if it is small: nobody asks then."""
+        return encode_update(self.me, change=self._states.change_of(self.me))
 
     def mail_waited(self, waited_s: Seconds, now: Instant) -> None:
         """A datagram lay at the socket for so long. Tell the others when that becomes much worse.

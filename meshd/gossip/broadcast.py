@@ -6,7 +6,7 @@ from functools import lru_cache
 
 CROWD = 32
 """Rumours that may wait before a rumour that is heard again counts as sent."""
-RICH_RUMOURS_MAX = 4
+RICH_RUMOURS_MAX = 16
 """While more rumours wait, a change of state does not travel with its own: it is pulled."""
 RICH_SENDS = 6
 """So many first sends of a rumour carry what it brings along; by then most have it."""

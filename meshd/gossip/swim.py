@@ -81,6 +81,7 @@ _REAP_INTERVAL_S = 60.0
 _STALL_FRACTION = 0.25  # of the probe interval: a timer later than this says that we were away
 _GOSSIP_GAP_FRACTION = 0.1  # of the gossip interval: fresh rumours are gathered for this long
 _RICH_HASTE = 2  # rounds that a change of state, which travels with its rumour, takes at once
+_HASTY_RUMOURS_MAX = 4  # while more wait, as when a crowd joins, there is no such haste
 _ROUNDS_AHEAD = 10  # rounds that fresh rumours may start early; then they wait for the interval
 _GRACE_INTERVALS = 5  # probe intervals without a stall, after which one earns an extra interval
 _GREETED = 3  # members with whom views are compared at once after a sleep
@@ -530,7 +531,8 @@ class Swim(Reading):
             self._timers.set("gossip", now + wait * config.gossip_interval_s)
             return
         # What a change brings along is worth most to those who have not heard of it.
-        haste = _RICH_HASTE if self._rumours.is_rich else 1
+        is_hasty = self._rumours.is_rich and len(self._rumours) <= _HASTY_RUMOURS_MAX
+        haste = _RICH_HASTE if is_hasty else 1
         self._gossiped_at = now
         self._rounds_left = rounds_left - haste
         me, can_reach = self._beliefs.me.node, self._beliefs.families.can_reach

@@ -5,6 +5,7 @@ than the question goes to an address before it has proven itself by the cookie.
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 
@@ -75,7 +76,7 @@ _BUSY_DOUBLINGS_MAX = 4
 class JoinTry:
     """One address that we want to meet."""
 
-    __slots__ = ("limit", "node", "refusals", "sequence", "tries")
+    __slots__ = ("asked_at", "limit", "node", "refusals", "sequence", "tries")
 
     def __init__(self, sequence: int, limit: int) -> None:
         self.sequence = sequence
@@ -83,6 +84,7 @@ class JoinTry:
         self.tries = 0
         self.refusals = 0
         self.node: NodeId | None = None
+        self.asked_at = Instant(-math.inf)
 
 
 class Ask:
@@ -146,11 +148,13 @@ class Exchange:
         if attempt.tries >= attempt.limit:
             del self._joins[address]
             return
-        self._timers.set(
-            ("join", address), now + min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2**attempt.tries)
-        )
+        self._retry_later(attempt, address, now)
         attempt.tries += 1
         self._outbox.send(NOBODY, address, Join, (attempt.sequence, _PADDING, *self._versions))
+
+    def _retry_later(self, attempt: JoinTry, address: Address, now: Instant) -> None:
+        pause_s = min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2**attempt.tries)
+        self._timers.set(("join", address), now + pause_s)
 
     def is_trying(self, address: Address) -> bool:
         """Whether a join to `address` is under way."""
@@ -250,7 +254,11 @@ class Exchange:
             del self._joins[address]
             self._timers.cancel(("join", address))
             return
-        attempt.node = source
+        if attempt.node == source and now < attempt.asked_at + JOIN_RETRY_S:
+            # Whoever is slow to answer has several of our joins: one question is enough for it.
+            return
+        attempt.node, attempt.asked_at = source, now
+        self._retry_later(attempt, address, now)
         self._prove(source, address)
         self._beliefs.hear(welcome.record, address, now, own=True)
         self._ask(source, address, welcome.cookie, now)
@@ -349,7 +357,7 @@ class Exchange:
             del self._asks[next(iter(self._asks))]
         self._asks[node] = Ask(address)
         hashes = b"".join(_short(h) for h in self._beliefs.table.bucket_hashes())
-        me = encode_update(self._beliefs.me)
+        me = self._beliefs.introduction() if cookie else encode_update(self._beliefs.me)
         self._outbox.send_with(node, address, Sync, (cookie, hashes), (me,))
 
     def on_sync(
@@ -489,7 +497,7 @@ class Exchange:
         if joining:
             # What it tells of itself from now on names who has met it.
             self._beliefs.sponsors.answer_for(self._beliefs.me, source, now)
-            self._beliefs.spread_self(now)
+            self._beliefs.spread_self(now, is_state_news=True)
             self._end_joins(source)
 
     def _is_awaited(self, source: NodeId, address: Address, now: Instant) -> bool:

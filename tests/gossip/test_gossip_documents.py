@@ -7,11 +7,12 @@ import pytest
 from fabric import MESH, Fabric, Node, meshed, node_id
 
 from meshd.gossip import library
+from meshd.gossip.broadcast import RICH_RUMOURS_MAX
 from meshd.gossip.codec import decode, encode_body, encode_header, update_fields
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.documents import QUESTION_CHUNKS_MAX, QUESTIONS_MAX
 from meshd.gossip.effects import DatagramRejected, SendDatagram, StateChanged
-from meshd.gossip.inputs import DatagramReceived, StateSet
+from meshd.gossip.inputs import DatagramReceived, JoinRequested, StateSet
 from meshd.gossip.library import digest_of
 from meshd.gossip.messages import CHUNK_BYTES, Gossip, StateDelta, StatePull
 from meshd.model import Member, MemberState
@@ -335,8 +336,19 @@ def test_a_change_that_comes_after_its_rumour_is_taken_all_the_same():
     assert node.swim._states.want(owner.id) is not None
 
 
+def test_a_newcomer_brings_its_state_along_so_that_hardly_anybody_asks_for_it():
+    fabric = meshed(30)
+    newcomer = fabric.add()
+    fabric.step(newcomer, StateSet({"name": b"new", "cap/echo": b"2"}))
+    without_effects(fabric)
+    fabric.step(newcomer, JoinRequested((fabric.nodes[0].address,)))
+    assert fabric.run(3, until=lambda: all_have(fabric, "cap/echo", b"2", of=30))
+    asked = [w for pull in pulls(fabric) for w in pull.wanted if w.node == newcomer.id]
+    assert len(asked) <= 3
+
+
 def test_in_a_crowd_of_rumours_changes_are_pulled():
-    fabric = meshed(20)
+    fabric = meshed(RICH_RUMOURS_MAX + 12)
     without_effects(fabric)
     for node in fabric.nodes[:6]:
         for step in range(2):
@@ -344,7 +356,7 @@ def test_in_a_crowd_of_rumours_changes_are_pulled():
     busy = fabric.nodes[7]
     crowd = [
         update_fields(Member(node_id(n), 1_000_000, 1, MemberState.ALIVE, fabric.nodes[n].address))
-        for n in range(10, 18)
+        for n in range(10, 10 + RICH_RUMOURS_MAX)
     ]
     give(fabric, busy, fabric.nodes[8], encode_body(5, (crowd,)))
     fabric.step(busy, StateSet({"cap/a": b"busy"}))

@@ -97,6 +97,27 @@ def test_a_welcome_is_never_larger_than_the_join_that_it_answers(host, other):
     assert len(welcome.data) <= len(join.data)
 
 
+def test_of_several_welcomes_that_a_slow_node_sends_at_once_one_is_followed():
+    fabric = Fabric(2)
+    host, guest = fabric.nodes
+    fabric.drop = lambda _source, _target: True
+    fabric.step(guest, JoinRequested((host.address,)))
+    fabric.run(0.8)
+    joins = [e for e in guest.effects if isinstance(e, SendDatagram)]
+    assert len(joins) == 2
+    welcomes = [
+        e.data
+        for join in joins
+        for e in host.swim.step(DatagramReceived(join.data, guest.address), fabric.now)
+        if isinstance(e, SendDatagram)
+    ]
+    asked = [fabric.step(guest, DatagramReceived(data, host.address)) for data in welcomes]
+    assert [len(sent(effects, Sync)) for effects in asked] == [1, 0]
+    # The question was lost: it is asked again, in answer to the next welcome.
+    fabric.heal()
+    assert fabric.run(3, until=fabric.converged)
+
+
 def test_a_join_that_is_shorter_than_its_answer_gets_none():
     fabric = meshed(2)
     effects = give(fabric, fabric.nodes[0], STRANGER, encode_body(6, (1, PADDING[1:])))
