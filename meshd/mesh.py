@@ -145,6 +145,7 @@ class Mesh(EventSide, TaskSide):
         timeout_s: float = TIMEOUT_DEFAULT_S,
         concurrency: int = 0,
         rate_per_s: float = 0.0,
+        executor: str = "",
     ) -> Callable[[Target], Target]:
         """Offer a function, or a class's methods that are marked with `@capability`.
 
@@ -162,6 +163,8 @@ class Mesh(EventSide, TaskSide):
             timeout_s: bound of one run.
             concurrency: runs at a time, within the slots; 0 is no bound of its own.
             rate_per_s: runs that begin a second; 0 is as many as are asked for.
+            executor: where a plain function runs instead of a thread: "process", or
+                "dask:tcp://HOST:PORT".
 
         Raises:
             UsageError: the name is taken, or the function's types cannot be told as JSON Schema.
@@ -172,7 +175,7 @@ class Mesh(EventSide, TaskSide):
                 mark = capability(
                     capability_name, version=version, description=description, tags=tags,
                     examples=examples, idempotent=idempotent, timeout_s=timeout_s,
-                    concurrency=concurrency, rate_per_s=rate_per_s,
+                    concurrency=concurrency, rate_per_s=rate_per_s, executor=executor,
                 )  # fmt: skip
                 mark(target)
             agent_name = name or (target.__name__ if isinstance(target, type) else self.name)
@@ -318,6 +321,9 @@ class Mesh(EventSide, TaskSide):
         policy: str = "",
         idempotency_key: str = "",
         priority: int = PRIORITY_DEFAULT,
+        fallback: Iterable[str] = (),
+        wait: bool = False,
+        offers: int = 0,
     ) -> Any:
         """Have the best node do it, and return the result alone.
 
@@ -329,13 +335,17 @@ class Mesh(EventSide, TaskSide):
             policy: how to choose, if not as the node is configured.
             idempotency_key: a repeated key returns the first result.
             priority: 1 .. 5, the most urgent.
+            fallback: capabilities to try with the same input where nobody can do this one.
+            wait: until the deadline, for somebody who can, instead of failing at once.
+            offers: ask so many candidates (up to 4) for a bid, and take the best.
 
         Raises:
             NoCandidateError, BusyError, DeadlineError, PeerError, UsageError: see `delegate`.
         """
         envelope = await self.delegate(
             capability, input, deadline_s=deadline_s, to=to, policy=policy,
-            idempotency_key=idempotency_key, priority=priority,
+            idempotency_key=idempotency_key, priority=priority, fallback=fallback, wait=wait,
+            offers=offers,
         )  # fmt: skip
         return envelope["peer_result"]["result"]
 
@@ -349,6 +359,9 @@ class Mesh(EventSide, TaskSide):
         policy: str = "",
         idempotency_key: str = "",
         priority: int = PRIORITY_DEFAULT,
+        fallback: Iterable[str] = (),
+        wait: bool = False,
+        offers: int = 0,
         explain: bool = False,
         sink: Sink | None = None,
     ) -> dict[str, Any]:
@@ -375,6 +388,7 @@ class Mesh(EventSide, TaskSide):
             "to": to, "policy": policy, "idempotency_key": idempotency_key, "explain": explain,
             "hops": list(origin.hops),
             "priority": 0 if priority == PRIORITY_DEFAULT else priority,
+            "fallback": list(fallback), "wait": wait, "offers": offers,
         }  # fmt: skip
         params |= {key: value for key, value in optional.items() if value}
         answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S, sink)

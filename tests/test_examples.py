@@ -139,6 +139,22 @@ def test_the_pipeline_reports_on_its_text(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_translator_translates_words_and_lines(tmp_path):
+    assert _run(tmp_path, "translator").splitlines() == [
+        "bon matin", "guten Morgen", "guten Abend", "Welt",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_row_is_missed_where_one_of_three_workers_is_killed(tmp_path):
+    first, second, third = _run(tmp_path, "etl").splitlines()
+    assert first == "60 of 60 partitions, 10800 of 10800 rows"
+    assert second.startswith("killed ada in the middle; ")
+    assert third.startswith("done by ")
+    assert "cleo" in third
+
+
+@pytest.mark.slow
 def test_the_fingerprint_speaks_json(tmp_path):
     found = json.loads(_run(tmp_path, "fingerprint", stdin='{"text": "hello"}'))
     assert found["bytes"] == 5

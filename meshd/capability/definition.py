@@ -27,12 +27,14 @@ class FunctionHandler:
     """A Python function in this process; `arguments` turns a JSON input into its keywords.
 
     `is_stream` is set of generators, plain and asynchronous: what they yield are partial results.
+    `executor` says where else than in a thread a plain one runs: see `meshd.work.pools`.
     """
 
     function: Callable[..., Any]
     is_async: bool
     arguments: Callable[[Any], dict[str, Any]]
     is_stream: bool = False
+    executor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Declaration:
     timeout_s: float = TIMEOUT_DEFAULT_S
     concurrency: int = 0
     rate_per_s: float = 0.0
+    executor: str = ""
     agent: str = ""
 
 
@@ -137,6 +140,7 @@ def capability(
     timeout_s: float = TIMEOUT_DEFAULT_S,
     concurrency: int = 0,
     rate_per_s: float = 0.0,
+    executor: str = "",
     agent: str = "",
 ) -> Callable[[FunctionT], FunctionT]: ...
 def capability(
@@ -151,12 +155,14 @@ def capability(
     timeout_s: float = TIMEOUT_DEFAULT_S,
     concurrency: int = 0,
     rate_per_s: float = 0.0,
+    executor: str = "",
     agent: str = "",
 ) -> Any:
     """Offer a function or method to the mesh: `@capability` or `@capability("name", ...)`.
 
     The function itself is returned unchanged, so it stays callable and typed. Name and
-    description default to the function's own name and the first line of its docstring.
+    description default to the function's own name and the first line of its docstring. A plain
+    function runs in a thread, or where `executor` says: "process", or "dask:tcp://HOST:PORT".
 
     Raises:
         UsageError: the name is invalid, or what is decorated is no function.
@@ -173,6 +179,7 @@ def capability(
         timeout_s=timeout_s,
         concurrency=concurrency,
         rate_per_s=rate_per_s,
+        executor=_executor(executor),
         agent=check_name(agent, "agent") if agent else "",
     )
     return lambda function: _mark(function, declaration)
@@ -190,6 +197,8 @@ def define(
     name = told.name or getattr(function, "__name__", "")
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    if told.executor:
+        _check_movable(function, name, told.executor, is_plain=not (is_async or is_stream))
     schema = describe(function, name, is_stream=is_stream)
     manifest = Manifest(
         name=name,
@@ -207,7 +216,7 @@ def define(
         rate_per_s=float(told.rate_per_s),
         streaming=is_stream,
     )
-    handler = FunctionHandler(function, is_async, schema.arguments, is_stream)
+    handler = FunctionHandler(function, is_async, schema.arguments, is_stream, told.executor)
     return CapabilityDefinition(check_manifest(manifest), handler)
 
 
@@ -316,6 +325,31 @@ def _make(kind: type) -> Any:
             f"class {kind.__name__} cannot be made without arguments: {error}",
             hint="pass an object of it instead of the class",
         ) from error
+
+
+def _executor(text: str) -> str:
+    """Threads are what plain functions run in anyway."""
+    return "" if text == "thread" else text
+
+
+def _check_movable(
+    function: Callable[..., Any], name: str, executor: str, *, is_plain: bool
+) -> None:
+    """See that a function can run in another process.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not is_plain:
+        raise UsageError(
+            f"{name}: executor={executor!r} is for plain functions",
+            hint="leave it out for async functions and generators, or return all at once",
+        )
+    if "<locals>" in getattr(function, "__qualname__", "") or "<lambda>" in name:
+        raise UsageError(
+            f"{name}: another process cannot import what is defined within a function",
+            hint=f"define {name} at its module's top, or leave executor out",
+        )
 
 
 def _texts(values: Iterable[str], what: str) -> tuple[str, ...]:

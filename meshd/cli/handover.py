@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from meshd.cli.options import complete_nodes, duration
+from meshd.cli.options import complete_capabilities, complete_nodes, duration
 from meshd.cli.output import escape, json_text, latency
 from meshd.cli.session import Session
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.routing.settings import RETRIES_MAX
 
 TIMEOUT_S = 30.0
 GRACE_S = 2.0
@@ -21,7 +22,7 @@ Command = Callable[..., Any]
 
 
 def handover_options(function: Command) -> Command:
-    """-d, --to, --timeout, --policy, --explain, --idempotency-key, --priority."""
+    """-d, --to, --timeout, --policy, --explain, --idempotency-key, --priority, --fallback, ..."""
     options = [
         click.option("-d", "--data", metavar="JSON|@FILE|-", help="The input; `-` reads stdin."),
         click.option(
@@ -47,6 +48,20 @@ def handover_options(function: Command) -> Command:
             type=click.IntRange(PRIORITY_MIN, PRIORITY_MAX),
             metavar="1..5",
             help=f"How urgent it is; 5 goes first, default {PRIORITY_DEFAULT}.",
+        ),
+        click.option(
+            "--fallback",
+            multiple=True,
+            metavar="CAPABILITY",
+            shell_complete=complete_capabilities,
+            help="Try this one with the same input where nobody can do it. May be repeated.",
+        ),
+        click.option("--wait", is_flag=True, help="Wait for somebody who can, until the timeout."),
+        click.option(
+            "--offers",
+            type=click.IntRange(1, 1 + RETRIES_MAX),
+            metavar=f"1..{1 + RETRIES_MAX}",
+            help="Ask so many candidates for a bid, and take the best.",
         ),
     ]
     for option in reversed(options):
@@ -89,6 +104,9 @@ def delegate_params(
     explain: bool,
     idempotency_key: str | None,
     priority: int | None,
+    fallback: tuple[str, ...] = (),
+    wait: bool = False,
+    offers: int | None = None,
 ) -> dict[str, Any]:
     """The parameters of `delegate` that the options stand for."""
     optional = {
@@ -97,6 +115,9 @@ def delegate_params(
         "explain": explain or None,
         "idempotency_key": idempotency_key,
         "priority": priority,
+        "fallback": list(fallback) or None,
+        "wait": wait or None,
+        "offers": offers,
     }
     given = {key: value for key, value in optional.items() if value is not None}
     return {**request, "deadline_ms": max(1, round(timeout_s * 1000)), **given}

@@ -1,7 +1,7 @@
 """The side of a `Mesh` that is for work handed in now and fetched later."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -122,6 +122,7 @@ class TaskSide(ABC):
         policy: str = "",
         idempotency_key: str = "",
         priority: int = PRIORITY_DEFAULT,
+        fallback: Iterable[str] = (),
     ) -> MeshTask:
         """Hand work in; it is done, and its result kept, while this program does other things.
 
@@ -136,12 +137,16 @@ class TaskSide(ABC):
             policy: how to choose, if not as the node is configured.
             idempotency_key: a repeated key returns the first task.
             priority: 1 .. 5, the most urgent.
+            fallback: capabilities to try with the same input where nobody can do this one.
 
         Raises:
             BusyError: the node keeps too many open tasks.
             UsageError: the parameters are wrong.
         """
-        optional = {"to": to, "policy": policy, "idempotency_key": idempotency_key}
+        optional = {
+            "to": to, "policy": policy, "idempotency_key": idempotency_key,
+            "fallback": list(fallback),
+        }  # fmt: skip
         params = {
             "capability": capability, "input": input, "deadline_ms": deadline_s * 1_000,
             "priority": priority, **{name: value for name, value in optional.items() if value},

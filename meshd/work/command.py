@@ -139,7 +139,8 @@ async def run_command(
         )
     code = transport.get_returncode()
     if code != 0:
-        raise PeerError(f"{name}: {_how_it_ended(code)}{_said(program.tail)}", definite=False)
+        told = how_it_ended("the command", code)
+        raise PeerError(f"{name}: {told}{_said(program.tail)}", definite=False)
     return bytes(program.output)
 
 
@@ -209,17 +210,6 @@ def _kill_group(transport: asyncio.SubprocessTransport) -> None:
     # a member of the group still holds the pipes that we wait for.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(transport.get_pid(), signal.SIGKILL)
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "the command did not end"
-    if code >= 0:
-        return f"the command failed with exit code {code}"
-    try:
-        return f"the command was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"the command was ended by signal {-code}"
 
 
 def _said(tail: bytes) -> str:

@@ -1,9 +1,13 @@
-"""Running a capability's handler: a function, a program, a URL, or an attached program."""
+"""Running a capability's handler: a function, a program, a URL, or an attached program.
+
+Functions that block run in threads, or where their declaration says: see `meshd.work.pools`.
+"""
 
 import asyncio
 import contextvars
 import inspect
-from concurrent.futures import Executor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, assert_never
@@ -20,10 +24,11 @@ from meshd.capability.definition import (
 )
 from meshd.capability.schema import to_json
 from meshd.clock import Seconds
-from meshd.errors import Code, PeerError, UsageError
+from meshd.errors import Code, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
 from meshd.work.command import run_command
-from meshd.work.faults import ERROR_CHARS_MAX, failed, guard
+from meshd.work.faults import ERROR_CHARS_MAX, failed, guard, how_it_ended
+from meshd.work.pools import Pools
 from meshd.work.streams import Collected, stream_function
 
 RESULT_BYTES_MAX = 8 * 1_048_576
@@ -53,9 +58,9 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What handlers are run with: threads for functions that block, and a way to post to URLs."""
+    """What handlers are run with: executors for functions that block, a way to post to URLs."""
 
-    threads: Executor
+    pools: Pools
     forward: Forward | None = None
 
 
@@ -116,11 +121,13 @@ async def _run(
     match handler:
         case FunctionHandler(is_stream=True):
             assert sink is not None, "partial results go somewhere"
-            return await stream_function(name, handler, prepared, tools.threads, sink)
+            return await stream_function(name, handler, prepared, tools.pools.threads, sink)
         case FunctionHandler(function, True):
             return to_json(await guard(name, lambda: function(**prepared)), name)
+        case FunctionHandler(executor=""):
+            return await _in_thread(name, handler, prepared, tools.pools.threads)
         case FunctionHandler():
-            return await _in_thread(name, handler, prepared, tools.threads)
+            return await _apart(name, handler, prepared, tools.pools)
         case CommandHandler(is_stream=True):
             assert sink is not None, "partial results go somewhere"
             await run_command(handler, prepared, name, RESULT_BYTES_MAX, partial(_line, sink))
@@ -167,17 +174,60 @@ async def _in_thread(
         running = threads.submit(context.run, _call, name, handler, arguments)
     except RuntimeError as error:
         raise PeerError(f"{name}: this node is stopping", code=Code.REJECTED) from error
-    waiting = asyncio.wrap_future(running)
-    try:
-        result = await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        if not running.cancel():
-            await asyncio.wait((waiting,))
-        raise
+    result = await _ended(running)
     if inspect.isawaitable(result):
         # A plain function that only makes a coroutine, such as a partial or a wrapper.
         return to_json(await guard(name, lambda: result), name)
     return result
+
+
+async def _ended(running: Future[Any]) -> Any:
+    """Wait for a run; if cancelled, until it is over where it cannot be stopped."""
+    waiting = asyncio.wrap_future(running)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        if not running.cancel():
+            await asyncio.wait((waiting,))
+        raise
+
+
+async def _apart(
+    name: str, handler: FunctionHandler, arguments: dict[str, Any], pools: Pools
+) -> Any:
+    """Run a function in another process. Its end is a failed run, and nothing more."""
+    try:
+        running = await pools.submit(
+            handler.executor, call_apart, name, handler.function, arguments
+        )
+    except RuntimeError as error:
+        raise PeerError(f"{name}: this node is stopping", code=Code.REJECTED) from error
+    try:
+        has_result, value = await guard(name, lambda: _ended(running), passes_errors=True)
+    except PeerError as error:
+        code = getattr(error.__cause__, "exitcode", None)
+        if code is None:
+            raise
+        told = how_it_ended("its process", code)
+        raise PeerError(f"{name}: {told}", definite=False) from error
+    if has_result:
+        return value
+    raise error_from_wire(*value)
+
+
+def call_apart(
+    name: str, function: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[bool, Any]:
+    """In the other process: the result as JSON values, or what an error is rebuilt from.
+
+    Exceptions of the user's own types need not survive the way back.
+    """
+    try:
+        return True, to_json(function(**arguments), name)
+    except (Exception, SystemExit) as error:
+        what = failed(name, error)
+        data = {**what.data, "hint": what.hint, "definite": what.definite}
+        return False, (what.code, what.message, data)
 
 
 def _call(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:

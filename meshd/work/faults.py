@@ -1,6 +1,7 @@
 """What callers are told of user code that fails."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import PurePath
 from typing import Any
@@ -45,6 +46,18 @@ def failed(name: str, error: BaseException) -> MeshError:
         f"{name} failed: {type(error).__name__}: {_message(error)}"[:ERROR_CHARS_MAX],
         definite=False,
     )
+
+
+def how_it_ended(what: str, code: int | None) -> str:
+    """What a process's exit code says of its end; signals are negative."""
+    if code is None:
+        return f"{what} did not end"
+    if code >= 0:
+        return f"{what} failed with exit code {code}"
+    try:
+        return f"{what} was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"{what} was ended by signal {-code}"
 
 
 def _message(error: BaseException) -> str:

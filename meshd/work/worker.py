@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from meshd.bucket import TokenBucket
-from meshd.capability.definition import CapabilityDefinition
+from meshd.capability.definition import CapabilityDefinition, FunctionHandler
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
 from meshd.errors import (
@@ -36,6 +36,7 @@ from meshd.work.admission import (
 from meshd.work.executors import Forward, Tools, execute, prepare
 from meshd.work.idempotency import KEY_CHARS_MAX, Memory, Remembered
 from meshd.work.offers import Offers
+from meshd.work.pools import Pools, check_executor
 from meshd.work.run import (
     Answer,
     Run,
@@ -87,10 +88,10 @@ class Worker:
         """
         self._admission: Final = Admission(slots=slots, queue_max=queue_max)
         self._offers: Final = Offers()
-        self._offers.add(definitions)
+        self._offers.add(_runnable(definitions))
         self._clock: Final = platform.clock
         self._chance: Final = platform.random("work")
-        self._tools: Final = Tools(platform.executor(slots), forward)
+        self._tools: Final = Tools(Pools(platform.executor(slots), slots), forward)
         self._name: Final = name
         self._on_change: Final = on_change
         self._runs: Final[dict[str, Run]] = {}
@@ -119,7 +120,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.add(definitions))
+        return self._change(lambda: self._offers.add(_runnable(definitions)))
 
     def remove(self, names: Iterable[str]) -> tuple[str, ...]:
         """Offer these no more; return those that were. What is accepted already still runs."""
@@ -132,7 +133,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.replace(definitions))
+        return self._change(lambda: self._offers.replace(_runnable(definitions)))
 
     def remove_owner(self, owner: Hashable) -> tuple[str, ...]:
         """An attached program is gone: so are its capabilities, and its runs end with an error.
@@ -260,7 +261,7 @@ class Worker:
         self._admission.is_draining = self._is_closed
 
     async def close(self, grace_s: Seconds = CLOSE_S) -> None:
-        """Cancel all runs, oldest first, and give the threads back. Idempotent.
+        """Cancel all runs, oldest first, and give threads and processes back. Idempotent.
 
         Runs that do not end are waited for twice `grace_s` seconds.
         """
@@ -274,7 +275,7 @@ class Worker:
                 await asyncio.wait(runners, timeout=grace_s)
             for runner in runners:
                 runner.cancel()
-        self._tools.threads.shutdown(wait=False, cancel_futures=True)
+        await self._tools.pools.close()
 
     def _change(self, change: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
         """Change what is offered and tell it; where that is refused, all is as it was."""
@@ -478,3 +479,17 @@ def _check_key(key: str) -> str:
     if not 1 <= len(key) <= KEY_CHARS_MAX:
         raise UsageError(f"an idempotency key has 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
     return key
+
+
+def _runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDefinition, ...]:
+    """The definitions, once each names an executor that there is.
+
+    Raises:
+        UsageError: one does not.
+    """
+    found = tuple(definitions)
+    for definition in found:
+        handler = definition.handler
+        if isinstance(handler, FunctionHandler) and handler.executor:
+            check_executor(handler.executor)
+    return found

@@ -31,6 +31,7 @@ from meshd.work import command as command_module
 from meshd.work import executors
 from meshd.work.command import run_command
 from meshd.work.executors import HttpReply, Tools, decode, execute, prepare
+from meshd.work.pools import Pools
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def threads():
 def run(threads):
     async def run(definition, value=None, forward=None):
         prepared = prepare(definition, value)
-        return await execute(definition, prepared, Tools(threads, forward), timeout_s=5.0)
+        return await execute(definition, prepared, Tools(Pools(threads, 2), forward), timeout_s=5.0)
 
     return run
 
@@ -164,7 +165,7 @@ async def test_a_cancelled_thread_is_waited_for(threads):
         may_end.wait(10)
         ended.append(1)
 
-    task = asyncio.create_task(execute(one(slow), {}, Tools(threads), timeout_s=5.0))
+    task = asyncio.create_task(execute(one(slow), {}, Tools(Pools(threads, 2)), timeout_s=5.0))
     await asyncio.to_thread(started.wait, 10)
     task.cancel()
     for _ in range(5):
@@ -182,7 +183,7 @@ async def test_a_function_that_waits_for_a_thread_is_cancelled_at_once():
     with ThreadPoolExecutor(1) as pool:
         pool.submit(may_end.wait, 10)
         definition = one(_mark(ran))
-        task = asyncio.create_task(execute(definition, {}, Tools(pool), timeout_s=5.0))
+        task = asyncio.create_task(execute(definition, {}, Tools(Pools(pool, 1)), timeout_s=5.0))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -201,7 +202,7 @@ def _mark(ran):
 async def test_a_function_after_the_threads_are_gone_is_refused_definitely(threads):
     threads.shutdown()
     with pytest.raises(PeerError, match="stopping") as caught:
-        await execute(one(_mark([])), {}, Tools(threads), timeout_s=1.0)
+        await execute(one(_mark([])), {}, Tools(Pools(threads, 2)), timeout_s=1.0)
     assert caught.value.definite
 
 
