@@ -46,7 +46,7 @@ def node(name: str, *seeds: str) -> Mesh:
 def workers(seed: str) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Three of them, gone at the end."""
     command = [sys.executable, __file__]
-    started = [subprocess.Popen([*command, name, seed]) for name in WORKERS]
+    started = [subprocess.Popen([*command, name, seed]) for name in WORKERS]  # noqa: S603 - our own
     try:
         yield started
     finally:

@@ -30,7 +30,9 @@ class Translator:
     def translate(self, text: str, to: str = "de") -> str:
         """Translate a text, word by word."""
         if to not in PHRASES:
-            raise UsageError(f"no translations into {to!r}", hint=f"there are: {', '.join(PHRASES)}")
+            raise UsageError(
+                f"no translations into {to!r}", hint=f"there are: {', '.join(PHRASES)}"
+            )
         return " ".join(PHRASES[to].get(word, word) for word in text.split())
 
     @capability(idempotent=True, tags=("text", "language"))

@@ -525,11 +525,16 @@ class Beliefs:
 
         The tombstone of whom this node never heard may be of nobody: it does not last as long.
         """
-        tombstone_s = self._config.tombstone_s
-        for node, since in list(self.gone.items()):
-            lasts_s = tombstone_s if node in self.heard_at else min(tombstone_s, UNHEARD_GONE_S)
-            if now - since >= lasts_s:
+        for node in list(self.gone):
+            if now >= self.forgotten_at(node):
                 self._forget(node)
+
+    def forgotten_at(self, node: NodeId) -> Instant:
+        """When the tombstone of somebody who is gone expires."""
+        lasts_s = self._config.tombstone_s
+        if node not in self.heard_at:
+            lasts_s = min(lasts_s, UNHEARD_GONE_S)
+        return Instant(self.gone[node] + lasts_s)
 
     def _make_room(self) -> None:
         """Somebody has proven that it lives: the oldest tombstone gives way.

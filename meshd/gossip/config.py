@@ -35,15 +35,18 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
             (SWIM section 5; memberlist's LAN profile uses 4).
         datagram_bytes_max: size of the largest datagram sent; 640 .. 1400. Larger ones that arrive
             (over 1400) are refused before decoding.
-        load_interval_s: shortest time between two rumours of one's own load.
+        load_interval_s: shortest time between two rumours of one's own load, less a tenth: who
+            samples so often tells each sample.
         load_transmit_limit: how often each node passes on one load rumour; lossy on purpose.
         load_bytes_per_s: budget that stretches the load period in large meshes.
         document_bytes_per_s: budget for fetching the documents of others; a node hands out eight
             times as many. At least 16 KiB, which is one question.
         reconnect_interval_s: how often one member that is not alive is pinged.
         tombstone_s: how long the dead and the left are remembered.
-        sync_interval_s: shortest time between two syncs that this node starts.
-        quiet_s: a differing view hash counts once the own table has been still for this long.
+        sync_interval_s: shortest time between two syncs because a view hash differs, in a settled
+            mesh; after a join or a heal they begin at 0.03 of it, and the pauses double.
+        quiet_s: a differing view hash counts once the own table has been still for this long, or
+            for the present pause between syncs if that is shorter.
         members_max: rows that the table may hold.
         leave_linger_s: how long a leaving node goes on answering: one probe interval, at most this.
     """

@@ -307,9 +307,11 @@ class EventPlane:
             self._timers.set(("events", "round"), now + interval_s)
 
     def _pick(self, count: int) -> Sequence[Member]:
-        me = self._beliefs.me.node
+        me, can_reach = self._beliefs.me.node, self._beliefs.families.can_reach
         return self._beliefs.table.pick(
-            count, self._rng, lambda m: m.state <= MemberState.SUSPECT and m.node != me
+            count,
+            self._rng,
+            lambda m: m.state <= MemberState.SUSPECT and m.node != me and can_reach(m),
         )
 
     def _send(self, target: Member, events: Sequence[Recent], now: Instant) -> None:

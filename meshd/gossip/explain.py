@@ -51,7 +51,7 @@ def explain(
         is_reachable=node not in beliefs.unreachable,
         lag_s=lag_s(member.lag),
         gone_at=gone_at,
-        forgotten_at=None if gone_at is None else Instant(gone_at + config.tombstone_s),
+        forgotten_at=None if gone_at is None else beliefs.forgotten_at(node),
         sponsor=beliefs.sponsors.sponsor_of(member),
         health=health.score,
         health_max=config.health_max,

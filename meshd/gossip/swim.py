@@ -329,9 +329,9 @@ class Swim(Reading):
             case Busy() as busy:
                 self._exchange.on_busy(busy, source, address, now)
             case Welcome() as welcome:
-                self._exchange.on_welcome(welcome, source, address, now)
-                self._pulls.on_told(source, now)
-                self._events.stir(now)
+                if self._exchange.on_welcome(welcome, source, address, now):
+                    self._pulls.on_told(source, now)
+                    self._events.stir(now)
             case Sync() as sync:
                 self._exchange.on_sync(sync, source, address, now, datagrams=0)
                 self._pulls.on_told(source, now)
@@ -577,18 +577,18 @@ class Swim(Reading):
     def _on_resumed(self, event: Resumed, now: Instant) -> None:
         """What is believed is from before a sleep: nobody is judged, all have to be heard again.
 
-        A few members are told at once that this node is here. If they hold it dead meanwhile, it
-        refutes, and raises its incarnation for no other reason.
+        A few members are told at once that this node is here. If they hold it dead, it refutes.
         """
-        self._on_stall(0.0, now)
         beliefs = self._beliefs
+        self._on_stall(0.0, now)
         beliefs.wall.slept(event.slept_s)
         beliefs.doubt_reach()
         self._outbox.add(Woken(event.slept_s))
         if beliefs.leaving:
             return
+        me, can_reach = beliefs.me.node, beliefs.families.can_reach
         for member in beliefs.table.pick(
-            _GREETED, self._rng, lambda m: is_live(m.state) and m.node != beliefs.me.node
+            _GREETED, self._rng, lambda m: is_live(m.state) and m.node != me and can_reach(m)
         ):
             self._exchange.greet(member, now)
 

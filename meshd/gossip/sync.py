@@ -5,7 +5,6 @@ than the question goes to an address before it has proven itself by the cookie.
 """
 
 import hashlib
-import math
 import random
 from collections.abc import Iterator
 
@@ -62,10 +61,14 @@ BUSY_PAUSE_S = (0.05, 0.5)
 """The first pause after a "busy", at random between these; each further one twice as long."""
 _PADDING = bytes(JOIN_PADDING_BYTES)
 _RECORDS_FIELD_BYTES = 16
+_SYNC_BYTES = 4 * BUCKETS + 24  # of a sync, beside the record
 _PAUSE_FRACTION = 0.03  # of the sync interval: the first pause between syncs after a join or a heal
-_CROWD = 4  # members that come within a few seconds
+_CROWD, _CROWD_FRACTION = 4, 1 / 32  # new members, at least, and of the live ones
+_CROWD_S = 2.0  # within which so many come
 _SETTLED_ROUNDS = (1.0, 2.0)  # of gossip without a further one, until a crowd has settled
+_SETTLING_MAX_S = 5.0  # if more keep coming, it counts as settled all the same
 _SETTLINGS = 2  # comparisons then, with others: whoever is asked may lack the same
+_SETTLINGS_SAVED = 8  # crowds that settle at once; further ones one each sync interval
 _CALM_S = 5.0  # so long after a crowd each single member that is new counts as one of it
 _OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
 _REUNION_INTERVAL_S = 2.0
@@ -74,9 +77,9 @@ _BUSY_DOUBLINGS_MAX = 4
 
 
 class JoinTry:
-    """One address that we want to meet."""
+    """One address that we want to meet. For each join that is sent there is one question."""
 
-    __slots__ = ("asked_at", "limit", "node", "refusals", "sequence", "tries")
+    __slots__ = ("is_answered", "limit", "node", "refusals", "sequence", "tries")
 
     def __init__(self, sequence: int, limit: int) -> None:
         self.sequence = sequence
@@ -84,7 +87,7 @@ class JoinTry:
         self.tries = 0
         self.refusals = 0
         self.node: NodeId | None = None
-        self.asked_at = Instant(-math.inf)
+        self.is_answered = False
 
 
 class Ask:
@@ -126,8 +129,11 @@ class Exchange:
         self._reunited_at = Instant(now - _REUNION_INTERVAL_S)
         self._live = beliefs.table.live
         self._newcomers = 0
+        self._newcomers_since = now
+        self._crowd_until = now
         self._settlings = 0
-        self._newest_at = now
+        self._settle_by = now
+        self._crowds = Budget(1 / config.sync_interval_s, _SETTLINGS_SAVED, now)
         self._asks: dict[NodeId, Ask] = {}
         self._answers = Budget(ANSWERS_PER_S, ANSWERS_PER_S, now)
         self._pushes: dict[NodeId, tuple[Address, Instant]] = {}
@@ -148,12 +154,13 @@ class Exchange:
         if attempt.tries >= attempt.limit:
             del self._joins[address]
             return
-        self._retry_later(attempt, address, now)
         attempt.tries += 1
+        attempt.is_answered = False
+        self._retry_later(attempt, address, now)
         self._outbox.send(NOBODY, address, Join, (attempt.sequence, _PADDING, *self._versions))
 
     def _retry_later(self, attempt: JoinTry, address: Address, now: Instant) -> None:
-        pause_s = min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2**attempt.tries)
+        pause_s = min(JOIN_RETRY_MAX_S, JOIN_RETRY_S * 2 ** (attempt.tries - 1))
         self._timers.set(("join", address), now + pause_s)
 
     def is_trying(self, address: Address) -> bool:
@@ -241,27 +248,28 @@ class Exchange:
         attempt = self._joins.get(address)
         return attempt is not None and attempt.sequence == welcome.sequence
 
-    def on_welcome(self, welcome: Welcome, source: NodeId, address: Address, now: Instant) -> None:
-        """The address answered: show the cookie, and compare views."""
+    def on_welcome(self, welcome: Welcome, source: NodeId, address: Address, now: Instant) -> bool:
+        """The address answered: show the cookie, and compare views; false if it is refused."""
         if not self.is_asked(welcome, address):
             self._outbox.reject("unasked", address)
-            return
+            return False
         attempt = self._joins[address]
         if welcome.record.node != source:
             self._outbox.reject("not_its_own_record", address)
-            return
+            return False
         if not self._is_understood(Versions(welcome.oldest, welcome.newest), address):
             del self._joins[address]
             self._timers.cancel(("join", address))
-            return
-        if attempt.node == source and now < attempt.asked_at + JOIN_RETRY_S:
+            return False
+        if attempt.is_answered:
             # Whoever is slow to answer has several of our joins: one question is enough for it.
-            return
-        attempt.node, attempt.asked_at = source, now
+            return False
+        attempt.node, attempt.is_answered = source, True
         self._retry_later(attempt, address, now)
         self._prove(source, address)
         self._beliefs.hear(welcome.record, address, now, own=True)
         self._ask(source, address, welcome.cookie, now)
+        return True
 
     def _prove(self, node: NodeId, address: Address) -> None:
         """A node has answered at an address: it is there, whatever address it tells others."""
@@ -316,30 +324,40 @@ class Exchange:
         """
         live = self._beliefs.table.live
         if live > self._live:
-            if now - self._newest_at > _CALM_S:
-                self._newcomers = 0
-            self._newest_at = now
+            if now - self._newcomers_since > _CROWD_S:
+                self._newcomers, self._newcomers_since = 0, now
             self._newcomers += live - self._live
-            if self._newcomers >= _CROWD:
-                self._settlings = _SETTLINGS
-                self._settle_later(now)
+            if self._newcomers >= max(_CROWD, live * _CROWD_FRACTION):
+                self._crowd_until = Instant(now + _CALM_S)
+            if now < self._crowd_until:
+                self._settle_soon(now)
         self._live = live
+
+    def _settle_soon(self, now: Instant) -> None:
+        if not self._settlings:
+            if not self._crowds.take(now):
+                return  # acks show, later, who is missed
+            self._settle_by = Instant(now + _SETTLING_MAX_S)
+        self._settlings = _SETTLINGS
+        self._settle_later(now)
 
     def _settle_later(self, now: Instant) -> None:
         rounds = self._rng.uniform(*_SETTLED_ROUNDS)
-        self._timers.set("settle", now + rounds * self._config.gossip_interval_s)
+        at = now + rounds * self._config.gossip_interval_s
+        self._timers.set("settle", max(now, min(at, self._settle_by)))
 
     def on_settled(self, now: Instant) -> None:
         """No further member has come for a moment: compare views with somebody."""
-        self._newcomers = _CROWD - 1
         self._settlings -= 1
-        if self._settlings:
-            self._settle_later(now)
-        me = self._beliefs.me.node
-        for peer in self._beliefs.table.pick(
-            1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
+        beliefs = self._beliefs
+        me, can_reach = beliefs.me.node, beliefs.families.can_reach
+        for peer in beliefs.table.pick(
+            1, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me and can_reach(m)
         ):
             self._ask(peer.node, peer.address, b"", now)
+        if self._settlings:
+            self._settle_by = Instant(now + _SETTLING_MAX_S)
+            self._settle_later(now)
 
     def greet(self, peer: Member, now: Instant) -> None:
         """Compare views with a member at once, whatever is believed."""
@@ -357,7 +375,10 @@ class Exchange:
             del self._asks[next(iter(self._asks))]
         self._asks[node] = Ask(address)
         hashes = b"".join(_short(h) for h in self._beliefs.table.bucket_hashes())
-        me = self._beliefs.introduction() if cookie else encode_update(self._beliefs.me)
+        me = encode_update(self._beliefs.me)
+        if cookie:
+            introduction = self._beliefs.introduction()
+            me = introduction if len(introduction) <= self._outbox.room - _SYNC_BYTES else me
         self._outbox.send_with(node, address, Sync, (cookie, hashes), (me,))
 
     def on_sync(

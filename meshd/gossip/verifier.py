@@ -140,9 +140,11 @@ class Verifier:
             beliefs.suspicions[each].is_last_called = True
             beliefs.suspicions[each].not_before = Instant(now + patience_s)
             beliefs.doubts.await_end(each, beliefs.suspicions[each])
-        me = beliefs.me.node
+        me, can_reach = beliefs.me.node, beliefs.families.can_reach
         for member in beliefs.table.pick(
-            LAST_CALLS, self._rng, lambda m: m.state is MemberState.ALIVE and m.node != me
+            LAST_CALLS,
+            self._rng,
+            lambda m: m.state is MemberState.ALIVE and m.node != me and can_reach(m),
         ):
             self._prober.ask_about(member, suspects)
 

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from meshd.capability.definition import CommandHandler
 from meshd.errors import Code, PeerError
+from meshd.work.faults import how_it_ended
 
 STDERR_TAIL_BYTES = 4_096
 KILL_WAIT_S = 2.0

@@ -224,7 +224,7 @@ def call_apart(
     """
     try:
         return True, to_json(function(**arguments), name)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - handed over in words
         what = failed(name, error)
         data = {**what.data, "hint": what.hint, "definite": what.definite}
         return False, (what.code, what.message, data)

@@ -6,10 +6,10 @@ from the address and the number of slots to an executor.
 """
 
 import asyncio
-import contextlib
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -35,7 +35,7 @@ class Processes(Executor):
         from pebble import ProcessPool
 
         # Forked ones would have this one's sockets, and its threads' locks as they were.
-        self._pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
+        self._pool: Any = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
 
     def submit(
         self, function: Callable[..., Any], /, *arguments: Any, **options: Any
@@ -85,13 +85,13 @@ class _Dask(Executor):
 def _open_dask(address: str, slots: int) -> Executor:
     del slots  # the cluster has its own
     try:
-        from distributed import Client
+        distributed: Any = import_module("distributed")
     except ImportError as error:
         raise UsageError(
             "the executor 'dask' needs Dask", hint="install it: pip install 'meshd-gossip[dask]'"
         ) from error
     try:
-        return _Dask(Client(address, timeout=OPEN_TIMEOUT_S, set_as_default=False))
+        return _Dask(distributed.Client(address, timeout=OPEN_TIMEOUT_S, set_as_default=False))
     except (OSError, ValueError) as error:
         raise PeerError(
             f"the Dask scheduler {address or '(none given)'} cannot be reached: {error}"[:500],
@@ -122,9 +122,7 @@ class Pools:
             found = self._opened[name] = asyncio.ensure_future(opening)
         return await asyncio.shield(found)
 
-    async def submit(
-        self, name: str, function: Callable[..., Any], *arguments: Any
-    ) -> Future[Any]:
+    async def submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a function there, in a new executor if the last one broke.
 
         Raises:
@@ -146,8 +144,9 @@ class Pools:
         self.threads.shutdown(wait=False, cancel_futures=True)
         while self._opened:
             _, opening = self._opened.popitem()
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread((await opening).shutdown, cancel_futures=True)
+            await asyncio.wait((opening,))
+            if not _has_failed(opening):
+                await asyncio.to_thread(opening.result().shutdown, cancel_futures=True)
 
 
 def _has_failed(opening: asyncio.Future[Executor]) -> bool:

@@ -230,3 +230,16 @@ def test_the_dead_who_gossip_are_told_that_they_are_held_dead():
     effects = give(fabric, node, peer.id, encode_body(5, ()), peer.address)
     rows = [row for message in sent(effects, Records) for row in message.updates]
     assert [(row.node, row.state) for row in rows] == [(peer.id, DEAD)]
+
+
+def test_who_is_told_busy_at_its_question_is_let_in_when_it_comes_back():
+    fabric = meshed(3)
+    host = fabric.nodes[0]
+    guest = fabric.add()
+    while host.swim._exchange._answers.take(fabric.now):
+        pass  # as if a crowd had just asked
+    fabric.step(guest, JoinRequested((host.address,)))
+    fabric.run(0.01)
+    assert [e for e in guest.effects if isinstance(e, SendDatagram)]
+    assert "busy" in [e.reason for e in host.effects if isinstance(e, DatagramRejected)]
+    assert fabric.run(0.6, until=fabric.converged)

@@ -245,6 +245,7 @@ def test_a_newcomer_is_refused_for_a_stated_reason():
     assert refusal(door, high) == "incarnation_jump"
     assert refusal(door, high, own=True) == refusal(door, high, asked=True) == ""
     assert refusal(door, alive(accusers=ME)) == "disowned"
+    assert refusal(door, alive(accusers=ME), asked=True) == "disowned"
     assert [refusal(door, alive()) for _ in range(doors.INTRODUCTIONS_BURST + 1)][-1] == (
         "too_many_new"
     )

@@ -8,7 +8,14 @@ from fabric import MESH, Fabric, Node, meshed, node_id
 from meshd.clock import Instant
 from meshd.gossip import swim as swim_module
 from meshd.gossip.beliefs import INCARNATION_MAX
-from meshd.gossip.codec import decode, encode_body, encode_header, pack_address, update_fields
+from meshd.gossip.codec import (
+    SEAL_BYTES_RESERVED,
+    decode,
+    encode_body,
+    encode_header,
+    pack_address,
+    update_fields,
+)
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.effects import ConflictSeen, DatagramRejected, IdentityRaised, SendDatagram
 from meshd.gossip.inputs import DatagramReceived, JoinRequested, LeaveRequested, StateSet
@@ -28,7 +35,7 @@ from meshd.gossip.messages import (
 )
 from meshd.gossip.pulls import PULLS_MAX
 from meshd.gossip.swim import Swim
-from meshd.gossip.sync import ANSWERS_PER_S, ASKS_MAX, JOINS_MAX
+from meshd.gossip.sync import ANSWERS_PER_S, ASKS_MAX, JOIN_TRIES, JOINS_MAX
 from meshd.model import Address, Epoch, Incarnation, Member, MemberState, NodeId
 
 PADDING = bytes(JOIN_PADDING_BYTES)
@@ -116,6 +123,37 @@ def test_of_several_welcomes_that_a_slow_node_sends_at_once_one_is_followed():
     # The question was lost: it is asked again, in answer to the next welcome.
     fabric.heal()
     assert fabric.run(3, until=fabric.converged)
+
+
+def test_each_join_that_is_sent_brings_one_question_and_there_is_an_end_to_them():
+    fabric = Fabric(2)
+    host, guest = fabric.nodes
+    fabric.drop = lambda source, _target: source is host
+    fabric.step(guest, JoinRequested((host.address,)))
+    asked = 0
+    for _ in range(400):
+        fabric.run(0.25)
+        for index in (0, 5):  # it answers under whatever id, as often as it likes
+            me = update_fields(new_member(node_id(index), Epoch(7), host.address))
+            sequence = guest.swim._exchange._joins.get(host.address)
+            body = encode_body(7, (sequence.sequence if sequence else 0, bytes(8), me, 1, 1, 7))
+            data = encode_header(MESH, guest.id, node_id(index)) + body
+            asked += len(sent(fabric.step(guest, DatagramReceived(data, host.address)), Sync))
+    assert len(sent(guest.effects, Join)) == JOIN_TRIES
+    assert asked == JOIN_TRIES
+    assert host.address not in guest.swim._exchange._joins
+
+
+def test_a_large_introduction_stays_out_of_a_datagram_that_has_no_room_for_it():
+    config = GossipConfig(datagram_bytes_max=640)
+    fabric = Fabric(2, config=config)
+    host, guest = fabric.nodes
+    fabric.step(guest, StateSet({"cap/a": b"x" * 280}))
+    fabric.step(guest, JoinRequested((host.address,)))
+    assert fabric.run(5, until=lambda: fabric.converged() and fabric.knows_state())
+    assert fabric.largest <= config.datagram_bytes_max - SEAL_BYTES_RESERVED
+    (question,) = sent(guest.effects, Sync)[:1]
+    assert question.updates[0].delta is None
 
 
 def test_a_join_that_is_shorter_than_its_answer_gets_none():

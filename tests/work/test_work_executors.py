@@ -27,10 +27,10 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.work import command as command_module
 from meshd.work import executors
 from meshd.work.command import run_command
 from meshd.work.executors import HttpReply, Tools, decode, execute, prepare
+from meshd.work.faults import how_it_ended
 from meshd.work.pools import Pools
 
 
@@ -384,7 +384,7 @@ def test_commands_run_on_uvloop_as_well():
 
 
 def test_an_end_without_a_code_is_told():
-    assert command_module._how_it_ended(None) == "the command did not end"
+    assert how_it_ended("the command", None) == "the command did not end"
 
 
 # URLs and attached programs, through fakes at their seams

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from meshd.capability.definition import Declaration, capability, define
@@ -47,9 +47,11 @@ def fail(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(mark: str) -> None:
-    Path(mark).write_text(str(os.getpid()))
-    time.sleep(60)
+def hang(port: int) -> None:
+    """Say that it runs; the connection ends with the process."""
+    with socket.create_connection(("127.0.0.1", port)) as there:
+        there.sendall(b"x")
+        time.sleep(60)  # plays work: it does not end by itself
 
 
 def unlike_json() -> object:
@@ -76,10 +78,30 @@ def run(pools):
     return run
 
 
-async def until(is_so):
-    async with asyncio.timeout(DEADLINE_S):
-        while not is_so():
-            await asyncio.sleep(0.01)
+class Listener:
+    """Hears that a process runs, and that it is gone."""
+
+    async def __aenter__(self):
+        self._readers = asyncio.Queue()
+        self._server = await asyncio.start_server(
+            lambda *streams: self._readers.put_nowait(streams), "127.0.0.1", 0
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def runs(self):
+        async with asyncio.timeout(DEADLINE_S):
+            self._reader, self._writer = await self._readers.get()
+            await self._reader.readexactly(1)
+
+    async def is_gone(self):
+        async with asyncio.timeout(DEADLINE_S):
+            with contextlib.suppress(ConnectionError):
+                assert await self._reader.read() == b""
+            self._writer.close()
 
 
 @pytest.mark.slow
@@ -112,25 +134,27 @@ async def test_a_process_that_ends_is_a_failed_run_and_others_go_on(run, how, to
 
 
 @pytest.mark.slow
-async def test_a_cancelled_run_ends_its_process_and_no_other(run, tmp_path):
-    mark = tmp_path / "pid"
-    task = asyncio.create_task(run(sleep, mark=str(mark)))
-    await until(lambda: mark.exists() and mark.read_text())
-    pid = int(mark.read_text())
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until(lambda: not psutil.pid_exists(pid))
+@pytest.mark.net
+async def test_a_cancelled_run_ends_its_process_and_no_other(run):
+    async with Listener() as listener:
+        task = asyncio.create_task(run(hang, port=listener.port))
+        await listener.runs()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await listener.is_gone()
     assert (await run(where, text="after"))["text"] == "after"
 
 
 @pytest.mark.slow
-async def test_closing_ends_the_processes_whatever_they_do(tmp_path):
-    pools, mark = Pools(ThreadPoolExecutor(1), 1), tmp_path / "pid"
-    running = await pools.submit("process", sleep, str(mark))
-    await until(lambda: mark.exists() and mark.read_text())
-    await pools.close()
-    assert not psutil.pid_exists(int(mark.read_text()))
+@pytest.mark.net
+async def test_closing_ends_the_processes_whatever_they_do():
+    pools = Pools(ThreadPoolExecutor(1), 1)
+    async with Listener() as listener:
+        running = await pools.submit("process", hang, listener.port)
+        await listener.runs()
+        await pools.close()
+        await listener.is_gone()
     assert running.done()
 
 
@@ -217,7 +241,8 @@ CLUSTER = """
 import sys
 from distributed import LocalCluster
 cluster = LocalCluster(
-    n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1"
+    n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None,
+    host="127.0.0.1", protocol="tcp://",
 )
 print(cluster.scheduler_address, flush=True)
 sys.stdin.read()
