@@ -110,12 +110,17 @@ class MeshProcesses:
         join: Iterable[str] = (),
         bind: str = "127.0.0.1:0",
         mdns: bool = False,
+        inside: Iterable[str] = (),
+        **environment: str,
     ) -> Daemon:
-        """Start a daemon, or start it again; nothing is waited for."""
+        """Start a daemon, or start it again; nothing is waited for.
+
+        Its command line begins with `inside`; `environment` is added to that of all.
+        """
         log, ready = self.place / f"{name}.log", self.place / f"{name}.ready"
         ready.unlink(missing_ok=True)
         command = [
-            sys.executable, "-m", "meshd", "start", "--name", name, "--mesh", self.mesh,
+            *inside, sys.executable, "-m", "meshd", "start", "--name", name, "--mesh", self.mesh,
             "--bind", bind, "--profile", self.profile, "--log-format", "json",
             "--ready-file", str(ready),
             *(["--iface", "lo"] if mdns else ["--no-mdns"]),
@@ -124,8 +129,9 @@ class MeshProcesses:
         with log.open("wb") as out:
             spawned_at = time.time()
             process = subprocess.Popen(
-                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
+                command, env={**self.environment, **environment}, stdin=subprocess.DEVNULL,
+                stdout=out, stderr=out,
+            )  # fmt: skip
         socket = str(self.place / "run" / "meshd" / self.mesh / f"{name}.sock")
         daemon = Daemon(name, process, log, ready, socket, spawned_at)
         self.daemons[name] = daemon

@@ -72,22 +72,22 @@ def install(directory: Path) -> dict[str, str]:
             try:
                 put(directory)
             except (OSError, subprocess.SubprocessError) as error:
-                told[name] = _reason(error)
+                told[name] = reason(error)
                 continue
         told[name] = "installed"
     return told
 
 
 def _install_serf(directory: Path) -> None:
-    _unpack([SERF], directory / "serf")
+    unpack([SERF], directory / "serf")
 
 
 def _install_memberlist(directory: Path) -> None:
     """Debian's source of it, and of a Go to build our small program with; both go again."""
-    names = set(_run([*DEPENDENCIES, *MEMBERLIST], directory).split())
+    names = set(run([*DEPENDENCIES, *MEMBERLIST], directory).split())
     with tempfile.TemporaryDirectory(dir=directory) as place:
         root = Path(place)
-        _unpack(sorted(name for name in names if name.startswith("golang-")), root)
+        unpack(sorted(name for name in names if name.startswith("golang-")), root)
         (go,) = root.glob("usr/lib/go-*/bin/go")
         environment = {
             "PATH": os.environ["PATH"], "GOROOT": str(go.parents[1]), "GO111MODULE": "off",
@@ -95,7 +95,7 @@ def _install_memberlist(directory: Path) -> None:
             "CGO_ENABLED": "0", "HOME": place,
         }  # fmt: skip
         built = str(directory / _program_name())
-        _run([str(go), "build", "-o", built, str(PROGRAM)], root, environment)
+        run([str(go), "build", "-o", built, str(PROGRAM)], root, environment)
 
 
 def _program_name() -> str:
@@ -103,30 +103,32 @@ def _program_name() -> str:
     return f"memberlist-node-{zlib.crc32(PROGRAM.read_bytes()):08x}"
 
 
-def _unpack(packages: list[str], root: Path) -> None:
+def unpack(packages: list[str], root: Path) -> None:
     """Debian's packages, unpacked and not installed: nothing outside the directory changes."""
     for tool in ("apt-get", "apt-cache", "dpkg"):
         if shutil.which(tool) is None:
             raise OSError(f"needs {tool}, that is Debian or its like")
     with tempfile.TemporaryDirectory(dir=root.parent) as place:
-        _run(["apt-get", "download", *packages], Path(place))
+        run(["apt-get", "download", *packages], Path(place))
         for package in Path(place).glob("*.deb"):
-            _run(["dpkg", "-x", str(package), str(root)], Path(place))
+            run(["dpkg", "-x", str(package), str(root)], Path(place))
 
 
 def _install_kinship(directory: Path) -> None:
     home = directory / "kinship"
     venv.create(home, with_pip=True, clear=True)
-    _run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", KINSHIP], directory)
+    run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", KINSHIP], directory)
     (home / "done").touch()
 
 
-def _run(command: list[str], place: Path, environment: dict[str, str] | None = None) -> str:
+def run(command: list[str], place: Path, environment: dict[str, str] | None = None) -> str:
+    """Run a tool; returns what it said."""
     return subprocess.run(
         command, cwd=place, env=environment, check=True, capture_output=True, text=True, timeout=600
     ).stdout
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something could not be installed, in words."""
     said = getattr(error, "stderr", "") or str(error)
     return f"not installed: {said.strip().splitlines()[-1]}"

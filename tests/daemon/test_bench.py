@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import namespaces
 import pytest
 import repository
 
@@ -37,6 +38,32 @@ def test_a_quick_bench_ends_with_its_json_object(name, figure):
     assert result["bench"] == name
     assert result["figures"][figure]
     assert {"machine", "parameters"} <= result.keys()
+
+
+@pytest.mark.slow
+def test_meshd_is_measured_beside_whatever_of_the_others_is_installed(tmp_path):
+    result = _run("rpc", "--systems", "attached", "raw", "nats", "--rivals-dir", str(tmp_path))
+    assert set(result["figures"]) == {"attached", "raw"}
+    assert all(each["crowd_per_s"] > 0 for each in result["figures"].values())
+    assert result["passed"] in {None, False}
+    assert len(result["goals"]) == 9
+
+
+@pytest.mark.slow
+def test_many_and_large_calls_are_all_answered():
+    result = _run("large")
+    assert result["goals"][0]["is_met"]
+    assert result["figures"]["stream"]["mib"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+def test_in_a_little_chaos_every_call_ends_once():
+    namespaces.need_namespaces()
+    namespaces.need("nft", "nsenter")
+    result = _run("chaos")
+    assert result["passed"], result
+    assert sum(result["figures"]["outcomes"].values()) == 300
 
 
 @pytest.mark.slow
