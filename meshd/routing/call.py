@@ -31,6 +31,9 @@ _BLAMELESS = FINAL | {
 }  # fmt: skip
 """Answers of a healthy peer."""
 
+WAIT_MAX_S: Seconds = 1.0
+"""A call that waits looks again each so often, whether it was told to or not."""
+
 ATTEMPTS_KEPT = 64
 """Of one call, the newest; who waits for somebody may make many."""
 
@@ -75,6 +78,7 @@ class Call:
 
     Attributes:
         failed, refused: who is not asked again, or not until the call has waited.
+        failed_until: when those who failed may be asked again, for callers who want to wait.
         failures: how many tries have failed so far, refusals apart.
         owes_pause: whether one has failed since the last pause.
         error: of the last failure.
@@ -102,6 +106,7 @@ class Call:
         self.refused: frozenset[NodeId] = frozenset()
         self.offer_s: Seconds | None = None
         self.offer: dict[str, Any] = {}
+        self.failed_until = now
         self.failures = 0
         self.owes_pause = False
         self.error: MeshError | None = None
@@ -132,9 +137,10 @@ class Call:
             is_idempotent=self.may_have_run or is_idempotent,
         )
 
-    def note_failure(self, running: "Running", error: MeshError) -> None:
+    def note_failure(self, running: "Running", error: MeshError, now: Instant) -> None:
         """A try failed, and not by a refusal."""
         self.failed |= {running.peer.node}
+        self.failed_until = Instant(now + WAIT_MAX_S)
         self.failures += 1
         self.owes_pause = True
         self.error = error
@@ -153,11 +159,15 @@ class Call:
         is_the_work = error.code not in FINAL and error.code != Code.DEADLINE
         return error.definite and is_the_work and not self.has_passed
 
-    def ask_anew(self) -> None:
-        """It has waited: who was busy may be asked again; for who wants to wait, who failed too."""
+    def ask_anew(self, now: Instant) -> None:
+        """It has waited: who was busy may be asked again.
+
+        For a caller who wants to wait, who failed may be too, a while after the last failure:
+        not each change of the mesh is worth a call to a worker that was not there a moment ago.
+        """
         self.refused = frozenset()
         self.offer_s = None
-        if self.request.is_queued and not self.may_have_run:
+        if self.request.is_queued and not self.may_have_run and now >= self.failed_until:
             self.failed = frozenset()
 
     def note_offer(self, data: Mapping[str, Any], guess_s: Seconds) -> None:

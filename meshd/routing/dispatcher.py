@@ -17,7 +17,16 @@ from meshd.deadline import Deadline
 from meshd.errors import Code, DeadlineError, MeshError, PeerError
 from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
-from meshd.routing.call import Call, Hedge, Invoker, LocalWork, Running, Trying, Won
+from meshd.routing.call import (
+    WAIT_MAX_S,
+    Call,
+    Hedge,
+    Invoker,
+    LocalWork,
+    Running,
+    Trying,
+    Won,
+)
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
@@ -36,7 +45,6 @@ OFFER_SLACK = 1.5
 """A busy peer's ETA is an estimate: one of up to this times the remaining time is waited for."""
 
 WAIT_MIN_S: Seconds = 0.005
-WAIT_MAX_S: Seconds = 1.0
 TURNS_MAX = 1024
 
 
@@ -251,7 +259,7 @@ class Dispatcher:
         now = self._clock.now()
         error = call.error
         assert error is not None, "a call that has failed has an error"
-        if self.resilience.may_retry(now):
+        if self.resilience.may_retry(now, is_patient=call.may_wait(error)):
             call.owes_pause = False
             pause_s = min(self.resilience.pause_s(call.failures), call.deadline.remaining(now))
             if pause_s > 0:
@@ -268,12 +276,14 @@ class Dispatcher:
         Raises:
             MeshError: the given one, where there is no point in waiting, or no place.
         """
-        left_s = call.deadline.remaining(self._clock.now())
+        now = self._clock.now()
+        left_s = call.deadline.remaining(now)
         if left_s <= WAIT_MIN_S or not call.may_wait(error):
             raise call.ended(error)
-        if not await self._wait(call, min(WAIT_MAX_S, left_s), left_s, is_for_room=False):
+        wait_s = max(WAIT_MIN_S, call.failed_until - now) if call.failed else WAIT_MAX_S
+        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=False):
             raise call.ended(error)
-        call.ask_anew()
+        call.ask_anew(self._clock.now())
 
     async def _wait_for_room(self, call: Call) -> None:
         """Wait for about half of the best ETA, then everyone who was busy may be asked again.
@@ -294,7 +304,7 @@ class Dispatcher:
         wait_s = min(max(offer_s * self._random.uniform(0.25, 0.75), WAIT_MIN_S), WAIT_MAX_S)
         if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=True):
             raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
-        call.ask_anew()
+        call.ask_anew(self._clock.now())
 
     async def _wait(
         self, call: Call, wait_s: Seconds, left_s: Seconds, *, is_for_room: bool
@@ -501,7 +511,7 @@ class Dispatcher:
             call.refused |= {peer.node}
             call.note_offer(error.data, self.outstanding.estimate(peer, now).eta_s)
         else:
-            call.note_failure(running, error)
+            call.note_failure(running, error, now)
 
     def _take_turn(self, capability: str, node: NodeId) -> None:
         self._turns.pop(capability, None)
