@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from meshd.errors import PeerError
+
 
 class Sink(Protocol):
     """Takes what comes before the result. Both are told in order, and before the call ends."""
@@ -17,6 +19,27 @@ class Sink(Protocol):
     def progress(self, fraction: float | None, message: str) -> None:
         """Take how far it is, 0 .. 1 or None, and a word on it. The newest may replace others."""
         ...
+
+
+class UntilGone:
+    """Passes all on until whoever takes it is gone; then the work goes on without him."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink: Sink | None = sink
+
+    async def part(self, value: Any) -> None:
+        """Pass one on, if anybody is there."""
+        if self._sink is None:
+            return
+        try:
+            await self._sink.part(value)
+        except PeerError:
+            self._sink = None
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Pass it on, if anybody is there."""
+        if self._sink is not None:
+            self._sink.progress(fraction, message)
 
 
 class LoopSink:
@@ -61,10 +84,25 @@ class PartQueue:
     def __init__(self, on_progress: Callable[[float | None, str], None] | None = None) -> None:
         self._on_progress = on_progress
         self._parts: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+        self._is_over = False
 
     async def part(self, value: Any) -> None:
-        """Hand it to whoever iterates."""
-        await self._parts.put(value)
+        """Hand it to whoever iterates.
+
+        Raises:
+            PeerError: nobody does any more.
+        """
+        if not self._is_over:
+            await self._parts.put(value)
+        if self._is_over:
+            self.close()  # it may have been put in since
+            raise PeerError("nobody takes its partial results any more", definite=False)
+
+    def close(self) -> None:
+        """Nobody iterates any more: let go who waits for that."""
+        self._is_over = True
+        while not self._parts.empty():
+            self._parts.get_nowait()
 
     def progress(self, fraction: float | None, message: str) -> None:
         """Call whoever wants to know."""
@@ -93,6 +131,7 @@ class PartQueue:
             if not has_parts and result is not None:
                 yield result
         finally:
+            self.close()
             task.cancel()
             if getting is not None:
                 getting.cancel()

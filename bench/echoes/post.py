@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import sys
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 from aiohttp import web
@@ -19,7 +20,7 @@ def session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
-async def serve(handler: web.Handler) -> None:
+async def serve(handler: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(web.Server(handler, access_log=None), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)

@@ -29,7 +29,7 @@ from meshd.routing.request import (
 )
 from meshd.routing.settings import HOPS_MAX
 from meshd.rpc.methods import CallContext, Params, Registry
-from meshd.sink import Sink
+from meshd.sink import Sink, UntilGone
 from meshd.version import __version__
 from meshd.view import Peer
 from meshd.work.once import Once
@@ -357,11 +357,13 @@ class RemoteMethods:
         request = msgspec.structs.replace(request, deadline_s=asked_s)
         if not request.idempotency_key:
             return await self._node.dispatcher.delegate(request, context.sink)
-        # Each worker remembers its own runs, but a repeat may be sent to another one.
+        # Each worker remembers its own runs, but a repeat may be sent to another one. Repeats may
+        # wait for the work of a first caller who has left.
+        sink = None if context.sink is None else UntilGone(context.sink)
         return await self._once.run(
             (request.capability, request.idempotency_key),
             request.input,
-            lambda: self._node.dispatcher.delegate(request, context.sink),
+            lambda: self._node.dispatcher.delegate(request, sink),
             timeout_s=asked_s + ANSWER_GRACE_S,
             may_repeat=lambda: self.is_idempotent(request.capability),
         )

@@ -8,10 +8,16 @@ from typing import Any, Protocol
 from meshd.clock import Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import BusyError, Code, DeadlineError, MeshError
-from meshd.model import Address, NodeId
+from meshd.model import Address, Load, NodeId
 from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.need import Need
-from meshd.routing.request import Attempt, DelegateRequest, PeerResult
+from meshd.routing.request import (
+    Attempt,
+    DelegatedTo,
+    DelegateRequest,
+    DelegateResult,
+    PeerResult,
+)
 from meshd.routing.signals import Outcome
 from meshd.sink import Sink
 from meshd.view import Peer
@@ -24,6 +30,12 @@ _BLAMELESS = FINAL | {
     Code.REJECTED, Code.CIRCUIT_OPEN,
 }  # fmt: skip
 """Answers of a healthy peer."""
+
+WAIT_MAX_S: Seconds = 1.0
+"""A call that waits looks again each so often, whether it was told to or not."""
+
+ATTEMPTS_KEPT = 64
+"""Of one call, the newest; who waits for somebody may make many."""
 
 _OUTCOME_NAMES: Mapping[int, str] = {Code.BUSY: "busy", Code.DEADLINE: "deadline"}
 
@@ -62,7 +74,17 @@ Trying = Callable[[Peer], Awaitable[None]]
 
 
 class Call:
-    """One `delegate` on its way: what was tried, what was offered."""
+    """One `delegate` on its way: what was tried, what was offered.
+
+    Attributes:
+        failed, refused: who is not asked again, or not until the call has waited.
+        failed_until: when those who failed may be asked again, for callers who want to wait.
+        failures: how many tries have failed so far, refusals apart.
+        owes_pause: whether one has failed since the last pause.
+        error: of the last failure.
+        end: the error after which nothing else may be tried.
+        may_have_run: whether a failed try may have had an effect.
+    """
 
     def __init__(
         self,
@@ -71,22 +93,39 @@ class Call:
         now: Instant,
         sink: Sink | None = None,
         trying: Trying | None = None,
+        attempts: list[Attempt] | None = None,
     ) -> None:
+        """`attempts` are those of another capability, that this call is the fallback of."""
         self.request = request
         self.trying = trying
         self.sink = None if sink is None else _Passing(sink)
         self.deadline = deadline
         self.started = now
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Attempt] = [] if attempts is None else attempts
         self.failed: frozenset[NodeId] = frozenset()
         self.refused: frozenset[NodeId] = frozenset()
         self.offer_s: Seconds | None = None
         self.offer: dict[str, Any] = {}
+        self.failed_until = now
+        self.failures = 0
+        self.owes_pause = False
         self.error: MeshError | None = None
+        self.end: MeshError | None = None
         self.may_have_run = False
 
-    def need(self, besides: frozenset[NodeId] = frozenset()) -> Need:
-        """The need, without those that were tried in vain, or are asked already."""
+    @property
+    def has_passed(self) -> bool:
+        """Whether the caller has had a partial result: then nobody else may begin anew."""
+        return self.sink is not None and self.sink.has_passed
+
+    def need(
+        self, besides: frozenset[NodeId] = frozenset(), *, is_idempotent: bool = False
+    ) -> Need:
+        """The need, without those that were tried in vain, or are asked already.
+
+        Where it may have run, or will be asked of two at once (`is_idempotent`), only those are
+        asked who say that it may run twice.
+        """
         request = self.request
         return Need(
             capability=request.capability,
@@ -95,7 +134,41 @@ class Call:
             pinned=request.to,
             hops=request.hops,
             tried=self.failed | self.refused | besides,
+            is_idempotent=self.may_have_run or is_idempotent,
         )
+
+    def note_failure(self, running: "Running", error: MeshError, now: Instant) -> None:
+        """A try failed, and not by a refusal."""
+        self.failed |= {running.peer.node}
+        self.failed_until = Instant(now + WAIT_MAX_S)
+        self.failures += 1
+        self.owes_pause = True
+        self.error = error
+        self.may_have_run = self.may_have_run or not error.definite
+        may_go_on = (error.definite or running.is_idempotent) and not self.has_passed
+        if self.end is None and (error.code in FINAL or not may_go_on):
+            self.end = error
+
+    def may_wait(self, error: MeshError) -> bool:
+        """Whether the caller wants to wait where this is the error, and nothing can have run."""
+        is_safe = error.definite and not self.may_have_run and not self.has_passed
+        return self.request.is_queued and is_safe and error.code not in FINAL
+
+    def may_fall_back(self, error: MeshError) -> bool:
+        """Whether another capability may be tried after this end."""
+        is_the_work = error.code not in FINAL and error.code != Code.DEADLINE
+        return error.definite and is_the_work and not self.has_passed
+
+    def ask_anew(self, now: Instant) -> None:
+        """It has waited: who was busy may be asked again.
+
+        For a caller who wants to wait, who failed may be too, a while after the last failure:
+        not each change of the mesh is worth a call to a worker that was not there a moment ago.
+        """
+        self.refused = frozenset()
+        self.offer_s = None
+        if self.request.is_queued and not self.may_have_run and now >= self.failed_until:
+            self.failed = frozenset()
 
     def note_offer(self, data: Mapping[str, Any], guess_s: Seconds) -> None:
         """A busy peer said when it could have the work done, or we guess."""
@@ -105,6 +178,38 @@ class Call:
         if self.offer_s is None or eta_s < self.offer_s:
             self.offer_s = eta_s
             self.offer = {k: data[k] for k in ("load", "queue") if k in data}
+
+    def note_attempt(
+        self, peer: Peer, outcome: str, took_s: Seconds, error: str | None = None
+    ) -> None:
+        """Keep how one try ended."""
+        entry = Attempt(
+            node=peer.node.hex(), name=peer.name, outcome=outcome, latency_ms=_ms(took_s)
+        )
+        if error is not None:
+            entry["error"] = error
+        self.attempts.append(entry)
+        del self.attempts[:-ATTEMPTS_KEPT]
+
+    def result(
+        self, won: "Won", load: Load | None, now: Instant, *, is_here: bool
+    ) -> DelegateResult:
+        """The answer as the caller gets it; `load` is the newest of who gave it."""
+        peer, answer = won.peer, won.answer
+        rtt_s = 0.0 if is_here else peer.rtt_s
+        return DelegateResult(
+            delegated_to=DelegatedTo(
+                agent=answer["agent"],
+                node=peer.name,
+                cpu=None if load is None else round(load.cpu_fraction * 100.0, 1),
+                mem=None if load is None else round(load.mem_fraction * 100.0, 1),
+                latency_ms=None if rtt_s is None else _ms(rtt_s),
+                url=f"http://{peer.address}",
+            ),
+            peer_result=answer,
+            rpc_latency_ms=_ms(now - self.started),
+            attempts=self.attempts,
+        )
 
     def ended(self, error: MeshError) -> MeshError:
         """`error` as this call's end: with its attempts, and definite only if all of them were."""
@@ -254,3 +359,7 @@ class Hedge:
         self._timer.cancel()
         if self._copy is not None:
             self._copy.cancel()
+
+
+def _ms(seconds: Seconds) -> float:
+    return round(seconds * 1000.0, 3)

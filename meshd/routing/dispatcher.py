@@ -14,23 +14,27 @@ import msgspec
 
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
-from meshd.errors import Code, DeadlineError, MeshError, NoCandidateError, PeerError
-from meshd.model import Load, MemberState, NodeId
-from meshd.routing.call import FINAL, Call, Hedge, Invoker, LocalWork, Running, Trying, Won
+from meshd.errors import Code, DeadlineError, MeshError, PeerError
+from meshd.model import MemberState, NodeId
+from meshd.routing.bidders import Bidders, LocalOffer
+from meshd.routing.call import (
+    WAIT_MAX_S,
+    Call,
+    Hedge,
+    Invoker,
+    LocalWork,
+    Running,
+    Trying,
+    Won,
+)
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
-from meshd.routing.offers import Offer, best_offer
-from meshd.routing.request import (
-    Attempt,
-    DelegatedTo,
-    DelegateRequest,
-    DelegateResult,
-    peer_result,
-)
+from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import ATTEMPTS_MAX, Candidate, Plan, explain, nobody, plan
+from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
+from meshd.routing.waiting import Place, WaitingRoom
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
@@ -40,17 +44,8 @@ BUDGET_MIN_S: Seconds = 0.001
 OFFER_SLACK = 1.5
 """A busy peer's ETA is an estimate: one of up to this times the remaining time is waited for."""
 
-OFFERS_FRACTION = 0.2
-OFFERS_S_MAX: Seconds = 1.0
-"""How long bids are gathered, of the time that remains."""
-
 WAIT_MIN_S: Seconds = 0.005
-WAIT_MAX_S: Seconds = 1.0
-ATTEMPTS_KEPT = 64
 TURNS_MAX = 1024
-
-
-LocalOffer = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class Dispatcher:
@@ -70,16 +65,15 @@ class Dispatcher:
     ) -> None:
         self.outstanding = Outstanding()
         self.resilience = Resilience(random)
-        self.waiting = 0
-        self._news = asyncio.Event()
         self._handed_out = Rate()
         self._clock = clock
         self._view = view
         self._invoker = invoker
         self._local = local
-        self._local_offer = local_offer
+        self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
         self._settings = settings or RoutingSettings()
+        self._room = WaitingRoom(self._settings.queue_max)
         self._sleep = sleep
         self._running: dict[NodeId, dict[int, Running]] = {}
         self._turns: dict[str, NodeId] = {}
@@ -89,6 +83,11 @@ class Dispatcher:
     def deadline_s(self) -> Seconds:
         """The deadline of calls that name none."""
         return self._settings.deadline_s
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait here for a worker."""
+        return len(self._room)
 
     @property
     def dispatch_per_s(self) -> float:
@@ -108,7 +107,8 @@ class Dispatcher:
 
         Raises:
             NoCandidateError: nobody can do it now; the hint says why each was left out.
-            BusyError: all refused, and the best ETA is too late or too many wait here already.
+            BusyError: all refused, and the best ETA is too late for who does not want to wait, or
+                too many wait here already.
             DeadlineError: time ran out.
             UsageError: bad policy or input; nothing ran.
             PeerError: the peer failed and the work may not be sent elsewhere, or all failed; or
@@ -119,15 +119,18 @@ class Dispatcher:
         self.resilience.began(now)
         limit_s = self._settings.deadline_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
-        for capability in (request.capability, *request.fallback):
-            last = capability == (request.capability, *request.fallback)[-1]
+        attempts: list[Attempt] = []
+        names = request.capability, *request.fallback
+        for number, capability in enumerate(names, 1):
+            is_last = number == len(names)
             wanted = msgspec.structs.replace(
-                request, capability=capability, is_queued=request.is_queued and last
+                request, capability=capability, is_queued=request.is_queued and is_last
             )
+            call = Call(wanted, deadline, now, sink, trying, attempts)
             try:
-                return await self._delegate(Call(wanted, deadline, now, sink, trying))
-            except NoCandidateError as error:
-                if last or not error.definite:
+                return await self._delegate(call)
+            except MeshError as error:
+                if is_last or not call.may_fall_back(error):
                     raise
         raise AssertionError("the last capability ends the call")
 
@@ -159,9 +162,7 @@ class Dispatcher:
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone; wake who waits for any."""
-        if self.waiting:
-            self._news.set()
-            self._news = asyncio.Event()
+        self._room.tell_news()
         for node in list(self._running):
             if node == view.me:
                 continue
@@ -184,7 +185,7 @@ class Dispatcher:
         for running in list(self._running.get(node, {}).values()):
             if not is_certain:
                 need = running.call.need()
-                need = replace(need, tried=need.tried | {node})
+                need = replace(need, tried=need.tried | {node}, is_idempotent=True)
                 if running.is_idempotent and need not in known:
                     found, _ = eligible(view, need, now, reports=self.outstanding.reports)
                     known[need] = bool(found)
@@ -216,98 +217,123 @@ class Dispatcher:
             )
 
     async def _ask_candidates(self, call: Call) -> DelegateResult | None:
-        """Ask one after the other, each planned afresh; None where none of them answered."""
-        for _ in range(ATTEMPTS_MAX):
+        """Ask one after the other, each planned afresh; None where those who could are busy.
+
+        Raises:
+            MeshError: nobody is left to ask, and there is no point in waiting for any.
+        """
+        asked = 0
+        while True:
             if self._is_closed:
                 raise call.ended(PeerError("this node is stopping", code=Code.CANCELLED))
+            # Counted over the whole call: a busy peer among them must not buy it further rounds.
+            if call.error is not None and len(call.failed) >= ATTEMPTS_MAX:
+                await self._wait_for_somebody(call, call.error)
+                asked = 0
+                continue
+            if asked >= ATTEMPTS_MAX:
+                return None
             view = self._view()
             made = self._plan(call, view, is_detailed=call.request.explain)
             if made.chosen is None:
                 self._note_full(call, made, view)
-                if call.offer_s is None:
-                    error = call.error or nobody(made, view)
-                    if await self._wait_for_somebody(call, error):
-                        continue
-                    raise call.ended(error)
-                return None
-            peer = await self._best_bidder(call, made, view) or made.chosen.peer
-            failures = len(call.failed)
-            result = await self._attempt(call, made, peer, view)
-            if result is not None:
-                return result
-            if len(call.failed) > failures:
+                if call.offer_s is not None:
+                    return None
+                await self._wait_for_somebody(call, call.error or nobody(made, view))
+                asked = 0
+            elif call.owes_pause:
                 await self._back_off(call)
-        return None
+            else:
+                asked += 1
+                peer = await self._bidders.best(call, made, view.me) or made.chosen.peer
+                result = await self._attempt(call, made, peer, view)
+                if result is not None:
+                    return result
 
     async def _back_off(self, call: Call) -> None:
         """Pause after a failure, if one more try is within the node's budget.
 
         Raises:
-            MeshError: the failure, where it is not.
+            MeshError: the failure, where it is not, and the caller does not want to wait.
         """
         now = self._clock.now()
         error = call.error
         assert error is not None, "a call that has failed has an error"
-        if not self.resilience.may_retry(now):
+        if self.resilience.may_retry(now, is_patient=call.may_wait(error)):
+            call.owes_pause = False
+            pause_s = min(self.resilience.pause_s(call.failures), call.deadline.remaining(now))
+            if pause_s > 0:
+                await self._sleep(pause_s)
+        elif call.may_wait(error):
+            await self._wait_for_somebody(call, error)
+        else:
             error.message += " (and this node's budget of retries is used up)"
             raise call.ended(error)
-        pause_s = min(self.resilience.pause_s(len(call.failed)), call.deadline.remaining(now))
-        if pause_s > 0:
-            await self._sleep(pause_s)
 
-    async def _wait_for_somebody(self, call: Call, error: MeshError) -> bool:
-        """Wait for the mesh to change, for callers who asked for that; false if there is no point.
+    async def _wait_for_somebody(self, call: Call, error: MeshError) -> None:
+        """Wait for the mesh to change, for callers who asked for that; then all are asked anew.
 
-        Only while nothing can have run: `error` is definite.
+        Raises:
+            MeshError: the given one, where there is no point in waiting, or no place.
         """
         now = self._clock.now()
         left_s = call.deadline.remaining(now)
-        is_worth_it = isinstance(error, NoCandidateError) and not call.may_have_run
-        if not (call.request.is_queued and is_worth_it and left_s > WAIT_MIN_S):
+        if left_s <= WAIT_MIN_S or not call.may_wait(error):
+            raise call.ended(error)
+        wait_s = max(WAIT_MIN_S, call.failed_until - now) if call.failed else WAIT_MAX_S
+        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=False):
+            raise call.ended(error)
+        call.ask_anew(self._clock.now())
+
+    async def _wait_for_room(self, call: Call) -> None:
+        """Wait for about half of the best ETA, then everyone who was busy may be asked again.
+
+        Half, as a worker's queue has a place long before the work would be done; spread, so that
+        not all who wait come back at once.
+
+        Raises:
+            BusyError: the best offer is too late, or this node's queue is full.
+        """
+        now = self._clock.now()
+        offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
+        assert offer_s is not None, "who refuses makes an offer"
+        left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
+        is_too_late = offer_s > OFFER_SLACK * remaining_s and not call.request.is_queued
+        if is_too_late or left_s < WAIT_MIN_S:
+            raise call.ended(call.busy(offer_s, f"only {remaining_s:.3g} s remain"))
+        wait_s = min(max(offer_s * self._random.uniform(0.25, 0.75), WAIT_MIN_S), WAIT_MAX_S)
+        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=True):
+            raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
+        call.ask_anew(self._clock.now())
+
+    async def _wait(
+        self, call: Call, wait_s: Seconds, left_s: Seconds, *, is_for_room: bool
+    ) -> bool:
+        """Wait so long, or until it is this call's turn; false if there is no place for it."""
+        now, request = self._clock.now(), call.request
+        place = Place(
+            request.capability,
+            request.priority,
+            is_for_room,
+            due=Instant(now + wait_s),
+            latest=Instant(now + left_s),
+        )
+        if not self._room.enter(place):
             return False
-        if self.waiting >= self._settings.queue_max:
-            return False
-        news = self._news
-        self.waiting += 1
         try:
-            async with asyncio.timeout(min(WAIT_MAX_S, left_s)):
-                await news.wait()
-        except TimeoutError:
-            pass
+            while True:
+                sleeping = asyncio.ensure_future(self._sleep(max(0.0, place.due - now)))
+                place.wake = sleeping.cancel
+                try:
+                    await asyncio.wait((sleeping,))
+                finally:
+                    sleeping.cancel()
+                if place.is_woken or self._room.takes_turn(place):
+                    break
+                now = self._clock.now()
         finally:
-            self.waiting -= 1
-        return True
-
-    async def _best_bidder(self, call: Call, made: Plan, view: ClusterView) -> Peer | None:
-        """Of the first few candidates the one that offers to be done first, for calls that ask."""
-        wanted = made.attempts[: call.request.offers]
-        if len(wanted) < 2:
-            return None
-        remaining_s = call.deadline.remaining(self._clock.now())
-        timeout_s = min(OFFERS_S_MAX, OFFERS_FRACTION * remaining_s)
-        asking = (self._bid(call, each, view.me, remaining_s, timeout_s) for each in wanted)
-        offers = [offer for offer in await asyncio.gather(*asking) if offer is not None]
-        for offer in offers:
-            if offer.load is not None:
-                self.outstanding.on_reply(offer.peer.node, offer.load, self._clock.now())
-        best = best_offer(offers)
-        return None if best is None else best.peer
-
-    async def _bid(
-        self, call: Call, candidate: Candidate, me: NodeId, remaining_s: Seconds, timeout_s: Seconds
-    ) -> Offer | None:
-        peer, request = candidate.peer, call.request
-        params = {
-            "capability": request.capability, "deadline_ms": max(1, int(remaining_s * 1_000)),
-            "priority": request.priority,
-        }  # fmt: skip
-        try:
-            if peer.node == me:
-                return Offer.of(peer, await self._local_offer(params))
-            answer = await self._invoker.invoke(peer.address, "offer", params, timeout_s=timeout_s)
-            return Offer.of(peer, answer)
-        except MeshError:
-            return None
+            self._room.leave(place)
+        return not place.is_displaced
 
     def _plan(
         self,
@@ -316,11 +342,12 @@ class Dispatcher:
         *,
         is_detailed: bool,
         besides: frozenset[NodeId] = frozenset(),
+        is_idempotent: bool = False,
     ) -> Plan:
         capability = call.request.capability
         return plan(
             view,
-            call.need(besides),
+            call.need(besides, is_idempotent=is_idempotent),
             self._clock.now(),
             outstanding=self.outstanding,
             random=self._random,
@@ -345,25 +372,31 @@ class Dispatcher:
         started = self._clock.now()
         running = self._prepare(call, peer, started)
         hedge = self._hedge(call, running)
+        won: Won | None = None
         try:
             won = await self._tracked(running, view.me)
         except MeshError as error:
-            second = None if hedge is None else await hedge.answer()
-            if second is None:
-                self._on_failure(call, running, error, self._clock.now() - started)
-                return None
-            self._note_attempt(call, running, error, self._clock.now() - started)
-            won = second
+            self._note_failure(call, running, error, self._clock.now() - started)
+            if hedge is not None:
+                won = await hedge.answer()
         finally:
             if hedge is not None:
                 hedge.close()
+        if won is None:
+            if call.end is not None:
+                raise call.ended(call.end)
+            return None
         now = self._clock.now()
         load = load_from_wire(won.reply.get("load"))
         if load is not None:
             self.outstanding.on_reply(won.peer.node, load, now)
         self.resilience.answered(call.request.capability, now - started)
-        self._note_success(call, won.peer, now - started)
-        return self._result(call, made, won, view.me, now)
+        call.note_attempt(won.peer, "ok", now - started)
+        newest, _ = self.outstanding.newest(won.peer)
+        result = call.result(won, newest, now, is_here=won.peer.node == view.me)
+        if call.request.explain:
+            result["explain"] = explain(made)
+        return result
 
     def _prepare(self, call: Call, peer: Peer, now: Instant) -> Running:
         """A try that has the time that remains.
@@ -389,7 +422,8 @@ class Dispatcher:
 
         def begin() -> Coroutine[Any, Any, Won] | None:
             view = self._view()
-            made = self._plan(call, view, is_detailed=False, besides=frozenset({first.peer.node}))
+            others = frozenset({first.peer.node})
+            made = self._plan(call, view, is_detailed=False, besides=others, is_idempotent=True)
             if self._is_closed or made.chosen is None:
                 return None
             if not self.resilience.may_hedge(self._clock.now()):
@@ -404,8 +438,7 @@ class Dispatcher:
         try:
             return await self._tracked(running, me)
         except MeshError as error:
-            call.failed |= {peer.node}
-            self._note_attempt(call, running, error, self._clock.now() - started)
+            self._note_failure(call, running, error, self._clock.now() - started)
             raise
 
     async def _tracked(self, running: Running, me: NodeId) -> Won:
@@ -465,101 +498,23 @@ class Dispatcher:
             if not at_peer and self._running.get(peer.node) is at_peer:
                 del self._running[peer.node]
 
-    def _on_failure(self, call: Call, running: Running, error: MeshError, took_s: Seconds) -> None:
-        """Note a failed try.
-
-        Raises:
-            MeshError: the given one, where the call must not go on.
-        """
+    def _note_failure(
+        self, call: Call, running: Running, error: MeshError, took_s: Seconds
+    ) -> None:
+        """Note a failed try, or a refusal with its offer; never raises."""
         peer, now = running.peer, self._clock.now()
         load = load_from_wire(error.data.get("load"))
         if load is not None:
             self.outstanding.on_reply(peer.node, load, now)
-        self._note_attempt(call, running, error, took_s)
+        call.note_attempt(peer, running.outcome_name(error), took_s, error.message)
         if error.code == Code.BUSY and error.definite:
             call.refused |= {peer.node}
             call.note_offer(error.data, self.outstanding.estimate(peer, now).eta_s)
-            return
-        call.failed |= {peer.node}
-        call.error = error
-        call.may_have_run = call.may_have_run or not error.definite
-        has_begun = call.sink is not None and call.sink.has_passed
-        may_go_on = (error.definite or running.is_idempotent) and not has_begun
-        # Counted over the whole call: a busy peer among them must not buy it further rounds.
-        if error.code in FINAL or not may_go_on or len(call.failed) >= ATTEMPTS_MAX:
-            raise call.ended(error)
-
-    async def _wait_for_room(self, call: Call) -> None:
-        """Wait for about half of the best ETA, then everyone who was busy may be asked again.
-
-        Raises:
-            MeshError: nobody offered anything: the last try's error.
-            BusyError: the best offer is too late, or this node's queue is full.
-        """
-        now = self._clock.now()
-        offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
-        if offer_s is None:
-            raise call.ended(call.error or call.too_late())
-        left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
-        if offer_s > OFFER_SLACK * remaining_s or left_s < WAIT_MIN_S:
-            raise call.ended(call.busy(offer_s, f"only {remaining_s:.3g} s remain"))
-        if self.waiting >= self._settings.queue_max:
-            raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
-        wait_s = offer_s * self._random.uniform(0.25, 0.75)
-        self.waiting += 1
-        try:
-            await self._sleep(min(max(wait_s, WAIT_MIN_S), WAIT_MAX_S, left_s))
-        finally:
-            self.waiting -= 1
-        call.refused = frozenset()
-        call.offer_s = None
+        else:
+            call.note_failure(running, error, now)
 
     def _take_turn(self, capability: str, node: NodeId) -> None:
         self._turns.pop(capability, None)
         self._turns[capability] = node
         if len(self._turns) > TURNS_MAX:
             del self._turns[next(iter(self._turns))]
-
-    def _note_success(self, call: Call, peer: Peer, took_s: Seconds) -> None:
-        self._note(call, _entry(peer, "ok", took_s))
-
-    def _note_attempt(
-        self, call: Call, running: Running, error: MeshError, took_s: Seconds
-    ) -> None:
-        entry = _entry(running.peer, running.outcome_name(error), took_s)
-        entry["error"] = error.message
-        self._note(call, entry)
-
-    def _note(self, call: Call, entry: Attempt) -> None:
-        call.attempts.append(entry)
-        del call.attempts[:-ATTEMPTS_KEPT]
-
-    def _result(self, call: Call, made: Plan, won: Won, me: NodeId, now: Instant) -> DelegateResult:
-        peer, answer = won.peer, won.answer
-        load: Load | None = self.outstanding.newest(peer)[0]
-        is_here = peer.node == me
-        rtt_s = 0.0 if is_here else peer.rtt_s
-        result = DelegateResult(
-            delegated_to=DelegatedTo(
-                agent=answer["agent"],
-                node=peer.name,
-                cpu=None if load is None else round(load.cpu_fraction * 100.0, 1),
-                mem=None if load is None else round(load.mem_fraction * 100.0, 1),
-                latency_ms=None if rtt_s is None else _ms(rtt_s),
-                url=f"http://{peer.address}",
-            ),
-            peer_result=answer,
-            rpc_latency_ms=_ms(now - call.started),
-            attempts=call.attempts,
-        )
-        if call.request.explain:
-            result["explain"] = explain(made)
-        return result
-
-
-def _entry(peer: Peer, outcome: str, took_s: Seconds) -> Attempt:
-    return Attempt(node=peer.node.hex(), name=peer.name, outcome=outcome, latency_ms=_ms(took_s))
-
-
-def _ms(seconds: Seconds) -> float:
-    return round(seconds * 1000.0, 3)

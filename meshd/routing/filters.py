@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NOT_OFFERED = "does not offer it"
     VERSION = "offers another version"
     TAGS = "lacks a wanted tag"
+    NOT_IDEMPOTENT = "does not say that the work may run twice"
     TRIED = "was already tried in this call"
     VISITED = "already passed this work on"
     SUSPECT = "is suspected dead"
@@ -80,7 +81,7 @@ def _unsuitable(view: ClusterView, need: Need, peer: Peer) -> Reason | None:
             break
     else:
         return Reason.NOT_OFFERED
-    if need.version or need.tags:
+    if need.version or need.tags or need.is_idempotent:
         reason = _mismatch(offered, need)
         if reason is not None:
             return reason
@@ -95,7 +96,9 @@ def _unsuitable(view: ClusterView, need: Need, peer: Peer) -> Reason | None:
 def _mismatch(offered: CapabilitySummary, need: Need) -> Reason | None:
     if not version_matches(offered.version, need.version):
         return Reason.VERSION
-    return None if set(need.tags) <= set(offered.tags) else Reason.TAGS
+    if not set(need.tags) <= set(offered.tags):
+        return Reason.TAGS
+    return Reason.NOT_IDEMPOTENT if need.is_idempotent and not offered.idempotent else None
 
 
 def _unavailable(view: ClusterView, peer: Peer, now: Instant, reports: Reports) -> Reason | None:

@@ -17,6 +17,8 @@ class Need:
         hops: ids (16 hex digits) of the nodes that passed this work on, oldest first. They are not
             asked again, except that work which runs here may go on here.
         tried: nodes that this call has already asked in vain.
+        is_idempotent: whether it may run twice, so that only those who declare it idempotent may
+            be asked.
     """
 
     capability: str
@@ -25,6 +27,7 @@ class Need:
     pinned: str = ""
     hops: tuple[str, ...] = ()
     tried: frozenset[NodeId] = frozenset()
+    is_idempotent: bool = False
 
 
 def version_matches(offered: str, wanted: str) -> bool:

@@ -24,8 +24,9 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `deadline_s` is the time left, None for the node's default; `to` pins a node by name or id;
     `hops` are the ids of nodes that passed this work on before, oldest first. `fallback` names
-    capabilities to try with the same input where nobody can do the first; `is_queued` waits, until
-    the deadline, for somebody who can; `offers` asks so many candidates for a bid first.
+    capabilities to try with the same input where nobody can do the first, can be reached or has
+    room in time; `is_queued` waits, until the deadline, for somebody who does; `offers` asks so
+    many candidates for a bid first.
     """
 
     capability: str

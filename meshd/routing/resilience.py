@@ -70,9 +70,14 @@ class Resilience:
         self._retries.add(RETRY_FRACTION, now)
         self._hedges.add(HEDGE_FRACTION, now)
 
-    def may_retry(self, now: Instant) -> bool:
-        """Whether one more try is within the budget; it is counted then."""
-        is_granted = self._retries.take(now)
+    def may_retry(self, now: Instant, *, is_patient: bool = False) -> bool:
+        """Whether one more try is within the budget; it is counted then.
+
+        Who is patient leaves half of what can be saved to the others: many that wait for one
+        worker would else try again on the account of all.
+        """
+        is_short = is_patient and self._retries.tokens(now) < RETRIES_SAVED / 2
+        is_granted = not is_short and self._retries.take(now)
         self.retries += is_granted
         return is_granted
 

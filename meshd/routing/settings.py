@@ -25,7 +25,7 @@ class RoutingSettings:
             sooner; fewer herds less on an old view.
         weights: what the policy `weighted` weighs; each 0 or more, one above 0.
         hops_max: how often one piece of work may be passed on before it is taken for a cycle.
-        queue_max: calls that may wait at once for a busy peer to have room again.
+        queue_max: calls that may wait at once, for a busy peer to have room or for any at all.
         deadline_s: the deadline of calls that name none, seconds.
         reserve_fraction: share of the remaining time that a hop keeps for the way back, 0..0.5.
         reserve_s_max: upper bound of that reserve, seconds.

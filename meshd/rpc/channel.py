@@ -362,6 +362,7 @@ class Channel:
             await outflow.finish()
             return data
         finally:
+            outflow.close()
             if self._outflows.get(key) is outflow:
                 del self._outflows[key]
 

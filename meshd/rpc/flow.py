@@ -35,16 +35,19 @@ class Outflow:
         self._has_credit.set()
         self._progress: dict[str, Any] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._is_over = False
 
     async def part(self, value: Any) -> None:
         """Send one part, once the reader has room.
 
         Raises:
             UsageError: it is not JSON.
-            PeerError: the link is lost.
+            PeerError: the link is lost, or the call has ended.
         """
         data = encode_notification("part", {"id": self._id, "value": value})
         await self._has_credit.wait()
+        if self._is_over:
+            raise PeerError("nobody takes its partial results any more", definite=False)
         self._credit -= len(data)
         if self._credit <= 0:
             self._has_credit.clear()
@@ -52,6 +55,8 @@ class Outflow:
 
     def progress(self, fraction: float | None, message: str) -> None:
         """Send the progress soon: the newest, where several come in a turn of the loop."""
+        if self._is_over:
+            return
         self._progress = {"id": self._id, "fraction": fraction, "message": message}
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell(), name="meshd-progress")
@@ -61,6 +66,11 @@ class Outflow:
         self._credit = min(WINDOW_BYTES_MAX, self._credit + size)
         if self._credit > 0:
             self._has_credit.set()
+
+    def close(self) -> None:
+        """The call has ended: let go the work that goes on for others and waits for credit."""
+        self._is_over = True
+        self._has_credit.set()
 
     async def finish(self) -> None:
         """Wait until all progress is told: the result comes after it."""

@@ -49,8 +49,11 @@ async def answer_in_events(
         outflow.grant(len(data))
 
     outflow = Outflow(request_id, WINDOW_BYTES, send)
-    encoded = await run(outflow)
-    await outflow.finish()
+    try:
+        encoded = await run(outflow)
+        await outflow.finish()
+    finally:
+        outflow.close()
     try:
         await write(encoded)
         await response.write_eof()

@@ -13,7 +13,7 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Seconds
 from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
-from meshd.work.admission import Outcome
+from meshd.work.admission import Outcome, Ticket
 from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
 
@@ -64,13 +64,17 @@ class Run:
 
     `context` holds the context variables of the first who asked for it: it says where the work
     came from, also if the run starts later, out of the queue. The run itself may go on after its
-    answer: a thread cannot be stopped.
+    answer: a thread cannot be stopped. `ends_at` is the latest deadline of those who wait, in the
+    loop's time; it bounds the run also where nobody waits any more. `timeout_s` is how long it may
+    run, at most.
     """
 
     task: Task
     definition: CapabilityDefinition
     prepared: Any
+    priority: int
     timeout_s: Seconds
+    ends_at: Seconds
     context: Context
     answer: asyncio.Future[Answer]
     key: RunKey | None
@@ -84,6 +88,12 @@ class Run:
     def owner(self) -> Hashable | None:
         """The attachment that runs it, if any."""
         return owner_of(self.definition)
+
+    @property
+    def ticket(self) -> Ticket:
+        """What admission decides on."""
+        task = self.task
+        return Ticket(task.id, task.capability, self.definition.manifest.concurrency, self.priority)
 
     def too_late(self) -> DeadlineError:
         """Its caller's deadline has passed."""

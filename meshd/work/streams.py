@@ -12,7 +12,7 @@ import msgspec
 from meshd.capability.definition import FunctionHandler
 from meshd.capability.schema import to_json
 from meshd.errors import Code, PeerError
-from meshd.sink import Sink
+from meshd.sink import Sink, UntilGone
 from meshd.work.faults import failed
 
 COLLECTED_BYTES_MAX = 8 * 1_048_576
@@ -22,13 +22,14 @@ COLLECTED_BYTES_MAX = 8 * 1_048_576
 class Collected:
     """A sink that keeps all parts: for a caller who wants the result alone, or for repeats.
 
-    It passes them on to another one, if there is one.
+    It passes them on to another one, if there is one, for as long as somebody takes them there:
+    repeats may come for the whole.
     """
 
     def __init__(self, name: str, sink: Sink | None = None) -> None:
         self.parts: list[Any] = []
         self._name = name
-        self._sink = sink
+        self._sink = None if sink is None else UntilGone(sink)
         self._bytes = 0
 
     async def part(self, value: Any) -> None:

@@ -187,24 +187,27 @@ class Worker:
             key, digest = (capability, _check_key(idempotency_key)), digest_of(value)
             first = self._recall(key, digest)
             if isinstance(first, Run):
+                self._bound(first, deadline_s)
                 return await self._await(first, deadline_s)
             if first is not None:
                 return deliver(first.value)
         context = copy_context()
-        if sink is not None:
-            context.run(SINK.set, LoopSink(sink))
+        # Also where nobody looks on: a handler's own work here is not the work of its caller.
+        context.run(SINK.set, None if sink is None else LoopSink(sink))
         run = Run(
             task=Task(task_id or self._new_id(), capability, self._clock.now()),
             definition=definition,
             prepared=prepare(definition, value),
-            timeout_s=min(definition.manifest.timeout_s, deadline_s),
+            priority=_check_priority(priority),
+            timeout_s=definition.manifest.timeout_s,
+            ends_at=asyncio.get_running_loop().time() + deadline_s,
             context=context,
             sink=sink,
             answer=asyncio.get_running_loop().create_future(),
             key=key,
             digest=digest,
         )
-        self._submit(run, deadline_s, priority)
+        self._submit(run, deadline_s)
         return await self._await(run, deadline_s)
 
     def offer(
@@ -222,7 +225,8 @@ class Worker:
         """
         manifest = self._offers.find(capability).manifest
         ticket = Ticket("", capability, manifest.concurrency, _check_priority(priority))
-        decision = self._admission.decide(ticket, deadline_s)
+        over_rate = self._over_rate(ticket, manifest.rate_per_s)
+        decision = over_rate or self._admission.decide(ticket, deadline_s)
         bid = {"eta_s": round(decision.eta_s, 6), "queue": self._admission.load().queue}
         if not isinstance(decision, Refuse):
             return {"answer": "accept", **bid}
@@ -305,16 +309,17 @@ class Worker:
         self.counters.repeated += 1
         return first
 
-    def _submit(self, run: Run, deadline_s: Seconds, priority: int) -> None:
-        task, manifest = run.task, run.definition.manifest
+    def _submit(self, run: Run, deadline_s: Seconds) -> None:
+        task, ticket = run.task, run.ticket
         if task.id in self._runs:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
-        ticket = Ticket(task.id, task.capability, manifest.concurrency, _check_priority(priority))
-        over_rate = self._over_rate(ticket, manifest.rate_per_s)
+        over_rate = self._over_rate(ticket, run.definition.manifest.rate_per_s)
         decision = over_rate or self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
             raise self._busy(task.capability, decision)
+        if task.capability in self._rates:
+            self._rates[task.capability].take(self._clock.now())
         run.task = advance(task, TaskState.ACCEPTED, task.submitted_at)
         self._runs[task.id] = run
         self._idle.clear()
@@ -322,11 +327,25 @@ class Worker:
             self._joinable[run.key] = run
         if isinstance(decision, Accept):
             self._start(run)
-        elif decision.displaced:
+            return
+        self._bound(run, deadline_s)
+        if decision.displaced:
             self._displace(self._runs[decision.displaced])
 
+    def _bound(self, run: Run, deadline_s: Seconds) -> None:
+        """Let a run that waits in the queue do so no longer than any of those who wait for it.
+
+        Its callers need not be there for that: they may have lost their link.
+        """
+        loop = asyncio.get_running_loop()
+        run.ends_at = max(run.ends_at, loop.time() + deadline_s)
+        if not run.task.has_started:
+            if run.alarm is not None:
+                run.alarm.cancel()
+            run.alarm = loop.call_at(run.ends_at, self._waited_too_long, run)
+
     def _over_rate(self, ticket: Ticket, rate_per_s: float) -> Refuse | None:
-        """The refusal of what is called more often than it may be."""
+        """The refusal of what is called more often than it may be; nothing is counted yet."""
         if not rate_per_s or self._admission.is_draining:
             return None
         bucket = self._rates.get(ticket.capability)
@@ -334,15 +353,16 @@ class Worker:
             bucket = TokenBucket(rate_per_s, max(1.0, rate_per_s))
             self._rates[ticket.capability] = bucket
         now = self._clock.now()
-        if bucket.take(now):
+        wait_s = bucket.wait_s(now)
+        if not wait_s:
             return None
-        eta_s = bucket.wait_s(now) + self._admission.eta_s(ticket)
+        eta_s = wait_s + self._admission.eta_s(ticket)
         return Refuse(Reason.RATE, eta_s, self._admission.load().queue)
 
     def _displace(self, run: Run) -> None:
         """A run that waited has lost its place to a more urgent one; its ticket is withdrawn."""
-        load = self._admission.load()
-        refusal = Refuse(Reason.DISPLACED, load.service_s, load.queue)
+        eta_s, queue = self._admission.eta_s(run.ticket), self._admission.load().queue
+        refusal = Refuse(Reason.DISPLACED, eta_s, queue)
         self._end(run, TaskState.REJECTED, self._busy(run.task.capability, refusal))
         self._forget(run)
 
@@ -382,6 +402,9 @@ class Worker:
     def _start(self, run: Run) -> None:
         run.task = advance(run.task, TaskState.WORKING, self._clock.now())
         loop = asyncio.get_running_loop()
+        if run.alarm is not None:
+            run.alarm.cancel()
+        run.timeout_s = min(run.timeout_s, max(0.0, run.ends_at - loop.time()))
         run.alarm = loop.call_later(run.timeout_s, self._overran, run)
         run.runner = loop.create_task(
             self._work(run), name=f"work {run.task.id}", context=run.context
@@ -402,6 +425,9 @@ class Worker:
         agent = run.definition.manifest.agent or self._name
         service_s = run.task.service_s(self._clock.now())
         self._end(run, TaskState.COMPLETED, WorkResult(agent, value, service_s))
+
+    def _waited_too_long(self, run: Run) -> None:
+        self._stop(run, TaskState.EXPIRED, run.too_late())
 
     def _overran(self, run: Run) -> None:
         self._stop(run, TaskState.EXPIRED, run.too_long())

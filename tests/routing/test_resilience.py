@@ -40,6 +40,16 @@ def test_retries_are_a_fifth_of_calls_and_ten_a_second_once_savings_are_gone():
     assert spent(resilience, Instant(1.0)) == pytest.approx(RETRIES_PER_S, abs=1)
 
 
+def test_who_is_patient_leaves_half_of_what_is_saved_to_the_others():
+    resilience = Resilience(Random(1))
+    while resilience.may_retry(START, is_patient=True):
+        pass
+    assert resilience.retries == RETRIES_SAVED / 2 + 1
+    assert spent(resilience) == RETRIES_SAVED / 2 - 1
+    assert not resilience.may_retry(Instant(4.0), is_patient=True)
+    assert resilience.may_retry(Instant(5.0), is_patient=True)
+
+
 def test_second_copies_are_a_twentieth_of_calls():
     resilience = Resilience(Random(1))
     while resilience.may_hedge(START):

@@ -34,6 +34,7 @@ def make_plan(seen, need=None, now=NOW, **options):
         ({"capabilities": ()}, Need("echo"), Reason.NOT_OFFERED),
         ({}, Need("echo", version="2"), Reason.VERSION),
         ({}, Need("echo", tags=("gpu",)), Reason.TAGS),
+        ({}, Need("echo", is_idempotent=True), Reason.NOT_IDEMPOTENT),
         ({}, Need("echo", tried=frozenset({node_id(2)})), Reason.TRIED),
         ({}, Need("echo", hops=(node_id(2).hex(),)), Reason.VISITED),
         ({"state": MemberState.SUSPECT}, Need("echo"), Reason.SUSPECT),
@@ -60,6 +61,7 @@ def test_a_peer_is_left_out_for_the_right_reason(changes, need, reason):
         ({}, Need("echo", pinned=node_id(2).hex(), version="1.0.0")),
         ({"capabilities": (offer("x"), offer(tags=("gpu", "big")))}, Need("echo", tags=("gpu",))),
         ({"load": None}, Need("echo", hops=(node_id(7).hex(),))),
+        ({"capabilities": (offer(idempotent=True),)}, Need("echo", is_idempotent=True)),
     ],
 )  # fmt: skip
 def test_a_fitting_peer_is_a_candidate(changes, need):

@@ -1,13 +1,13 @@
-"""Budgets, second copies, bids, fallbacks and waiting: what a call may do beyond asking in turn."""
+"""Budgets, second copies, bids and fallbacks: what a call may do beyond asking in turn."""
 
 import asyncio
 
 import pytest
-from routing_world import failing, node_id, offer, peer, view
+from routing_world import NOW, done, failing, node_id, offer, peer
 from test_routing_dispatcher import BROKEN, REFUSED, SAFE, World, me
 
-from meshd.errors import BusyError, NoCandidateError, PeerError
-from meshd.routing import dispatcher as dispatcher_module
+from meshd.errors import BusyError, Code, DeadlineError, NoCandidateError, PeerError
+from meshd.model import Load
 from meshd.routing.offers import ACCEPT, COUNTER, REJECT, Offer, best_offer
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN, RETRIES_SAVED
 from meshd.routing.settings import RoutingSettings
@@ -38,6 +38,24 @@ async def test_a_refusal_costs_nothing_of_the_budget():
     for _ in range(10):
         await world.delegate()
     assert world.dispatcher.resilience.retries == 0
+
+
+async def test_a_sole_worker_that_fails_costs_nothing_of_the_budget():
+    world = World(me(), peer(2))
+    world.answer({2: failing(PeerError("connection refused"))})
+    for _ in range(2 * int(RETRIES_SAVED)):
+        with pytest.raises(PeerError, match=r"connection refused$"):
+            await world.delegate()
+    assert world.dispatcher.resilience.retries == 0
+    assert world.clock.time == NOW, "there is nobody to pause for"
+
+
+async def test_after_an_indefinite_failure_only_those_are_asked_who_may_run_it_twice():
+    world = World(me(), peer(2, capabilities=SAFE), peer(3))
+    world.answer({2: failing(PeerError("link lost", definite=False))})
+    with pytest.raises(PeerError, match="link lost"):
+        await world.delegate(policy="round_robin")
+    assert world.invoker.order == [2]
 
 
 # Second copies
@@ -133,12 +151,68 @@ async def test_a_second_copy_that_fails_changes_nothing_for_the_first():
     assert [a["outcome"] for a in result["attempts"]] == ["error", "ok"]
 
 
-@pytest.mark.parametrize("why", ["not idempotent", "off", "pinned", "nobody else", "no budget"])
+@pytest.mark.parametrize(
+    "late",
+    [BusyError("full", data={"eta_s": 0.1, "load": {"in_flight": 7}}), PeerError("refused")],
+)
+async def test_a_second_copy_that_ends_badly_and_a_late_refusal_leave_the_call_going(late):
+    world = slow_pair()
+    first_gate, asked = asyncio.Event(), world.invoker.asked
+
+    async def invoke(target, method, params, *, timeout_s, sink=None):
+        number = target.port - 1000
+        asked.append((number, params, timeout_s))
+        if len(asked) == 1:
+            await first_gate.wait()
+            raise BusyError("full", data={"eta_s": 0.1})
+        if len(asked) == 2:
+            first_gate.set()
+            raise late
+        return done(number)
+
+    world.invoker.invoke = invoke
+    result = await asyncio.wait_for(world.delegate(), 5)
+    first, second, last = world.invoker.order
+    assert first != second
+    kind = "busy" if isinstance(late, BusyError) else "error"
+    assert [a["outcome"] for a in result["attempts"]] == [kind, "busy", "ok"]
+    if kind == "busy":
+        newest, _ = world.dispatcher.outstanding.newest(world.view.by_node[node_id(second)])
+        assert newest.in_flight == 7
+        assert world.dispatcher.resilience.retries == 0
+    else:
+        assert last == first, "who failed is not asked again"
+
+
+async def test_where_the_second_copy_shows_that_the_call_is_at_fault_nobody_else_is_asked():
+    world = World(me(), *(peer(n, capabilities=SAFE) for n in (2, 3, 4)))
+    warm(world)
+    first_gate = asyncio.Event()
+
+    async def invoke(target, method, params, *, timeout_s, sink=None):
+        world.invoker.asked.append((target.port - 1000, params, timeout_s))
+        if len(world.invoker.asked) == 1:
+            await first_gate.wait()
+            raise BusyError("full", data={"eta_s": 0.1})
+        first_gate.set()
+        raise PeerError("a circle", code=Code.CYCLE)
+
+    world.invoker.invoke = invoke
+    with pytest.raises(PeerError, match="a circle"):
+        await asyncio.wait_for(world.delegate(), 5)
+    assert len(world.invoker.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "why", ["not idempotent", "others not", "off", "pinned", "nobody else", "no budget"]
+)
 async def test_no_second_copy_where_it_may_do_harm_or_is_not_wanted(why):
     settings = RoutingSettings(is_hedging=why != "off")
     peers = [peer(n, capabilities=SAFE) for n in ((2,) if why == "nobody else" else (2, 3))]
     if why == "not idempotent":
         peers = [peer(2), peer(3)]
+    if why == "others not":
+        peers[1] = peer(3, load=Load(slots=4, service_s=60.0))
     world = World(me(), *peers, settings=settings)
     warm(world)
     if why == "no budget":
@@ -197,7 +271,7 @@ def test_nobody_who_would_take_it_is_no_best_bid():
     assert best_offer(offers) is None
 
 
-# Fallbacks and waiting
+# Fallbacks
 
 
 async def test_where_nobody_does_the_first_the_fallback_is_called_with_the_same_input():
@@ -209,29 +283,29 @@ async def test_where_nobody_does_the_first_the_fallback_is_called_with_the_same_
         await world.delegate(capability="fancy", fallback=("fanciest",))
 
 
-async def test_who_wants_to_wait_is_served_as_soon_as_somebody_can():
-    world = World(me())
-    with pytest.raises(NoCandidateError):
-        await world.delegate()
-    task = asyncio.create_task(world.delegate(is_queued=True, deadline_s=10.0))
-    async with asyncio.timeout(5):
-        while not world.dispatcher.waiting:
-            await asyncio.sleep(0)
-    assert world.dispatcher.is_busy, "a new view must wake it"
-    world.change(me(), peer(2))
-    assert (await asyncio.wait_for(task, 5))["delegated_to"]["node"] == "n2"
+@pytest.mark.parametrize("error", [PeerError("connection refused"), BusyError("full")])
+async def test_where_the_last_who_does_the_first_cannot_be_had_the_fallback_is_called(error):
+    world = World(me(), peer(2, capabilities=(offer("fancy"),)), peer(3, capabilities=SAFE))
+    error.data["eta_s"] = 900.0
+    world.answer({2: failing(error)})
+    result = await world.delegate(capability="fancy", fallback=("echo",))
+    assert [(a["name"], a["outcome"] == "ok") for a in result["attempts"]] == [
+        ("n2", False),
+        ("n3", True),
+    ]
 
 
-async def test_waiting_ends_with_the_deadline_and_is_bounded(monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "WAIT_MAX_S", 0.01)
-    world = World(me(), settings=RoutingSettings(queue_max=1))
-    world.view = view(me())
-    waiting = asyncio.create_task(world.delegate(is_queued=True, deadline_s=5.0))
-    async with asyncio.timeout(5):
-        while not world.dispatcher.waiting:
-            await asyncio.sleep(0)
-    with pytest.raises(NoCandidateError):
-        await world.delegate(is_queued=True, deadline_s=5.0)
-    world.clock.pass_s(10.0)
-    with pytest.raises(NoCandidateError):
-        await asyncio.wait_for(waiting, 5)
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerError("link lost", definite=False),
+        PeerError("no", code=Code.INVALID_PARAMS),
+        DeadlineError("it waited too long"),
+    ],
+)
+async def test_what_is_not_for_want_of_somebody_has_no_fallback(error):
+    world = World(me(), peer(2, capabilities=(offer("fancy"),)), peer(3, capabilities=SAFE))
+    world.answer({2: failing(error)})
+    with pytest.raises(type(error)):
+        await world.delegate(capability="fancy", fallback=("echo",))
+    assert world.invoker.order == [2]

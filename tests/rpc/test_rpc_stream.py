@@ -152,6 +152,36 @@ async def test_whoever_leaves_a_stream_cancels_the_work(source):
         await source.cancelled.wait()
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_work_that_goes_on_without_its_call_is_let_go_and_told(source, is_lost):
+    """It would wait for credit that nobody grants any more."""
+    sinks, going_on = [], []
+
+    async def leave(params, context):
+        async def stream():
+            while True:
+                await context.sink.part("x" * (WINDOW_BYTES // 4))
+
+        sinks.append(context.sink)
+        going_on.append(asyncio.create_task(stream()))
+        await asyncio.Event().wait()
+
+    source.bench.registry.add("leave", None, leave)
+    sink = Kept()
+    sink.room.clear()
+    call = asyncio.create_task(source.channel.call("leave", {}, 10, sink=sink))
+    async with asyncio.timeout(5):
+        while not sinks or sinks[0]._has_credit.is_set():
+            await asyncio.sleep(0)
+    if is_lost:
+        await source.channel.close()
+    call.cancel()
+    await asyncio.wait((call,))
+    with pytest.raises(PeerError, match="nobody takes"):
+        await asyncio.wait_for(going_on[0], 5)
+    sinks[0].progress(0.5, "nobody hears it")
+
+
 async def test_without_a_window_there_is_no_sink(source):
     with pytest.raises(PeerError) as caught:
         await source.channel.call("stream", {"count": 1})

@@ -5,12 +5,12 @@ import sys
 import threading
 
 import pytest
-from work_fakes import begin, turns
+from work_fakes import WorkPlatform, begin, remote, turns
 
 from meshd import progress
 from meshd.capability.definition import CapabilityDefinition, CommandHandler, capability
 from meshd.capability.manifest import Manifest
-from meshd.errors import LINK_LOST, BusyError, PeerError, UsageError
+from meshd.errors import LINK_LOST, BusyError, DeadlineError, PeerError, UsageError
 from meshd.work import streams
 
 
@@ -193,13 +193,35 @@ async def test_a_program_gets_no_more_memory_than_it_may(make):
     assert (await worker.run("greedy", {})).result == 300 * 1024 * 1024
 
 
+async def test_work_inside_work_tells_nothing_to_the_callers_caller(make):
+    async def inner():
+        progress(0.9, "inner")
+        return 1
+
+    async def outer():
+        progress(0.1, "outer")
+        return (await worker.run("inner", {})).result
+
+    worker, sink = make(inner, outer), Kept()
+    assert (await worker.run("outer", {}, sink=sink)).result == 1
+    await turns()
+    assert sink.told == [(0.1, "outer")]
+
+
 # Priorities, rates, lost callers
 
 
 async def test_urgent_work_takes_the_place_of_what_waits_and_that_may_go_elsewhere(make, gate):
-    worker = make(gate, slots=1, queue_max=1)
-    running = begin(worker, "wait")
+    platform = WorkPlatform()
+    worker = make(gate, slots=1, queue_max=1, platform=platform)
+    usual = begin(worker, "wait")
     await gate.until(1)
+    platform.clock.at += 2.0
+    gate.open.set()
+    await usual
+    gate.open.clear()
+    running = begin(worker, "wait")
+    await gate.until(2)
     waiting = begin(worker, "wait", priority=1)
     await turns()
     urgent = begin(worker, "wait", priority=5)
@@ -207,6 +229,7 @@ async def test_urgent_work_takes_the_place_of_what_waits_and_that_may_go_elsewhe
         await waiting
     assert caught.value.definite
     assert caught.value.data["reason"] == "displaced"
+    assert caught.value.data["eta_s"] == 6.0, "after the one that runs and the urgent one"
     gate.open.set()
     await asyncio.gather(running, urgent)
     with pytest.raises(UsageError, match="priority must be 1 to 5"):
@@ -223,11 +246,35 @@ async def test_what_is_called_too_often_is_refused_and_told_when(make):
     worker = make(rare)
     await worker.run("rare", {})
     await worker.run("rare", {})
+    bid = worker.offer("rare", 10.0)
+    assert (bid["answer"], bid["reason"]) == ("counter", "rate")
+    assert 0 < bid["eta_s"] <= 0.5
     with pytest.raises(BusyError, match="more often") as caught:
         await worker.run("rare", {})
     assert caught.value.data["reason"] == "rate"
     assert 0 < caught.value.data["eta_s"] <= 0.5
     assert len(calls) == 2
+
+
+async def test_bids_and_refusals_do_not_count_as_calls(make, gate):
+    @capability(rate_per_s=1)
+    async def rare():
+        pass
+
+    worker = make(gate, rare, slots=1, queue_max=0)
+    for _ in range(3):
+        assert worker.offer("rare", 10.0)["answer"] == "accept"
+    running = begin(worker, "wait")
+    await gate.until(1)
+    for _ in range(3):
+        with pytest.raises(BusyError, match="the queue is full"):
+            await worker.run("rare", {})
+    gate.open.set()
+    await running
+    await turns()
+    await worker.run("rare", {})
+    with pytest.raises(BusyError, match="more often"):
+        await worker.run("rare", {})
 
 
 async def test_a_bid_promises_nothing_and_says_what_the_answer_would_be(make, gate):
@@ -264,3 +311,77 @@ async def test_work_with_a_key_outlives_a_lost_link_but_not_a_caller_who_calls_o
     called_off.cancel()
     await turns()
     assert worker.counters.cancelled == 1
+
+
+class Gone(Kept):
+    """A sink whose reader leaves after `count` parts."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    async def part(self, value):
+        if len(self.parts) == self.count:
+            raise PeerError("the link is closed; nothing was sent")
+        await super().part(value)
+
+
+@pytest.mark.parametrize("name", ["count", "count_in_thread"])
+async def test_a_stream_with_a_key_goes_on_when_its_reader_is_gone(make, name):
+    worker, sink = make(count, count_in_thread), Gone(2)
+    whole = await worker.run(name, {"to": 5}, idempotency_key="k", sink=sink)
+    again = await worker.run(name, {"to": 5}, idempotency_key="k")
+    assert whole.result == again.result == [0, 1, 2, 3, 4]
+    assert sink.parts == [0, 1]
+    with pytest.raises(PeerError, match="link is closed"):
+        await worker.run(name, {"to": 5}, sink=Gone(2))
+
+
+async def test_work_with_a_key_that_waits_ends_with_its_deadline_though_its_link_is_lost(
+    make, gate
+):
+    worker = make(gate, slots=1)
+    running = begin(worker, "wait", "runs")
+    await gate.until(1)
+    lost = begin(worker, "wait", "waits", idempotency_key="k", deadline_s=0.02)
+    await turns()
+    lost.cancel(LINK_LOST)
+    await turns()
+    assert worker.load().queue == 1
+    async with asyncio.timeout(5):
+        while worker.load().queue:
+            await asyncio.sleep(0)
+    assert worker.counters.expired == 1
+    gate.open.set()
+    await running
+    assert gate.began == ["runs"]
+
+
+async def test_who_joins_work_that_waits_lends_it_his_own_deadline(make, gate):
+    worker = make(gate, slots=1)
+    running = begin(worker, "wait", "runs")
+    await gate.until(1)
+    lost = begin(worker, "wait", "waits", idempotency_key="k", deadline_s=0.02)
+    await turns()
+    lost.cancel(LINK_LOST)
+    joined = begin(worker, "wait", "waits", idempotency_key="k", deadline_s=30.0)
+    with pytest.raises(DeadlineError):
+        await worker.run("wait", "later", deadline_s=0.02)
+    gate.open.set()
+    assert (await joined).result == "waits"
+    await running
+
+
+async def test_work_out_of_the_queue_has_the_time_that_is_left(make, gate):
+    async def call(name, value, timeout_s, sink):
+        return timeout_s
+
+    worker = make(gate, slots=1)
+    worker.add([remote("far", call, "p")])
+    running = begin(worker, "wait")
+    await gate.until(1)
+    queued = begin(worker, "far", deadline_s=30.0)
+    await turns()
+    gate.open.set()
+    await running
+    assert (await queued).result < 30.0
