@@ -14,7 +14,7 @@ app = Celery("celery_echo", broker=URL, backend=URL)
 app.conf.update(task_ignore_result=False, worker_prefetch_multiplier=16, result_expires=60)
 
 
-@app.task
+@app.task(name="echo")
 def echo(text: str) -> str:
     """Give it back."""
     return text

@@ -10,7 +10,7 @@ from rivals.install import reason, run, unpack
 
 NATS = ("nats-py==2.16.0", "uvloop")
 RAY = ("ray==2.60.0", "uvloop")
-CELERY = ("celery==5.7.0", "redis")
+CELERY = ("celery[redis]==5.7.0", "packaging")
 REDIS = ("redis-server", "redis-tools", "libjemalloc2", "liblua5.1-0", "liblzf1", "libhiredis0.14",
          "libatomic1", "lua-cjson", "lua-bitop")  # fmt: skip
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
