@@ -121,8 +121,8 @@ async def wait_offered(mesh: Mesh) -> None:
 
 async def run(mesh: MeshProcesses, options: argparse.Namespace) -> dict[str, Any]:
     """All three; the figures."""
-    worker = mesh.spawn("worker", "--capability", "large_work", "--slots", "1024",
-                        "--queue", "20000")  # fmt: skip
+    flags = ("--capability", "large_work", "--slots", "1024")
+    worker = mesh.spawn("worker", *flags, MESHD_QUEUE="20000")
     mesh.wait_ready([worker])
     os.environ |= mesh.environment
     caller = Mesh(

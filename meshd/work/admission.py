@@ -13,7 +13,7 @@ from meshd.errors import UsageError
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 
 SLOTS_MAX = 1_024
-QUEUE_MAX = 4_096
+QUEUE_MAX = 100_000
 
 SERVICE_SAMPLES_PLAIN = 20
 SERVICE_ALPHA = 0.02
