@@ -6,11 +6,22 @@ import random
 import pytest
 
 from meshd.daemon.platform import SystemClock
-from meshd.errors import BusyError, Code, DeadlineError, NoCandidateError, PeerError, UsageError
+from meshd.errors import (
+    NOT_CALLED_OFF,
+    BusyError,
+    Code,
+    DeadlineError,
+    MeshError,
+    NoCandidateError,
+    PeerError,
+    UsageError,
+)
+from meshd.tasks import ended, lanes, table, tries, watcher
 from meshd.tasks import keeper as keeper_module
 from meshd.tasks.keeper import Tasks
 from meshd.tasks.record import TaskRecord
-from meshd.tasks.store import SqliteStore
+from meshd.tasks.store import MemoryStore, SqliteStore
+from meshd.work.idempotency import UNKNOWN_KEY
 from meshd.work.task import TaskState
 
 NODE = "a" * 16
@@ -27,14 +38,21 @@ class Work:
         self.hold.set()
         self.news = asyncio.Condition()
         self.sinks = []
+        self.flags = []
+        self.marks = True
+        self.refused = set()
 
-    async def __call__(self, params, *, deadline_s, sink, trying):
-        await trying(WORKER, 7)
+    async def __call__(self, params, *, deadline_s, sink, trying, is_repeat, only_joins):
+        self.flags.append((is_repeat, only_joins))
+        if self.marks:
+            await trying(WORKER, 7)
         self.sinks.append(sink)
         self.asked.append(params)
         async with self.news:
             self.news.notify_all()
         await self.hold.wait()
+        if params["capability"] in self.refused:
+            raise NoCandidateError("nobody")
         answer = self.answers.pop(0) if self.answers else {"done": params["input"]}
         if isinstance(answer, Exception):
             raise answer
@@ -95,7 +113,7 @@ async def test_a_wait_that_is_too_short_tells_how_it_stands(make, work):
 
 
 async def test_what_fails_says_why_and_what_was_late_has_expired(make, work):
-    work.answers = [PeerError("broken", definite=False), DeadlineError("too late")]
+    work.answers = [PeerError("broken", definite=False), DeadlineError("too late", definite=False)]
     tasks = await make()
     failed, late = await submit(tasks, 1), await submit(tasks, 2)
     ended = await tasks.wait(failed.id, 5)
@@ -105,8 +123,65 @@ async def test_what_fails_says_why_and_what_was_late_has_expired(make, work):
     assert (await tasks.wait(late.id, 5)).state is TaskState.EXPIRED
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerError("it cannot be reached"),
+        PeerError("this node stops", code=Code.REJECTED),
+        PeerError("it waited for a slot of a node that stops", code=Code.CANCELLED),
+        DeadlineError("the link took too long"),
+        MeshError("no such method", code=Code.METHOD_NOT_FOUND),
+    ],
+)
+async def test_what_surely_ran_nowhere_waits_and_is_tried_again(make, work, error):
+    work.answers = [error]
+    tasks = await make()
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert len(work.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("no such field"),
+        PeerError("it goes in circles", code=Code.CYCLE),
+        PeerError("the worker stopped", code=Code.CANCELLED, definite=False),
+    ],
+)
+async def test_what_waiting_does_not_mend_has_failed(make, work, error):
+    work.answers = [error]
+    tasks = await make()
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.FAILED
+    assert len(work.asked) == 1
+
+
+async def test_those_that_wait_hold_up_nobody_else(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 2)
+    work.refused = {"rare"}
+    tasks = await make()
+    rare = [await tasks.submit("rare", {"capability": "rare", "input": n}) for n in range(9)]
+    done = [await submit(tasks, n) for n in range(9)]
+    for record in done:
+        assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    work.refused = set()
+    for record in rare:
+        assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+
+
+async def test_a_deadline_ends_who_waits_for_a_turn(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
+    work.hold.clear()
+    tasks = await make()
+    await submit(tasks)
+    late = await submit(tasks, deadline_ms=50)
+    assert (await tasks.wait(late.id, 5)).state is TaskState.EXPIRED
+    assert len(work.asked) == 1
+
+
 async def test_while_nobody_can_it_waits_and_news_of_the_mesh_wake_it(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
     work.answers = [NoCandidateError("nobody"), BusyError("all busy")]
     tasks = await make()
     record = await submit(tasks)
@@ -171,8 +246,7 @@ async def test_a_repeated_key_is_the_same_task(make, work):
 
 
 async def test_bounds_hold_and_say_so(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "OPEN_MAX", 2)
-    monkeypatch.setattr(keeper_module, "ENDED_MAX", 2)
+    monkeypatch.setattr(table, "OPEN_MAX", 2)
     work.hold.clear()
     tasks = await make()
     records = [await submit(tasks, 1), await submit(tasks, 2)]
@@ -182,13 +256,44 @@ async def test_bounds_hold_and_say_so(make, work, monkeypatch):
     work.hold.set()
     for record in records:
         await tasks.wait(record.id, 5)
-    records.append(await submit(tasks, 3))
-    await tasks.wait(records[2].id, 5)
-    with pytest.raises(NoCandidateError, match="no task"):
-        tasks.get(records[0].id)
-    assert [r.id for r in tasks.list()] == [records[2].id, records[1].id]
+    monkeypatch.setattr(table, "OPEN_BYTES_MAX", 10_000)
+    with pytest.raises(BusyError, match="bytes") as caught:
+        await submit(tasks, "x" * 10_000)
+    assert caught.value.definite
+    assert [r.id for r in tasks.list()] == [records[1].id, records[0].id]
     assert tasks.list(["failed"]) == []
     assert len(tasks.list(limit=1)) == 1
+
+
+async def until_gone(tasks, task_id):
+    async with asyncio.timeout(5):
+        while task_id in [record.id for record in tasks.list()]:
+            await asyncio.sleep(0)
+
+
+async def test_results_are_kept_as_long_as_there_is_room_and_those_not_fetched_stay(
+    make, work, monkeypatch
+):
+    tasks = await make()
+    old, new = await submit(tasks, 1), await submit(tasks, 2)
+    while tasks.open:
+        await asyncio.sleep(0)
+    tasks.get(new.id)
+    monkeypatch.setattr(ended, "ENDED_BYTES_MAX", 4_000)
+    third = await submit(tasks, "x" * 1_000)
+    await until_gone(tasks, new.id)
+    assert tasks.get(old.id).result == {"done": 1}, "nobody had fetched it"
+    assert tasks.get(third.id).params == {}, "what was handed in is not kept beyond the end"
+
+
+async def test_what_is_too_old_goes_by_itself(make, work, monkeypatch):
+    monkeypatch.setattr(ended, "ENDED_S", 0.05)
+    tasks = await make()
+    record = await submit(tasks, 1)
+    await tasks.wait(record.id, 5)
+    await until_gone(tasks, record.id)
+    with pytest.raises(NoCandidateError, match="no task"):
+        tasks.get(record.id)
 
 
 async def test_who_looks_on_is_told_all_and_of_the_end(make, work):
@@ -216,7 +321,7 @@ async def test_who_looks_on_is_told_all_and_of_the_end(make, work):
 
 
 async def test_a_slow_onlooker_misses_some_and_is_told_so(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "EVENTS_MAX", 2)
+    monkeypatch.setattr(watcher, "EVENTS_MAX", 2)
     work.hold.clear()
     tasks = await make()
     record = await submit(tasks)
@@ -232,10 +337,13 @@ async def test_a_slow_onlooker_misses_some_and_is_told_so(make, work, monkeypatc
     await events.aclose()
 
 
-async def test_who_leaves_lets_end_what_is_with_workers_and_takes_no_more(make, work, monkeypatch):
+@pytest.mark.parametrize("has_journal", [True, False])
+async def test_who_leaves_lets_end_what_nobody_else_would_take_up(
+    make, work, monkeypatch, tmp_path, has_journal
+):
     monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
     work.hold.clear()
-    tasks = await make()
+    tasks = await make(SqliteStore(tmp_path / "t.sqlite") if has_journal else None)
     running, waiting = await submit(tasks, 1), await submit(tasks, 2)
     await work.until(1)
     draining = asyncio.create_task(tasks.drain())
@@ -246,13 +354,31 @@ async def test_who_leaves_lets_end_what_is_with_workers_and_takes_no_more(make, 
     work.hold.set()
     await asyncio.wait_for(draining, 5)
     assert tasks.get(running.id).state is TaskState.COMPLETED
-    assert tasks.get(waiting.id).state is TaskState.ACCEPTED
+    left = TaskState.ACCEPTED if has_journal else TaskState.COMPLETED
+    assert tasks.get(waiting.id).state is left
     tasks.resume()
     assert (await tasks.wait(waiting.id, 5)).state is TaskState.COMPLETED
 
 
+async def test_what_is_left_without_a_journal_ends_and_who_waits_is_told(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
+    work.hold.clear()
+    tasks = await make()
+    running, waiting = await submit(tasks, 1), await submit(tasks, 2)
+    await work.until(1)
+    waits = [asyncio.create_task(tasks.wait(each.id, 60)) for each in (running, waiting)]
+    events = tasks.watch(waiting.id)
+    await anext(events)
+    await tasks.close()
+    cut, never = await asyncio.wait_for(asyncio.gather(*waits), 5)
+    assert (cut.state, cut.failure().definite) == (TaskState.CANCELLED, False)
+    assert (never.state, never.failure().definite) == (TaskState.REJECTED, True)
+    assert [event["state"] async for event in events] == ["rejected"]
+    assert len(work.asked) == 1, "nothing is begun that late"
+
+
 async def test_what_waits_for_somebody_does_not_hold_up_who_leaves(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
     work.answers = [NoCandidateError("nobody")]
     tasks = await make()
     record = await submit(tasks)
@@ -285,10 +411,10 @@ async def test_what_was_accepted_is_done_by_the_next_process(make, work, tmp_pat
 
 
 @pytest.mark.parametrize("lives", [True, False])
-async def test_work_that_may_not_run_twice_is_asked_for_at_its_worker_only(
+async def test_work_that_may_not_run_twice_is_joined_at_its_worker_only(
     make, work, tmp_path, lives, monkeypatch
 ):
-    monkeypatch.setattr(keeper_module, "RECOVERY_S", 0.3)
+    monkeypatch.setattr(tries, "RECOVERY_S", 0.3)
     work.hold.clear()
     before = await make(SqliteStore(tmp_path / "t.sqlite"))
     record = await submit(before)
@@ -300,6 +426,7 @@ async def test_work_that_may_not_run_twice_is_asked_for_at_its_worker_only(
     if lives:
         assert ended.state is TaskState.COMPLETED
         assert (work.asked[1]["to"], work.asked[1]["idempotency_key"]) == (WORKER, record.key)
+        assert work.flags == [(False, False), (True, True)]
     else:
         assert ended.state is TaskState.FAILED
         assert not ended.failure().definite
@@ -322,21 +449,175 @@ async def test_a_worker_that_is_seen_a_little_later_is_asked_all_the_same(make, 
     assert work.asked[1]["to"] == WORKER
 
 
-async def test_a_task_that_the_disk_does_not_take_is_not_accepted(make, work):
-    class Full:
-        async def load(self):
-            return []
+async def test_work_that_its_worker_has_forgotten_is_not_run_again(make, work, tmp_path):
+    work.hold.clear()
+    before = await make(SqliteStore(tmp_path / "t.sqlite"))
+    record = await submit(before)
+    await work.until(1)
+    await before.close()
+    work.hold.set()
+    work.answers = [
+        BusyError("not now"),
+        NoCandidateError("no such key", data={"reason": UNKNOWN_KEY}),
+    ]
+    after = await make(SqliteStore(tmp_path / "t.sqlite"), lives=lambda node, epoch: True)
+    ended = await after.wait(record.id, 5)
+    assert ended.state is TaskState.FAILED
+    assert not ended.failure().definite
+    assert "may have been done" in ended.failure().message
+    assert [params["to"] for params in work.asked[1:]] == [WORKER] * 2
+    assert work.flags[1:] == [(True, True)] * 2, "a busy worker does not make it anybody's"
 
-        async def put(self, record: TaskRecord):
+
+async def test_whether_it_may_run_twice_is_known_although_nobody_offers_it_now(
+    make, work, tmp_path
+):
+    work.hold.clear()
+    before = await make(SqliteStore(tmp_path / "t.sqlite"), may_repeat=lambda _: True)
+    record = await submit(before)
+    await work.until(1)
+    await before.close()
+    work.hold.set()
+    after = await make(SqliteStore(tmp_path / "t.sqlite"))
+    assert (await after.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert work.flags[1] == (True, False)
+
+
+async def test_a_node_that_stops_with_a_journal_calls_nothing_off(make, work, tmp_path):
+    cancellations = []
+
+    async def wait():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            cancellations.append(cancelled.args)
+            raise
+
+    for store in (SqliteStore(tmp_path / "t.sqlite"), None):
+        work.hold.wait = wait
+        tasks = await make(store)
+        await submit(tasks)
+        await work.until(len(cancellations) + 1)
+        await tasks.close()
+    assert cancellations == [(NOT_CALLED_OFF,), ()]
+
+
+# A store that is slow or fails
+
+
+class Shaky(MemoryStore):
+    """Takes a record when a test lets it, or fails."""
+
+    def __init__(self):
+        self.put_now = asyncio.Event()
+        self.put_now.set()
+        self.asked = asyncio.Event()
+        self.puts = []
+        self.refuses = lambda record: False
+
+    async def put(self, record: TaskRecord):
+        self.asked.set()
+        await self.put_now.wait()
+        if self.refuses(record):
             raise OSError("no space left")
+        self.puts.append(record.state)
 
-        async def remove(self, ids):
-            pass
 
-        async def close(self):
-            pass
+@pytest.fixture
+def store():
+    return Shaky()
 
-    tasks = await make(Full())
+
+async def test_a_submit_whose_caller_leaves_is_done_all_the_same(make, work, store):
+    tasks = await make(store)
+    store.put_now.clear()
+    submitting = asyncio.create_task(submit(tasks, 5, idempotency_key="k"))
+    await asyncio.wait_for(store.asked.wait(), 5)
+    assert tasks.list() == [], "nobody is told of what is not safe yet"
+    submitting.cancel()
+    await asyncio.wait((submitting,))
+    store.put_now.set()
+    again = await submit(tasks, 5, idempotency_key="k")
+    assert (await tasks.wait(again.id, 5)).state is TaskState.COMPLETED
+    assert len(work.asked) == 1
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+async def test_who_repeats_a_submit_hears_no_sooner_that_it_is_safe(make, work, store, is_full):
+    tasks = await make(store)
+    store.put_now.clear()
+    store.refuses = lambda record: is_full
+    both = [asyncio.create_task(submit(tasks, 5, idempotency_key="k")) for _ in range(2)]
+    await asyncio.wait_for(store.asked.wait(), 5)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(each.done() for each in both)
+    store.put_now.set()
+    found = await asyncio.gather(*both, return_exceptions=True)
+    if is_full:
+        assert all(isinstance(each, PeerError) and each.definite for each in found)
+        assert tasks.open == 0
+    else:
+        assert found[0].id == found[1].id
+
+
+async def test_a_cancel_whose_caller_leaves_is_done_all_the_same(make, work):
+    work.hold.clear()
+    tasks = await make()
+    record = await submit(tasks)
+    await work.until(1)
+    cancelling = asyncio.create_task(tasks.cancel(record.id))
+    await asyncio.sleep(0)
+    cancelling.cancel()
+    assert (await tasks.wait(record.id, 5)).state is TaskState.CANCELLED
+
+
+async def test_a_write_that_fails_holds_a_task_up_and_no_more(make, work, store):
+    failing = iter([True])
+    store.refuses = lambda record: record.state is TaskState.WORKING and next(failing, False)
+    tasks = await make(store)
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert len(work.asked) == 1, "nothing is sent that is not written down"
+
+
+async def test_an_end_that_cannot_be_written_is_told_once(make, work, store):
+    store.refuses = lambda record: record.has_ended
+    tasks = await make(store)
+    work.hold.clear()
+    record = await submit(tasks)
+    events = tasks.watch(record.id)
+    work.hold.set()
+    seen = [event async for event in events]
+    assert [event["state"] for event in seen].count("completed") == 1
+    assert "not in the journal" in tasks.get(record.id).message
+
+
+async def test_a_fault_of_ours_ends_the_task(make, work):
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    work.answers = [RuntimeError("a bug")]
+    tasks = await make()
+    record = await submit(tasks)
+    ended = await tasks.wait(record.id, 5)
+    assert (ended.state, ended.error["code"]) == (TaskState.FAILED, Code.INTERNAL)
+    assert not ended.failure().definite
+    assert len(faults) == 1
+
+
+async def test_waiting_for_the_same_reason_is_written_once(make, work, store):
+    work.answers = [NoCandidateError("nobody")] * 4
+    work.marks = False
+    tasks = await make(store)
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert work.flags == [(False, False)] + [(True, False)] * 4
+    assert store.puts == [TaskState.ACCEPTED, TaskState.COMPLETED]
+
+
+async def test_a_task_that_the_disk_does_not_take_is_not_accepted(make, work, store):
+    store.refuses = lambda record: True
+    tasks = await make(store)
     with pytest.raises(PeerError, match="no space left") as caught:
         await submit(tasks)
     assert caught.value.definite
