@@ -199,6 +199,8 @@ class Tasks:
         watcher = Watcher()
         live.watchers.append(watcher)
         live.tell((watcher,))
+        if self._is_closed:
+            watcher.close()
         try:
             while (event := await watcher.next()) is not None:
                 yield event
@@ -217,6 +219,7 @@ class Tasks:
     def resume(self) -> None:
         """Accept tasks again after `drain`."""
         self._is_draining = False
+        self.look_again()
         self._next_turns()
 
     async def close(self) -> None:

@@ -42,6 +42,8 @@ class _Lane:
     refusals: int = 0
     refused_at: Instant = _LONG_AGO
     grows_at: Instant | None = None
+    has_news: bool = False
+    """Whether the mesh has changed since one of those that are out went out."""
 
     @property
     def may_begin(self) -> bool:
@@ -129,11 +131,15 @@ class Lanes:
         lane.refused_at = now
         heapq.heappush(lane.ready, turn)
         longest_s = min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(lane.refusals - 1, 16))
-        self._grow_at(key, lane, now + chance * max(longest_s, len(self._lanes) / TRIES_PER_S))
+        pause_s = chance * max(longest_s, len(self._lanes) / TRIES_PER_S)
+        if lane.has_news:
+            lane.has_news, pause_s = False, min(pause_s, NEWS_PAUSE_S)
+        self._grow_at(key, lane, now + pause_s)
 
     def hurry(self, now: Instant) -> None:
         """The mesh has changed: lanes that pause may try again; their next pause is no shorter."""
         for key, lane in self._lanes.items():
+            lane.has_news = lane.out > 0
             if lane.grows_at is not None:
                 soon = max(now, lane.refused_at + NEWS_PAUSE_S)
                 if soon < lane.grows_at:

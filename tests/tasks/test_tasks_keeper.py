@@ -182,6 +182,7 @@ async def test_a_deadline_ends_who_waits_for_a_turn(make, work, monkeypatch):
 
 async def test_while_nobody_can_it_waits_and_news_of_the_mesh_wake_it(make, work, monkeypatch):
     monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MAX_S", 60.0)
     work.answers = [NoCandidateError("nobody"), BusyError("all busy")]
     tasks = await make()
     record = await submit(tasks)
@@ -379,6 +380,7 @@ async def test_what_is_left_without_a_journal_ends_and_who_waits_is_told(make, w
 
 async def test_what_waits_for_somebody_does_not_hold_up_who_leaves(make, work, monkeypatch):
     monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MAX_S", 60.0)
     work.answers = [NoCandidateError("nobody")]
     tasks = await make()
     record = await submit(tasks)
@@ -414,7 +416,7 @@ async def test_what_was_accepted_is_done_by_the_next_process(make, work, tmp_pat
 async def test_work_that_may_not_run_twice_is_joined_at_its_worker_only(
     make, work, tmp_path, lives, monkeypatch
 ):
-    monkeypatch.setattr(tries, "RECOVERY_S", 0.3)
+    monkeypatch.setattr(tries, "RECOVERY_S", 0.1)
     work.hold.clear()
     before = await make(SqliteStore(tmp_path / "t.sqlite"))
     record = await submit(before)
@@ -605,7 +607,8 @@ async def test_a_fault_of_ours_ends_the_task(make, work):
     assert len(faults) == 1
 
 
-async def test_waiting_for_the_same_reason_is_written_once(make, work, store):
+async def test_waiting_for_the_same_reason_is_written_once(make, work, store, monkeypatch):
+    monkeypatch.setattr(lanes, "PAUSE_MAX_S", 0.001)
     work.answers = [NoCandidateError("nobody")] * 4
     work.marks = False
     tasks = await make(store)

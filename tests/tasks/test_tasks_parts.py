@@ -87,6 +87,20 @@ def test_news_end_a_pause_but_not_at_once():
     assert lanes.next_at is None
 
 
+def test_news_that_come_during_a_try_count_for_the_pause_after_it():
+    lanes = Lanes()
+    lanes.put(b"a", turn(1))
+    pauses = []
+    for at in (10.0, 20.0, 30.0, 40.0):
+        lanes.on_time(at)
+        assert taken(lanes) == ["t1"]
+        if at > 20.0:
+            lanes.hurry(at)
+        lanes.refused(b"a", turn(1), 1.0, at)
+        pauses.append(lanes.next_at - at)
+    assert pauses == pytest.approx([PAUSE_MIN_S, 2 * PAUSE_MIN_S, NEWS_PAUSE_S, NEWS_PAUSE_S])
+
+
 def test_many_lanes_that_pause_do_so_longer():
     lanes = Lanes()
     for number in range(1_000):
