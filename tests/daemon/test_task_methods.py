@@ -8,7 +8,11 @@ from small_mesh import start_node
 
 from meshd.capability.definition import capability, collect
 from meshd.model import Load
+from meshd.routing.request import DEADLINE_MS_MAX
+from meshd.rpc.limits import ServerLimits
+from meshd.rpc.links import LINK_LIMITS
 from meshd.rpc.methods import CallContext
+from meshd.tasks.keeper import DEADLINE_MAX_S
 
 pytestmark = pytest.mark.net
 
@@ -40,6 +44,12 @@ async def test_a_task_keeps_all_that_delegate_takes(node):
     assert (kept["fallback"], kept["offers"], kept["hops"]) == (["plain"], 2, hops)
     ended = await node.registry.call("task.wait", {"id": told["id"]}, CallContext())
     assert (ended["state"], ended["result"]) == ("completed", 1)
+
+
+def test_no_bound_of_calls_is_below_the_longest_deadline():
+    longest_s = DEADLINE_MS_MAX / 1_000
+    assert LINK_LIMITS.call_timeout_s == ServerLimits().call_timeout_s == longest_s
+    assert longest_s == DEADLINE_MAX_S
 
 
 async def test_what_nobody_offers_is_not_said_to_do_no_harm(node):

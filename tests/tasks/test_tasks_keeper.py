@@ -109,6 +109,14 @@ async def test_a_deadline_ends_who_waits_for_a_turn(make, work, monkeypatch):
     assert len(work.asked) == 1
 
 
+async def test_deadlines_of_what_has_ended_take_no_room(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 4)
+    tasks = await make()
+    for number in range(40):
+        await tasks.wait((await submit(tasks, number)).id, 5)
+    assert len(tasks._deadlines) <= 2 * keeper_module.ACTIVE_MAX + 1
+
+
 async def test_while_nobody_can_it_waits_and_news_of_the_mesh_wake_it(make, work, monkeypatch):
     monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
     monkeypatch.setattr(lanes, "PAUSE_MAX_S", 60.0)
