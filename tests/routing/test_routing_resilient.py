@@ -10,6 +10,7 @@ from meshd.errors import BusyError, Code, DeadlineError, NoCandidateError, PeerE
 from meshd.model import Load
 from meshd.routing.offers import ACCEPT, COUNTER, REJECT, Offer, best_offer
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN, RETRIES_SAVED
+from meshd.routing.router import ATTEMPTS_MAX
 from meshd.routing.settings import RoutingSettings
 
 
@@ -326,11 +327,13 @@ async def test_what_is_not_for_want_of_somebody_has_no_fallback(error):
 
 @pytest.mark.parametrize("load", [None, Load(full=True, slots=1, service_s=0.1)])
 async def test_who_is_not_patient_hears_at_once_that_all_are_busy_and_takes_no_room(load):
-    world = World(me(), *(peer(n) if load is None else peer(n, load=load) for n in (2, 3)))
-    world.answer(dict.fromkeys((2, 3), failing(BusyError("full", data={"eta_s": 0.1}))))
+    busy = range(2, 8)
+    world = World(me(), *(peer(n) if load is None else peer(n, load=load) for n in busy))
+    world.answer(dict.fromkeys(busy, failing(BusyError("full", data={"eta_s": 0.1}))))
     began = world.clock.time
     with pytest.raises(BusyError, match="does not wait") as caught:
         await world.delegate(is_patient=False, fallback=("plain",), deadline_s=60.0)
+    assert len(world.invoker.asked) == (ATTEMPTS_MAX if load is None else 0)
     assert caught.value.definite
     assert caught.value.data["eta_s"] >= 0
     assert world.clock.time == began

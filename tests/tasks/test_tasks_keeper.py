@@ -114,7 +114,7 @@ async def test_deadlines_of_what_has_ended_take_no_room(make, work, monkeypatch)
     tasks = await make()
     for number in range(40):
         await tasks.wait((await submit(tasks, number)).id, 5)
-    assert len(tasks._deadlines) <= 2 * keeper_module.ACTIVE_MAX + 1
+    assert len(tasks._deadlines) <= 2 * (keeper_module.ACTIVE_MAX + 1)
 
 
 async def test_while_nobody_can_it_waits_and_news_of_the_mesh_wake_it(make, work, monkeypatch):
