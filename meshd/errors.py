@@ -6,6 +6,9 @@ from typing import Any
 LINK_LOST = "the caller's link got lost"
 """The message of the cancellation of a handler whose caller did not call it off, but vanished."""
 
+NOT_CALLED_OFF = "whoever comes after this caller asks for the answer"
+"""The message of the cancellation of a call that the peer goes on with, as for a lost link."""
+
 
 class Code(IntEnum):
     """JSON-RPC error codes: the standard's own, and meshd's, clear of A2A's and MCP's ranges."""

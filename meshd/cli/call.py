@@ -1,6 +1,7 @@
 """`meshd call`: run a capability on the best node and print what it returns."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -11,6 +12,9 @@ from meshd.cli.options import complete_capabilities, connection_options, example
 from meshd.cli.output import escape, json_text
 from meshd.cli.session import Session, current, emit, emit_json, is_tty, with_schema
 from meshd.errors import NoCandidateError
+
+TASK_TIMEOUT_S = 3_600.0
+"""What is handed in is given up after this long: waiting for somebody who can is part of it."""
 
 
 @click.command(
@@ -26,7 +30,7 @@ from meshd.errors import NoCandidateError
 )
 @click.argument("capability", shell_complete=complete_capabilities)
 @click.argument("pairs", metavar="[K=V ...|@FILE|-]", nargs=-1)
-@handover_options
+@partial(handover_options, also="; with --detach an hour")
 @click.option("--dry-run", is_flag=True, help="Show who could do it with which input; run nothing.")
 @click.option("--detach", is_flag=True, help="Hand it in, print the task's ID and return.")
 @click.option("--stream", is_flag=True, help="Print partial results as they come, one a line.")
@@ -80,6 +84,7 @@ def command(
 def _hand_in(
     session: Session, request: dict[str, Any], choices: dict[str, Any], *, as_json: bool
 ) -> None:
+    choices["timeout_s"] = choices["timeout_s"] or TASK_TIMEOUT_S
     params = delegate_params(request, **choices)
     params.pop("explain", None)
     record = session.call("task.submit", params)

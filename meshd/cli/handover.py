@@ -21,7 +21,7 @@ LEFT_OUT_MAX = 8
 Command = Callable[..., Any]
 
 
-def handover_options(function: Command) -> Command:
+def handover_options(function: Command, *, also: str = "") -> Command:
     """-d, --to, --timeout, --policy, --explain, --idempotency-key, --priority, --fallback, ..."""
     options = [
         click.option("-d", "--data", metavar="JSON|@FILE|-", help="The input; `-` reads stdin."),
@@ -36,9 +36,8 @@ def handover_options(function: Command) -> Command:
             "--timeout",
             "timeout_s",
             type=duration,
-            default=f"{TIMEOUT_S:g}s",
             metavar="TIME",
-            help=f"Give up after this long (5s, 500ms, 2m); default {TIMEOUT_S:g}s.",
+            help=f"Give up after this long (5s, 500ms, 2m); default {TIMEOUT_S:g}s{also}.",
         ),
         click.option("--policy", metavar="NAME", help="How to choose, e.g. least_loaded."),
         click.option("--explain", is_flag=True, help="Say on stderr why this node was chosen."),
@@ -83,7 +82,7 @@ def hand_over(
         MeshError: nobody could, or the one who could failed.
     """
     params = delegate_params(request, **choices)
-    timeout_s = choices["timeout_s"] + GRACE_S
+    timeout_s = params["deadline_ms"] / 1_000 + GRACE_S
     answer: dict[str, Any]
     if on_part is None:
         answer = session.call("delegate", params, timeout_s=timeout_s)
@@ -99,7 +98,7 @@ def delegate_params(
     request: dict[str, Any],
     *,
     to: str,
-    timeout_s: float,
+    timeout_s: float | None,
     policy: str | None,
     explain: bool,
     idempotency_key: str | None,
@@ -120,6 +119,7 @@ def delegate_params(
         "offers": offers,
     }
     given = {key: value for key, value in optional.items() if value is not None}
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     return {**request, "deadline_ms": max(1, round(timeout_s * 1000)), **given}
 
 

@@ -79,7 +79,10 @@ class DiscoverParams(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`work`: do this here. `hops` are ids of nodes that it came through."""
+    """`work`: do this here. `hops` are ids of nodes that it came through.
+
+    With `only_joins` nothing begins: it is answered where a run under its key is known.
+    """
 
     capability: str = ""
     input: Any = None
@@ -89,6 +92,7 @@ class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
     priority: int = PRIORITY_DEFAULT
     hops: Hops = ()
     trace: Any = None
+    only_joins: bool = False
 
 
 class OfferParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -298,6 +302,7 @@ class RemoteMethods:
                 idempotency_key=params.idempotency_key or None,
                 priority=params.priority,
                 sink=context.sink,
+                only_joins=params.only_joins,
             )
         except MeshError as error:
             error.data.setdefault("load", self._load())
@@ -386,8 +391,9 @@ class RemoteMethods:
         return request
 
     def is_idempotent(self, capability: str) -> bool:
-        """Whether all who offer it say that running it twice does no harm."""
-        return all(s.idempotent for _, s in self._offers() if s.name == capability)
+        """Whether all who offer it say that running it twice does no harm; not if nobody does."""
+        found = [s.idempotent for _, s in self._offers() if s.name == capability]
+        return bool(found) and all(found)
 
     def _expand(self, params: dict[str, Any]) -> dict[str, Any]:
         """Turn a plain text, or a need in words, into a capability and its input."""

@@ -214,7 +214,7 @@ class Node:
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)
         self.happenings.on_view(view)
-        self.task_methods.look_again()
+        self.task_methods.on_view(view)
         for waiter, wanted in list(self._waiters.items()):
             if not waiter.done() and wanted(view):
                 waiter.set_result(None)

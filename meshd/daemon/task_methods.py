@@ -14,7 +14,7 @@ from meshd.sink import Sink
 from meshd.tasks.keeper import Tasks
 from meshd.tasks.record import TaskRecord, told
 from meshd.tasks.store import MemoryStore, SqliteStore
-from meshd.view import Peer
+from meshd.view import ClusterView, Peer
 from meshd.work.task import TaskState
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class TaskMethods:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._tasks: Tasks | None = None
+        self._news: dict[NodeId, tuple[object, ...]] = {}
 
     def register(self, registry: Registry) -> None:
         """Serve all of them."""
@@ -86,7 +87,7 @@ class TaskMethods:
             await self._tasks.close()
 
     async def drain(self) -> None:
-        """Let those end that are with workers; without a journal the others are lost."""
+        """Let those end that are with workers; without a journal the others have their turn too."""
         if self._tasks is not None:
             await self._tasks.drain()
 
@@ -95,9 +96,16 @@ class TaskMethods:
         if self._tasks is not None:
             self._tasks.resume()
 
-    def look_again(self) -> None:
-        """The mesh has changed."""
-        if self._tasks is not None:
+    def on_view(self, view: ClusterView) -> None:
+        """There is a new view; loads and signs of life alone are no news to who waits."""
+        if self._tasks is None or not self._tasks.is_waiting:
+            return
+        news: dict[NodeId, tuple[object, ...]] = {
+            node: (p.epoch, p.state, p.reachable, p.capabilities, _is_ready(p))
+            for node, p in view.by_node.items()
+        }
+        if news != self._news:
+            self._news = news
             self._tasks.look_again()
 
     @property
@@ -115,10 +123,13 @@ class TaskMethods:
         deadline_s: Seconds,
         sink: Sink,
         trying: Callable[[str, int], Awaitable[None]],
+        is_repeat: bool,
+        only_joins: bool,
     ) -> Any:
         request = msgspec.structs.replace(
-            self._node.methods.request_of(params), deadline_s=deadline_s
-        )
+            self._node.methods.request_of(params), deadline_s=deadline_s, is_patient=False,
+            is_repeat=is_repeat, only_joins=only_joins,
+        )  # fmt: skip
 
         async def told_which(peer: Peer) -> None:
             await trying(peer.node.hex(), peer.epoch)
@@ -139,7 +150,8 @@ class TaskMethods:
         optional = {
             "version": request.version, "tags": list(request.tags), "policy": request.policy,
             "to": request.to, "hops": list(request.hops), "trace": request.trace,
-            "idempotency_key": request.idempotency_key,
+            "idempotency_key": request.idempotency_key, "fallback": list(request.fallback),
+            "offers": request.offers,
         }  # fmt: skip
         given: dict[str, Any] = {
             "capability": request.capability, "input": request.input, "priority": request.priority,
@@ -211,6 +223,10 @@ class TaskMethods:
             peer.address, method, msgspec.to_builtins(params), timeout_s=timeout_s,
             sink=context.sink,
         )  # fmt: skip
+
+
+def _is_ready(peer: Peer) -> bool:
+    return peer.load is None or (peer.load.ready and not peer.load.draining)
 
 
 def _row(record: TaskRecord) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from meshd.clock import Seconds
 from meshd.errors import DeadlineError, error_from_wire
 from meshd.priority import PRIORITY_DEFAULT
 from meshd.sink import PartQueue, Sink
+from meshd.work.origin import ORIGIN
 
 WAIT_S: Seconds = 30.0
 """One question's; a longer wait asks again."""
@@ -23,7 +24,9 @@ class TaskStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         id: what any node of the mesh finds it by.
-        state: submitted, accepted, working, completed, failed, cancelled, rejected or expired.
+        state: accepted (it waits for its turn, or for somebody who can), working, or how it ended:
+            completed, failed, cancelled, expired, or rejected where its node stopped before
+            anybody could take it.
         capability: what is to be done.
         fraction: how far it is, 0 .. 1, where its handler tells.
         message: the handler's word on that.
@@ -123,11 +126,12 @@ class TaskSide(ABC):
         idempotency_key: str = "",
         priority: int = PRIORITY_DEFAULT,
         fallback: Iterable[str] = (),
+        offers: int = 0,
     ) -> MeshTask:
         """Hand work in; it is done, and its result kept, while this program does other things.
 
-        It waits while nobody can take it, up to `deadline_s`. The node keeps it in memory, or with
-        `journal = true` on disk, so that it survives a restart.
+        It waits while nobody can take it, up to `deadline_s` (a day at most). The node keeps it in
+        memory, or with `journal = true` on disk, so that it survives a restart.
 
         Args:
             capability: its name.
@@ -138,6 +142,7 @@ class TaskSide(ABC):
             idempotency_key: a repeated key returns the first task.
             priority: 1 .. 5, the most urgent.
             fallback: capabilities to try with the same input where nobody can do this one.
+            offers: ask so many candidates (up to 4) for a bid, and take the best.
 
         Raises:
             BusyError: the node keeps too many open tasks.
@@ -145,7 +150,7 @@ class TaskSide(ABC):
         """
         optional = {
             "to": to, "policy": policy, "idempotency_key": idempotency_key,
-            "fallback": list(fallback),
+            "fallback": list(fallback), "offers": offers, "hops": list(ORIGIN.get().hops),
         }  # fmt: skip
         params = {
             "capability": capability, "input": input, "deadline_ms": deadline_s * 1_000,

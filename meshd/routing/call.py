@@ -19,7 +19,7 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.signals import Outcome
-from meshd.sink import Sink
+from meshd.sink import Sink, is_optional
 from meshd.view import Peer
 
 FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
@@ -155,7 +155,12 @@ class Call:
         return self.request.is_queued and is_safe and error.code not in FINAL
 
     def may_fall_back(self, error: MeshError) -> bool:
-        """Whether another capability may be tried after this end."""
+        """Whether another capability may be tried after this end.
+
+        Not after a refusal that a patient call would have waited out: who asks again later may.
+        """
+        if error.code == Code.BUSY and not self.request.is_patient:
+            return False
         is_the_work = error.code not in FINAL and error.code != Code.DEADLINE
         return error.definite and is_the_work and not self.has_passed
 
@@ -235,6 +240,8 @@ class Call:
             params["idempotency_key"] = request.idempotency_key
         if request.trace is not None:
             params["trace"] = request.trace
+        if request.only_joins:
+            params["only_joins"] = True
         return params
 
     def too_late(self) -> DeadlineError:
@@ -262,6 +269,7 @@ class _Passing:
     def __init__(self, sink: Sink) -> None:
         self.has_passed = False
         self._sink = sink
+        self.is_optional = is_optional(sink)
         self.progress = sink.progress
 
     async def part(self, value: Any) -> None:

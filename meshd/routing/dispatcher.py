@@ -116,7 +116,8 @@ class Dispatcher:
         """
         now = self._clock.now()
         self._check_hops(request)
-        self.resilience.began(now)
+        if not request.is_repeat:
+            self.resilience.began(now)
         limit_s = self._settings.deadline_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
         attempts: list[Attempt] = []
@@ -297,6 +298,8 @@ class Dispatcher:
         now = self._clock.now()
         offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
         assert offer_s is not None, "who refuses makes an offer"
+        if not call.request.is_patient:
+            raise call.ended(call.busy(offer_s, "this call does not wait"))
         left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
         is_too_late = offer_s > OFFER_SLACK * remaining_s and not call.request.is_queued
         if is_too_late or left_s < WAIT_MIN_S:

@@ -27,6 +27,10 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
     capabilities to try with the same input where nobody can do the first, can be reached or has
     room in time; `is_queued` waits, until the deadline, for somebody who does; `offers` asks so
     many candidates for a bid first.
+
+    The last three are this node's own affair and come from no caller. Not `is_patient`, it hears at
+    once that all are busy; `is_repeat` is a later try of work that was counted as a call before;
+    `only_joins` begins nothing: who knows no run under its key refuses.
     """
 
     capability: str
@@ -44,6 +48,9 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
     is_queued: bool = False
     offers: int = 0
     trace: Any = None
+    is_patient: bool = True
+    is_repeat: bool = False
+    only_joins: bool = False
 
 
 class DelegatedTo(TypedDict):

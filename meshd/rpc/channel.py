@@ -11,7 +11,15 @@ from typing import Any
 from aiohttp import WSMsgType
 
 from meshd.clock import Seconds
-from meshd.errors import LINK_LOST, BusyError, Code, DeadlineError, PeerError, UsageError
+from meshd.errors import (
+    LINK_LOST,
+    NOT_CALLED_OFF,
+    BusyError,
+    Code,
+    DeadlineError,
+    PeerError,
+    UsageError,
+)
 from meshd.rpc.dispatch import answer
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import FrameWriter, Socket, messages_in
@@ -26,7 +34,7 @@ from meshd.rpc.jsonrpc import (
     encode_request,
     parse_message,
 )
-from meshd.rpc.limits import CallGate
+from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
 from meshd.rpc.methods import CallContext, Registry
 from meshd.sink import Sink
 
@@ -49,7 +57,7 @@ class ChannelLimits:
     depth_max: int = DEPTH_MAX
     outgoing_max: int = 1_024
     incoming_max: int = 1_024
-    call_timeout_s: Seconds = 3_600.0
+    call_timeout_s: Seconds = CALL_TIMEOUT_S
     heartbeat_s: Seconds = 30.0
     close_timeout_s: Seconds = 2.0
 
@@ -152,7 +160,9 @@ class Channel:
         *,
         sink: Sink | None = None,
     ) -> Any:
-        """Call the other side and return its result. Cancelled, it cancels the other side's work.
+        """Call the other side and return its result.
+
+        Cancelled, it cancels the other side's work, unless with the message `NOT_CALLED_OFF`.
 
         `sink`, if any, has taken all partial results and progress before this returns.
 
@@ -174,10 +184,14 @@ class Channel:
         self._pending[request_id] = future
         if sink is not None:
             self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
+        is_called_off = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send(data)
                 response = await self._answer_to(request_id, future)
+        except asyncio.CancelledError as cancelled:
+            is_called_off = cancelled.args != (NOT_CALLED_OFF,)
+            raise
         except TimeoutError:
             raise DeadlineError(
                 f"no answer to {method!r} within {timeout_s:g} s", definite=False
@@ -186,7 +200,7 @@ class Channel:
             del self._pending[request_id]
             if sink is not None:
                 self._inflows.pop(request_id).close()
-            if not future.done() or future.cancelled():
+            if is_called_off and (not future.done() or future.cancelled()):
                 await self._call_off(request_id)
         if response.error is not None:
             raise response.error

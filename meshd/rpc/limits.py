@@ -9,6 +9,9 @@ from meshd.rpc.jsonrpc import BATCH_MAX, BODY_BYTES_MAX, DEPTH_MAX
 REQUESTS_BYTES_MAX = 256 * 1_048_576
 """Of all requests that run at a time: they are kept until they end."""
 
+CALL_TIMEOUT_S: Seconds = 86_400.0
+"""The longest time that a call may take, whoever makes it: the longest deadline of all."""
+
 TIMEOUT_HEADER = "Meshd-Timeout-Ms"
 """How long an HTTP caller still waits, in whole milliseconds."""
 
@@ -42,7 +45,7 @@ class ServerLimits:
     idle_timeout_s: Seconds = 15.0
     read_timeout_s: Seconds = 10.0
     write_timeout_s: Seconds = 10.0
-    call_timeout_s: Seconds = 3_600.0
+    call_timeout_s: Seconds = CALL_TIMEOUT_S
     calls_max: int = 1_024
     calls_per_remote_max: int = 256
     connections_max: int = 512

@@ -23,7 +23,7 @@ from meshd.rpc.frames import Socket
 from meshd.rpc.limits import CallGate
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.server import RpcServer, remote_host
-from meshd.sink import Sink
+from meshd.sink import Sink, is_optional
 
 LINK_PATH = "/link"
 LINK_PROTOCOL = "meshd.link.1"
@@ -132,7 +132,8 @@ class Links:
     ) -> Any:
         """Call `method` of the node at `target` and return its result.
 
-        `sink` takes partial results and progress; only a link brings them.
+        `sink` takes partial results and progress; only a link brings them. A sink that
+        `is_optional` goes without where there is none.
 
         Raises:
             MeshError: what the node answered.
@@ -148,7 +149,7 @@ class Links:
             channel = await self._reach(target, method, timeout_s)
             timeout_s -= self._clock.now() - began
         if channel is None:
-            if sink is not None:
+            if sink is not None and not is_optional(sink):
                 raise PeerError(f"{target} has no link to stream over", code=Code.REJECTED)
             return await self._client.invoke(target, method, params, timeout_s=timeout_s)
         return await channel.call(method, params, timeout_s, sink=sink)

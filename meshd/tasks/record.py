@@ -14,12 +14,14 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         id: the accepting node's id, a dash, and 16 hex digits: any node finds its keeper by it.
         capability: what is to be done.
-        params: those of `delegate`, without the deadline.
+        params: those of `delegate`, without the deadline; once it has ended, its key alone.
         state: where it stands.
         submitted_ms: wall-clock milliseconds since 1970.
         updated_ms: of its last change.
         deadline_ms: when it is given up.
         priority: 1 .. 5, the most urgent.
+        digest: of what was handed in, in hex: a repeated key must come with the same.
+        may_repeat: whether running it twice does no harm, as those said who could be sent it.
         node: id of the node that works at it, or did last, in hex.
         epoch: of that node's process.
         fraction: how far it is, 0 .. 1.
@@ -37,6 +39,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_ms: int
     state: TaskState = TaskState.SUBMITTED
     priority: int = 3
+    digest: str = ""
+    may_repeat: bool = False
     node: str = ""
     epoch: int = 0
     fraction: float | None = None
@@ -64,6 +68,19 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         assert state is self.state or may_follow(state, self.state), f"{self.state} > {state}"
         return msgspec.structs.replace(self, state=state, updated_ms=now_ms, **changes)
 
+    def waiting(self, now_ms: int, message: str) -> "TaskRecord":
+        """It surely ran nowhere, and waits again: a process that takes it up may ask anybody."""
+        assert not self.has_ended, f"{self.state} is an end"
+        return msgspec.structs.replace(
+            self, state=TaskState.ACCEPTED, updated_ms=now_ms, node="", epoch=0, message=message
+        )
+
+    def ended(self, state: TaskState, now_ms: int, **changes: Any) -> "TaskRecord":
+        """The record at its end: what was handed in is kept no more, but for its key."""
+        key = self.params.get("idempotency_key")
+        params = {"idempotency_key": key} if key else {}
+        return self.advanced(state, now_ms, params=params, **changes)
+
     def failure(self) -> MeshError | None:
         """Its error, as an exception."""
         if self.error is None:
@@ -76,7 +93,8 @@ def told(record: TaskRecord) -> dict[str, Any]:
     shape: dict[str, Any] = msgspec.to_builtins(
         msgspec.structs.replace(record, params={}), str_keys=True
     )
-    shape.pop("params", None)
+    for own in ("params", "digest", "may_repeat"):
+        shape.pop(own, None)
     return {"schema": "meshd.task/1", "priority": record.priority, **shape,
             "state": str(record.state)}  # fmt: skip
 

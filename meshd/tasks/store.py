@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,11 @@ _VERSION = 1
 
 class Store(Protocol):
     """Keeps records by id."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the next process finds them."""
+        ...
 
     async def load(self) -> list[TaskRecord]:
         """All that is kept, the oldest first."""
@@ -44,6 +50,8 @@ class Store(Protocol):
 class MemoryStore:
     """Keeps nothing beyond the process: the records that are in use are in memory anyway."""
 
+    is_lasting = False
+
     async def load(self) -> list[TaskRecord]:
         """Nothing."""
         return []
@@ -65,6 +73,8 @@ class SqliteStore:
     tasks a second cost few writes to the disk.
     """
 
+    is_lasting = True
+
     def __init__(self, path: Path) -> None:
         """Nothing is opened yet."""
         self._path = path
@@ -81,8 +91,10 @@ class SqliteStore:
             UsageError: it is no journal of ours, or cannot be opened; the file is as it was.
         """
         try:
-            rows = await self._in_thread(self._open)
-            return [msgspec.json.decode(row, type=TaskRecord) for row in rows]
+            rows = await self._in_thread(self._read)
+            records = [msgspec.json.decode(row, type=TaskRecord) for row in rows]
+            await self._in_thread(self._open)
+            return records
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise UsageError(
                 f"the journal {self._path} cannot be used: {error}",
@@ -116,18 +128,26 @@ class SqliteStore:
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _open(self) -> list[bytes]:
+    def _read(self) -> list[bytes]:
+        """All rows; a file that is none of ours is left as it was."""
+        if not self._path.exists():
+            return []
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0 and not db.execute("SELECT name FROM sqlite_master").fetchall():
+                return []
+            if version != _VERSION:
+                raise sqlite3.DatabaseError(f"it is of version {version}, this is {_VERSION}")
+            return [row[0] for row in db.execute("SELECT record FROM tasks ORDER BY rowid")]
+
+    def _open(self) -> None:
         self._db = db = sqlite3.connect(self._path, check_same_thread=False)
         self._path.chmod(0o600)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in {0, _VERSION}:
-            raise sqlite3.DatabaseError(f"it is of version {version}, this is {_VERSION}")
         with db:
             db.execute(_SCHEMA)
             db.execute(f"PRAGMA user_version = {_VERSION}")
-        return [row[0] for row in db.execute("SELECT record FROM tasks ORDER BY rowid")]
 
     async def _written(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -10,6 +10,8 @@ KEYS_MAX = 1_024
 BYTES_MAX = 32 * 1024 * 1024
 KEPT_S = 600.0
 KEY_CHARS_MAX = 128
+UNKNOWN_KEY = "unknown_key"
+"""The `reason` in the data of the refusal to begin what was only to be joined."""
 
 ValueT = TypeVar("ValueT")
 

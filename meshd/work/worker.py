@@ -19,6 +19,7 @@ from meshd.errors import (
     Code,
     DeadlineError,
     MeshError,
+    NoCandidateError,
     PeerError,
     UsageError,
 )
@@ -34,7 +35,7 @@ from meshd.work.admission import (
     WorkLoad,
 )
 from meshd.work.executors import Forward, Tools, execute, prepare
-from meshd.work.idempotency import KEY_CHARS_MAX, Memory, Remembered
+from meshd.work.idempotency import KEPT_S, KEY_CHARS_MAX, UNKNOWN_KEY, Memory, Remembered
 from meshd.work.offers import Offers
 from meshd.work.pools import Pools, check_executor
 from meshd.work.run import (
@@ -160,6 +161,7 @@ class Worker:
         task_id: str | None = None,
         priority: int = PRIORITY_DEFAULT,
         sink: Sink | None = None,
+        only_joins: bool = False,
     ) -> WorkResult:
         """Do one piece of work within `deadline_s` seconds from now.
 
@@ -168,10 +170,11 @@ class Worker:
 
         A repeated `idempotency_key` (1..128 characters, for each capability on its own) joins the
         run that is under way or returns its first answer. If the caller is cancelled, and nobody
-        else waits for the same run, the run is cancelled too.
+        else waits for the same run, the run is cancelled too. With `only_joins` nothing begins.
 
         Raises:
-            NoCandidateError: the capability is not offered here; definite.
+            NoCandidateError: the capability is not offered here, or it was only to be joined and
+                the key is not known, or not any more; definite.
             UsageError: the input or the key is wrong; definite.
             BusyError: refused, with `reason`, `eta_s`, `queue`, `load` in its data; definite.
             DeadlineError: time ran out; definite while it waited, indefinite once it ran.
@@ -191,6 +194,12 @@ class Worker:
                 return await self._await(first, deadline_s)
             if first is not None:
                 return deliver(first.value)
+        if only_joins:
+            raise NoCandidateError(
+                f"{capability}: no run under this key is known here",
+                hint=f"first answers are kept for {KEPT_S:g} s at most",
+                data={"reason": UNKNOWN_KEY},
+            )
         context = copy_context()
         # Also where nobody looks on: a handler's own work here is not the work of its caller.
         context.run(SINK.set, None if sink is None else LoopSink(sink))

@@ -351,6 +351,18 @@ def test_delegate_hands_plain_text_over(meshd, fake):
     assert fake.params("delegate") == {"text": "summarise this", "deadline_ms": 30_000}
 
 
+@pytest.mark.parametrize(
+    ("given", "deadline_ms"), [([], 3_600_000), (["--timeout", "10m"], 600_000)]
+)
+def test_what_is_handed_in_has_an_hour_unless_it_is_given_another_time(
+    meshd, fake, given, deadline_ms
+):
+    meshd("call", "--detach", "render", *given)
+    assert fake.params("task.submit")["deadline_ms"] == deadline_ms
+    meshd("call", "render")
+    assert fake.params("delegate")["deadline_ms"] == 30_000
+
+
 def test_delegate_describes_a_need_beside_its_input(meshd, fake):
     fake.results["delegate"] = delegated(5)
     meshd("delegate", "into German", "text=x", "--to", "lab-b")

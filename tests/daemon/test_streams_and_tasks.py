@@ -9,7 +9,9 @@ import aiohttp
 import pytest
 
 from meshd import Mesh, progress
-from meshd.errors import DeadlineError, NoCandidateError, PeerError
+from meshd.errors import Code, DeadlineError, NoCandidateError, PeerError
+from meshd.routing.settings import HOPS_MAX
+from meshd.work.idempotency import KEYS_MAX
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("place"),
@@ -165,6 +167,64 @@ async def test_accepted_work_survives_the_death_of_the_node_that_accepted_it(sit
             assert await caller.task(task.id).result(40) == "KEPT"
         # The run that was under way was joined: nothing began a second time.
         assert program.began.locked()
+
+
+async def test_accepted_work_survives_a_restart_of_the_node_that_accepted_it(site):
+    worker = site.start("w")
+    entry = site.start("e", "--journal", "--drain", "100ms", join=[worker])
+    async with offering(worker) as program:
+        async with attached(entry, "caller") as caller:
+            task = await caller.submit("gated", {"text": "kept"})
+            await asyncio.wait_for(program.began.acquire(), 20)
+        assert await asyncio.to_thread(entry.stop) == 0
+        again = site.start("e", "--journal", join=[worker])
+        async with attached(again, "caller") as caller:
+            program.gate.set()
+            assert await caller.task(task.id).result(40) == "KEPT"
+        assert program.began.locked(), "nothing began a second time"
+
+
+async def test_work_that_its_worker_has_forgotten_is_not_done_twice(site):
+    worker = site.start("w")
+    entry = site.start("e", "--journal", join=[worker])
+    async with offering(worker) as program:
+        async with attached(entry, "caller") as caller:
+            task = await caller.submit("gated", {"text": "once"})
+            await asyncio.wait_for(program.began.acquire(), 20)
+        entry.kill()
+        program.gate.set()
+        async with attached(worker, "others") as others:
+            for first in range(0, KEYS_MAX + 8, 8):
+                keys = [f"k{number}" for number in range(first, first + 8)]
+                await asyncio.gather(
+                    *(others.call("count", {"to": 0}, idempotency_key=key) for key in keys)
+                )
+        again = site.start("e", "--journal", join=[worker])
+        async with attached(again, "caller") as caller:
+            with pytest.raises(PeerError, match="may have been done") as caught:
+                await caller.task(task.id).result(40)
+            assert not caught.value.definite
+        assert program.began.locked(), "nothing began a second time"
+
+
+async def test_work_that_hands_itself_in_again_comes_to_an_end(site):
+    (a,) = site.start_mesh("a")
+    mesh = attached(a)
+
+    @mesh.agent()
+    async def again(step: int) -> str:
+        return (await mesh.submit("again", {"step": step + 1})).id
+
+    async with mesh:
+
+        async def follow(task_id):
+            for _ in range(HOPS_MAX + 1):
+                task_id = await mesh.task(task_id).result(20)
+
+        first = await mesh.submit("again", {"step": 0})
+        with pytest.raises(PeerError, match="passed on") as caught:
+            await follow(first.id)
+        assert caught.value.code == Code.CYCLE
 
 
 async def test_without_a_journal_a_task_is_gone_with_its_node_and_that_is_said(site):

@@ -10,6 +10,7 @@ from meshd.errors import BusyError, Code, DeadlineError, NoCandidateError, PeerE
 from meshd.model import Load
 from meshd.routing.offers import ACCEPT, COUNTER, REJECT, Offer, best_offer
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN, RETRIES_SAVED
+from meshd.routing.router import ATTEMPTS_MAX
 from meshd.routing.settings import RoutingSettings
 
 
@@ -56,6 +57,19 @@ async def test_after_an_indefinite_failure_only_those_are_asked_who_may_run_it_t
     with pytest.raises(PeerError, match="link lost"):
         await world.delegate(policy="round_robin")
     assert world.invoker.order == [2]
+
+
+async def test_a_later_try_of_the_same_work_pays_nothing_into_the_budget():
+    world = World(me(), peer(2))
+    resilience = world.dispatcher.resilience
+    while resilience.may_retry(world.clock.now()):
+        pass
+    for _ in range(20):
+        await world.delegate(is_repeat=True)
+    assert not resilience.may_retry(world.clock.now())
+    for _ in range(20):
+        await world.delegate()
+    assert resilience.may_retry(world.clock.now())
 
 
 # Second copies
@@ -309,3 +323,25 @@ async def test_what_is_not_for_want_of_somebody_has_no_fallback(error):
     with pytest.raises(type(error)):
         await world.delegate(capability="fancy", fallback=("echo",))
     assert world.invoker.order == [2]
+
+
+@pytest.mark.parametrize("load", [None, Load(full=True, slots=1, service_s=0.1)])
+async def test_who_is_not_patient_hears_at_once_that_all_are_busy_and_takes_no_room(load):
+    busy = range(2, 8)
+    world = World(me(), *(peer(n) if load is None else peer(n, load=load) for n in busy))
+    world.answer(dict.fromkeys(busy, failing(BusyError("full", data={"eta_s": 0.1}))))
+    began = world.clock.time
+    with pytest.raises(BusyError, match="does not wait") as caught:
+        await world.delegate(is_patient=False, fallback=("plain",), deadline_s=60.0)
+    assert len(world.invoker.asked) == (ATTEMPTS_MAX if load is None else 0)
+    assert caught.value.definite
+    assert caught.value.data["eta_s"] >= 0
+    assert world.clock.time == began
+    assert world.dispatcher.waiting == 0
+
+
+async def test_what_is_only_to_be_joined_is_asked_for_as_such():
+    world = World(me(), peer(2))
+    await world.delegate(idempotency_key="k")
+    await world.delegate(idempotency_key="k", only_joins=True)
+    assert [params.get("only_joins") for _, params, _ in world.invoker.asked] == [None, True]

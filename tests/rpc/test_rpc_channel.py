@@ -10,6 +10,7 @@ import pytest
 from rpc_bench import Bench
 
 from meshd.errors import (
+    NOT_CALLED_OFF,
     BusyError,
     Code,
     DeadlineError,
@@ -196,6 +197,20 @@ async def test_a_cancelled_call_cancels_the_other_sides_work_and_no_other(daemon
     assert calls[0].cancelled()
     assert channel.late_answers == 0
     await channel.close()
+
+
+async def test_a_call_that_somebody_else_will_ask_for_is_not_called_off(daemon_with):
+    daemon = await daemon_with()
+    channel = await connect_channel(daemon.path)
+    call = asyncio.create_task(channel.call("hold"))
+    await daemon.bench.started.acquire()
+    call.cancel(NOT_CALLED_OFF)
+    await asyncio.wait((call,))
+    assert await channel.call("echo", ["after a cancellation would have come"])
+    assert daemon.bench.ended.locked(), "it goes on"
+    await channel.close()
+    async with asyncio.timeout(5):
+        await daemon.bench.ended.acquire()
 
 
 async def test_whoever_asks_late_to_be_told_of_the_end_is_told_at_once(daemon_with):

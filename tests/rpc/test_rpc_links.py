@@ -210,6 +210,30 @@ async def test_a_server_takes_so_many_links_and_posts_beyond(end):
     assert (other.links.accepted, other.server.counters["calls"]) == (1, 1)
 
 
+class Taker:
+    """A sink that may do without."""
+
+    def __init__(self, *, is_optional):
+        self.is_optional = is_optional
+
+    async def part(self, value):
+        raise AssertionError("only a link brings parts")
+
+    def progress(self, fraction, message):
+        raise AssertionError("only a link brings progress")
+
+
+async def test_where_there_is_no_link_the_result_alone_comes_to_whom_that_will_do(end):
+    other = await end("b" * 16, links_max=0)
+    one = await end()
+    call = one.links.invoke
+    may, must = Taker(is_optional=True), Taker(is_optional=False)
+    assert await call(other.address, "echo", {"text": "x"}, timeout_s=5, sink=may) == {"text": "x"}
+    with pytest.raises(PeerError, match="no link to stream over") as caught:
+        await call(other.address, "echo", {}, timeout_s=5, sink=must)
+    assert caught.value.definite
+
+
 async def test_calls_of_all_links_count_together(end):
     one, two = await end(), await end("c" * 16)
     other = await end("b" * 16, calls_max=1)

@@ -1,76 +1,23 @@
-"""Tasks that a node accepted: run in turn, kept, fetched, cancelled, and taken up again."""
+"""Tasks that a node accepted: run in turn, kept, fetched, cancelled, and left behind."""
 
 import asyncio
-import random
 
 import pytest
+from task_fakes import NODE, WORKER, submit
 
-from meshd.daemon.platform import SystemClock
-from meshd.errors import BusyError, Code, DeadlineError, NoCandidateError, PeerError, UsageError
+from meshd.errors import (
+    BusyError,
+    Code,
+    DeadlineError,
+    MeshError,
+    NoCandidateError,
+    PeerError,
+    UsageError,
+)
+from meshd.tasks import ended, lanes, table, watcher
 from meshd.tasks import keeper as keeper_module
-from meshd.tasks.keeper import Tasks
-from meshd.tasks.record import TaskRecord
 from meshd.tasks.store import SqliteStore
 from meshd.work.task import TaskState
-
-NODE = "a" * 16
-WORKER = "b" * 16
-
-
-class Work:
-    """What tasks are delegated to: answers, raises or waits as a test wants."""
-
-    def __init__(self):
-        self.asked = []
-        self.answers = []
-        self.hold = asyncio.Event()
-        self.hold.set()
-        self.news = asyncio.Condition()
-        self.sinks = []
-
-    async def __call__(self, params, *, deadline_s, sink, trying):
-        await trying(WORKER, 7)
-        self.sinks.append(sink)
-        self.asked.append(params)
-        async with self.news:
-            self.news.notify_all()
-        await self.hold.wait()
-        answer = self.answers.pop(0) if self.answers else {"done": params["input"]}
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def until(self, count):
-        async with asyncio.timeout(5), self.news:
-            await self.news.wait_for(lambda: len(self.asked) >= count)
-
-
-@pytest.fixture
-async def work():
-    return Work()
-
-
-@pytest.fixture
-async def make(work):
-    made = []
-
-    async def start(store=None, **options):
-        tasks = Tasks(
-            node=NODE, clock=SystemClock(), random=random.Random(1), delegate=work,
-            store=store, **options,
-        )  # fmt: skip
-        made.append(tasks)
-        await tasks.start()
-        return tasks
-
-    yield start
-    work.hold.set()
-    for tasks in made:
-        await tasks.close()
-
-
-async def submit(tasks, value=1, **params):
-    return await tasks.submit("echo", {"capability": "echo", "input": value, **params})
 
 
 async def test_a_task_is_accepted_done_and_kept(make, work):
@@ -95,7 +42,7 @@ async def test_a_wait_that_is_too_short_tells_how_it_stands(make, work):
 
 
 async def test_what_fails_says_why_and_what_was_late_has_expired(make, work):
-    work.answers = [PeerError("broken", definite=False), DeadlineError("too late")]
+    work.answers = [PeerError("broken", definite=False), DeadlineError("too late", definite=False)]
     tasks = await make()
     failed, late = await submit(tasks, 1), await submit(tasks, 2)
     ended = await tasks.wait(failed.id, 5)
@@ -105,8 +52,74 @@ async def test_what_fails_says_why_and_what_was_late_has_expired(make, work):
     assert (await tasks.wait(late.id, 5)).state is TaskState.EXPIRED
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PeerError("it cannot be reached"),
+        PeerError("this node stops", code=Code.REJECTED),
+        PeerError("it waited for a slot of a node that stops", code=Code.CANCELLED),
+        DeadlineError("the link took too long"),
+        MeshError("no such method", code=Code.METHOD_NOT_FOUND),
+    ],
+)
+async def test_what_surely_ran_nowhere_waits_and_is_tried_again(make, work, error):
+    work.answers = [error]
+    tasks = await make()
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    assert len(work.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("no such field"),
+        PeerError("it goes in circles", code=Code.CYCLE),
+        PeerError("the worker stopped", code=Code.CANCELLED, definite=False),
+    ],
+)
+async def test_what_waiting_does_not_mend_has_failed(make, work, error):
+    work.answers = [error]
+    tasks = await make()
+    record = await submit(tasks)
+    assert (await tasks.wait(record.id, 5)).state is TaskState.FAILED
+    assert len(work.asked) == 1
+
+
+async def test_those_that_wait_hold_up_nobody_else(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 2)
+    work.refused = {"rare"}
+    tasks = await make()
+    rare = [await tasks.submit("rare", {"capability": "rare", "input": n}) for n in range(9)]
+    done = [await submit(tasks, n) for n in range(9)]
+    for record in done:
+        assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+    work.refused = set()
+    for record in rare:
+        assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
+
+
+async def test_a_deadline_ends_who_waits_for_a_turn(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
+    work.hold.clear()
+    tasks = await make()
+    await submit(tasks)
+    late = await submit(tasks, deadline_ms=50)
+    assert (await tasks.wait(late.id, 5)).state is TaskState.EXPIRED
+    assert len(work.asked) == 1
+
+
+async def test_deadlines_of_what_has_ended_take_no_room(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 4)
+    tasks = await make()
+    for number in range(40):
+        await tasks.wait((await submit(tasks, number)).id, 5)
+    assert len(tasks._deadlines) <= 2 * (keeper_module.ACTIVE_MAX + 1)
+
+
 async def test_while_nobody_can_it_waits_and_news_of_the_mesh_wake_it(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MAX_S", 60.0)
     work.answers = [NoCandidateError("nobody"), BusyError("all busy")]
     tasks = await make()
     record = await submit(tasks)
@@ -171,8 +184,7 @@ async def test_a_repeated_key_is_the_same_task(make, work):
 
 
 async def test_bounds_hold_and_say_so(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "OPEN_MAX", 2)
-    monkeypatch.setattr(keeper_module, "ENDED_MAX", 2)
+    monkeypatch.setattr(table, "OPEN_MAX", 2)
     work.hold.clear()
     tasks = await make()
     records = [await submit(tasks, 1), await submit(tasks, 2)]
@@ -182,13 +194,44 @@ async def test_bounds_hold_and_say_so(make, work, monkeypatch):
     work.hold.set()
     for record in records:
         await tasks.wait(record.id, 5)
-    records.append(await submit(tasks, 3))
-    await tasks.wait(records[2].id, 5)
-    with pytest.raises(NoCandidateError, match="no task"):
-        tasks.get(records[0].id)
-    assert [r.id for r in tasks.list()] == [records[2].id, records[1].id]
+    monkeypatch.setattr(table, "OPEN_BYTES_MAX", 10_000)
+    with pytest.raises(BusyError, match="bytes") as caught:
+        await submit(tasks, "x" * 10_000)
+    assert caught.value.definite
+    assert [r.id for r in tasks.list()] == [records[1].id, records[0].id]
     assert tasks.list(["failed"]) == []
     assert len(tasks.list(limit=1)) == 1
+
+
+async def until_gone(tasks, task_id):
+    async with asyncio.timeout(5):
+        while task_id in [record.id for record in tasks.list()]:
+            await asyncio.sleep(0)
+
+
+async def test_results_are_kept_as_long_as_there_is_room_and_those_not_fetched_stay(
+    make, work, monkeypatch
+):
+    tasks = await make()
+    old, new = await submit(tasks, 1), await submit(tasks, 2)
+    while tasks.open:
+        await asyncio.sleep(0)
+    tasks.get(new.id)
+    monkeypatch.setattr(ended, "ENDED_BYTES_MAX", 4_000)
+    third = await submit(tasks, "x" * 1_000)
+    await until_gone(tasks, new.id)
+    assert tasks.get(old.id).result == {"done": 1}, "nobody had fetched it"
+    assert tasks.get(third.id).params == {}, "what was handed in is not kept beyond the end"
+
+
+async def test_what_is_too_old_goes_by_itself(make, work, monkeypatch):
+    monkeypatch.setattr(ended, "ENDED_S", 0.05)
+    tasks = await make()
+    record = await submit(tasks, 1)
+    await tasks.wait(record.id, 5)
+    await until_gone(tasks, record.id)
+    with pytest.raises(NoCandidateError, match="no task"):
+        tasks.get(record.id)
 
 
 async def test_who_looks_on_is_told_all_and_of_the_end(make, work):
@@ -216,7 +259,7 @@ async def test_who_looks_on_is_told_all_and_of_the_end(make, work):
 
 
 async def test_a_slow_onlooker_misses_some_and_is_told_so(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "EVENTS_MAX", 2)
+    monkeypatch.setattr(watcher, "EVENTS_MAX", 2)
     work.hold.clear()
     tasks = await make()
     record = await submit(tasks)
@@ -232,10 +275,13 @@ async def test_a_slow_onlooker_misses_some_and_is_told_so(make, work, monkeypatc
     await events.aclose()
 
 
-async def test_who_leaves_lets_end_what_is_with_workers_and_takes_no_more(make, work, monkeypatch):
+@pytest.mark.parametrize("has_journal", [True, False])
+async def test_who_leaves_lets_end_what_nobody_else_would_take_up(
+    make, work, monkeypatch, tmp_path, has_journal
+):
     monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
     work.hold.clear()
-    tasks = await make()
+    tasks = await make(SqliteStore(tmp_path / "t.sqlite") if has_journal else None)
     running, waiting = await submit(tasks, 1), await submit(tasks, 2)
     await work.until(1)
     draining = asyncio.create_task(tasks.drain())
@@ -246,13 +292,32 @@ async def test_who_leaves_lets_end_what_is_with_workers_and_takes_no_more(make, 
     work.hold.set()
     await asyncio.wait_for(draining, 5)
     assert tasks.get(running.id).state is TaskState.COMPLETED
-    assert tasks.get(waiting.id).state is TaskState.ACCEPTED
+    left = TaskState.ACCEPTED if has_journal else TaskState.COMPLETED
+    assert tasks.get(waiting.id).state is left
     tasks.resume()
     assert (await tasks.wait(waiting.id, 5)).state is TaskState.COMPLETED
 
 
+async def test_what_is_left_without_a_journal_ends_and_who_waits_is_told(make, work, monkeypatch):
+    monkeypatch.setattr(keeper_module, "ACTIVE_MAX", 1)
+    work.hold.clear()
+    tasks = await make()
+    running, waiting = await submit(tasks, 1), await submit(tasks, 2)
+    await work.until(1)
+    waits = [asyncio.create_task(tasks.wait(each.id, 60)) for each in (running, waiting)]
+    events = tasks.watch(waiting.id)
+    await anext(events)
+    await tasks.close()
+    cut, never = await asyncio.wait_for(asyncio.gather(*waits), 5)
+    assert (cut.state, cut.failure().definite) == (TaskState.CANCELLED, False)
+    assert (never.state, never.failure().definite) == (TaskState.REJECTED, True)
+    assert [event["state"] async for event in events] == ["rejected"]
+    assert len(work.asked) == 1, "nothing is begun that late"
+
+
 async def test_what_waits_for_somebody_does_not_hold_up_who_leaves(make, work, monkeypatch):
-    monkeypatch.setattr(keeper_module, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MIN_S", 60.0)
+    monkeypatch.setattr(lanes, "PAUSE_MAX_S", 60.0)
     work.answers = [NoCandidateError("nobody")]
     tasks = await make()
     record = await submit(tasks)
@@ -263,82 +328,3 @@ async def test_what_waits_for_somebody_does_not_hold_up_who_leaves(make, work, m
     assert tasks.get(record.id).node == "", "it surely ran nowhere"
     tasks.resume()
     assert (await tasks.wait(record.id, 5)).state is TaskState.COMPLETED
-
-
-# Over a restart
-
-
-async def test_what_was_accepted_is_done_by_the_next_process(make, work, tmp_path):
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"), may_repeat=lambda _: True)
-    record = await submit(before, 9)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
-    after = await make(SqliteStore(tmp_path / "t.sqlite"), may_repeat=lambda _: True)
-    ended = await after.wait(record.id, 5)
-    assert (ended.state, ended.result) == (TaskState.COMPLETED, {"done": 9})
-    await after.close()
-    last = await make(SqliteStore(tmp_path / "t.sqlite"))
-    assert last.get(record.id).result == {"done": 9}, "what has ended is kept, too"
-    assert len(work.asked) == 2
-
-
-@pytest.mark.parametrize("lives", [True, False])
-async def test_work_that_may_not_run_twice_is_asked_for_at_its_worker_only(
-    make, work, tmp_path, lives, monkeypatch
-):
-    monkeypatch.setattr(keeper_module, "RECOVERY_S", 0.3)
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"))
-    record = await submit(before)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
-    after = await make(SqliteStore(tmp_path / "t.sqlite"), lives=lambda node, epoch: lives)
-    ended = await after.wait(record.id, 5)
-    if lives:
-        assert ended.state is TaskState.COMPLETED
-        assert (work.asked[1]["to"], work.asked[1]["idempotency_key"]) == (WORKER, record.key)
-    else:
-        assert ended.state is TaskState.FAILED
-        assert not ended.failure().definite
-        assert len(work.asked) == 1
-
-
-async def test_a_worker_that_is_seen_a_little_later_is_asked_all_the_same(make, work, tmp_path):
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"))
-    record = await submit(before)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
-    looks = iter([False, False])
-    after = await make(
-        SqliteStore(tmp_path / "t.sqlite"),
-        lives=lambda node, epoch: node == WORKER and next(looks, True),
-    )
-    assert (await after.wait(record.id, 5)).state is TaskState.COMPLETED
-    assert work.asked[1]["to"] == WORKER
-
-
-async def test_a_task_that_the_disk_does_not_take_is_not_accepted(make, work):
-    class Full:
-        async def load(self):
-            return []
-
-        async def put(self, record: TaskRecord):
-            raise OSError("no space left")
-
-        async def remove(self, ids):
-            pass
-
-        async def close(self):
-            pass
-
-    tasks = await make(Full())
-    with pytest.raises(PeerError, match="no space left") as caught:
-        await submit(tasks)
-    assert caught.value.definite
-    assert tasks.open == 0
-    assert work.asked == []

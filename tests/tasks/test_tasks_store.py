@@ -63,8 +63,20 @@ async def test_what_is_no_journal_of_ours_is_left_alone(tmp_path, damage):
     with pytest.raises(UsageError, match="cannot be used"):
         await store.load()
     await store.close()
-    if damage == "text":
-        assert path.read_bytes() == before
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+async def test_a_journal_that_was_not_closed_is_read_with_its_newest_writes(tmp_path):
+    store = SqliteStore(tmp_path / "t.sqlite")
+    await store.load()
+    await store.put(record(1))
+    for each in list(tmp_path.iterdir()):
+        (tmp_path / f"copy{each.name[1:]}").write_bytes(each.read_bytes())
+    again = SqliteStore(tmp_path / "copy.sqlite")
+    assert await again.load() == [record(1)]
+    await store.close()
+    await again.close()
 
 
 async def test_a_disk_that_refuses_is_told_to_who_waits_and_the_next_put_goes_on(tmp_path):

@@ -18,6 +18,7 @@ from meshd.errors import (
     UsageError,
 )
 from meshd.work import worker as worker_module
+from meshd.work.idempotency import UNKNOWN_KEY
 from meshd.work.origin import ORIGIN, Origin
 from meshd.work.run import WorkCounters, size_of
 from meshd.work.task import TaskState
@@ -356,6 +357,21 @@ async def test_a_run_goes_on_while_anybody_waits_for_it(make, gate):
     gate.open.set()
     assert (await other).result == "a"
     assert gate.cancelled == []
+
+
+async def test_what_is_only_to_be_joined_never_begins(make, gate):
+    worker = make(gate)
+    with pytest.raises(NoCandidateError, match="no run under this key") as caught:
+        await worker.run("wait", "a", idempotency_key="k", only_joins=True)
+    assert (caught.value.definite, caught.value.data["reason"]) == (True, UNKNOWN_KEY)
+    first = begin(worker, "wait", "a", idempotency_key="k")
+    await gate.until(1)
+    joined = begin(worker, "wait", "a", idempotency_key="k", only_joins=True)
+    gate.open.set()
+    assert (await first).result == (await joined).result == "a"
+    again = await worker.run("wait", "a", idempotency_key="k", only_joins=True)
+    assert again.result == "a"
+    assert gate.began == ["a"]
 
 
 async def test_a_key_with_another_input_is_refused(make):
