@@ -36,11 +36,12 @@ def _nothing(_original: Any) -> Any:
 
 
 def _retries_all(original: Any) -> Any:
-    def on_failure(self: Dispatcher, call: Any, running: Any, *args: Any) -> None:
+    def note_failure(self: Call, running: Any, *args: Any) -> None:
         running.is_idempotent = True
-        original(self, call, running, *args)
+        original(self, running, *args)
+        self.may_have_run = False
 
-    return on_failure
+    return note_failure
 
 
 def _says_definite(original: Any) -> Any:
@@ -173,7 +174,7 @@ MUTATIONS = tuple(
     Mutation(*row)
     for row in (
         ("retries_all", "tries elsewhere also after an indefinite error",
-         Dispatcher, "_on_failure", _retries_all, "delegate_failing"),
+         Call, "note_failure", _retries_all, "delegate_failing"),
         ("says_definite", "calls every error definite",
          Call, "ended", _says_definite, "delegate_failing"),
         ("whole_deadline", "does not pass the remaining time on",
