@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
@@ -29,6 +29,7 @@ from meshd.rpc.frames import Socket
 from meshd.rpc.jsonrpc import encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.sockets import DialledSocket, OwnedSocket, watch
 
 RESPONSE_BYTES_MAX = 8 * 1_048_576
 CONNECTIONS_MAX = 512
@@ -144,7 +145,8 @@ class RpcClient:
         if link.protocol != protocol:
             await link.close()
             return None
-        return link
+        watch(link.get_extra_info("socket"))
+        return cast("DialledSocket", link)
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -198,6 +200,7 @@ class RpcClient:
             auto_decompress=False,
             trust_env=False,
             trace_configs=list(traces),
+            ws_response_class=DialledSocket,
         )
 
 
@@ -225,7 +228,9 @@ async def connect_channel(
     """
     limits = limits or ChannelLimits()
     session = aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(path), cookie_jar=aiohttp.DummyCookieJar()
+        connector=aiohttp.UnixConnector(path),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        ws_response_class=DialledSocket,
     )
     try:
         async with asyncio.timeout(timeout_s):
@@ -240,7 +245,7 @@ async def connect_channel(
         await session.close()
         raise _attach_error(path, error) from error
     channel = Channel(
-        _OwnedSocket(link, session), methods=methods, context=CallContext("daemon"), limits=limits
+        OwnedSocket(cast("DialledSocket", link), session), methods=methods, context=CallContext("daemon"), limits=limits
     )
     channel.start()
     return channel
@@ -286,28 +291,6 @@ class _NoNames(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-class _OwnedSocket:
-    """A client's WebSocket that closes its session with it."""
-
-    def __init__(
-        self, link: aiohttp.ClientWebSocketResponse[bool], session: aiohttp.ClientSession
-    ) -> None:
-        self._link = link
-        self._session = session
-        self.send_frame = link.send_frame
-        self.receive = link.receive
-
-    @property
-    def closed(self) -> bool:
-        return self._link.closed
-
-    async def close(self) -> bool:
-        try:
-            return await self._link.close()
-        finally:
-            await self._session.close()
 
 
 @lru_cache(maxsize=4_096)

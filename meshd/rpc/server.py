@@ -26,6 +26,7 @@ from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
 from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
 from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.sockets import AcceptedSocket, watch
 from meshd.rpc.sse import answer_in_events, wants_events
 from meshd.rpc.unix import BoundSocket, bind_control_socket
 from meshd.sink import Sink
@@ -387,7 +388,7 @@ class RpcServer:
 
         `on_open(channel)` is awaited before the first message is read.
         """
-        link = web.WebSocketResponse(
+        link = AcceptedSocket(
             heartbeat=limits.heartbeat_s,
             compress=False,
             max_msg_size=limits.message_bytes_max,
@@ -401,6 +402,8 @@ class RpcServer:
             return self.refuse(
                 400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
             )
+        if not local and request.transport is not None:
+            watch(request.transport.get_extra_info("socket"))
         channel, connection = make(link), request.protocol
         self._channels[channel] = local
         self._upgraded.add(connection)
