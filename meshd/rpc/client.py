@@ -26,10 +26,13 @@ from meshd.errors import (
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.frames import Socket
-from meshd.rpc.jsonrpc import encode_request, parse_response
+from meshd.rpc.jsonrpc import Response, encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.sockets import DialledSocket, OwnedSocket, watch
+from meshd.rpc.sse_reader import CONTENT_TYPE as EVENTS_TYPE
+from meshd.rpc.sse_reader import answer_of
+from meshd.sink import Sink
 
 RESPONSE_BYTES_MAX = 8 * 1_048_576
 CONNECTIONS_MAX = 512
@@ -71,9 +74,18 @@ class RpcClient:
         self._links_session: aiohttp.ClientSession | None = None
 
     async def invoke(
-        self, target: Address, method: str, params: dict[str, Any], *, timeout_s: Seconds
+        self,
+        target: Address,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_s: Seconds,
+        sink: Sink | None = None,
     ) -> Any:
         """Call `method` of the node at `target` and return its result.
+
+        `sink`, if any, has taken all partial results and progress before this returns. A server
+        that gives none gives all in the result.
 
         Raises:
             MeshError: what the node answered.
@@ -87,7 +99,7 @@ class RpcClient:
         try:
             async with asyncio.timeout(timeout_s):
                 try:
-                    status, answer = await self._post(target, body, timeout_s)
+                    status, answer = await self._post(target, body, timeout_s, sink)
                 except _NEVER_RAN:
                     raise
                 except aiohttp.ClientError:
@@ -95,7 +107,7 @@ class RpcClient:
                         raise
                     # A kept connection had ended before anything was written to it.
                     body = _Body(data)
-                    status, answer = await self._post(target, body, timeout_s)
+                    status, answer = await self._post(target, body, timeout_s, sink)
         except _NEVER_RAN as error:
             raise _unreachable(target, error, sent=False) from None
         except TimeoutError:
@@ -156,13 +168,18 @@ class RpcClient:
         self._session = self._links_session = None
 
     async def _post(
-        self, target: Address, body: "_Body", timeout_s: Seconds
-    ) -> tuple[int, bytes | None]:
+        self, target: Address, body: "_Body", timeout_s: Seconds, sink: Sink | None
+    ) -> tuple[int, bytes | Response | None]:
         """Send one request; the body is None if it is larger than allowed."""
         headers = {**_HEADERS, TIMEOUT_HEADER: str(max(1, int(timeout_s * 1_000)))}
+        if sink is not None:
+            headers["Accept"] = EVENTS_TYPE
         async with self._open_session().post(
             _url(target), data=body, headers=headers, allow_redirects=False
         ) as response:
+            if sink is not None and response.content_type == EVENTS_TYPE:
+                read = answer_of(response.content, sink, bytes_max=self._response_bytes_max)
+                return response.status, await read
             answer = await _read(response.content, self._response_bytes_max)
             if answer is None:
                 response.close()
@@ -245,7 +262,10 @@ async def connect_channel(
         await session.close()
         raise _attach_error(path, error) from error
     channel = Channel(
-        OwnedSocket(cast("DialledSocket", link), session), methods=methods, context=CallContext("daemon"), limits=limits
+        OwnedSocket(cast("DialledSocket", link), session),
+        methods=methods,
+        context=CallContext("daemon"),
+        limits=limits,
     )
     channel.start()
     return channel
@@ -311,7 +331,7 @@ async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes | None:
     return bytes(data)
 
 
-def _unpack(target: Address, request_id: int, status: int, answer: bytes | None) -> Any:
+def _unpack(target: Address, request_id: int, status: int, answer: bytes | Response | None) -> Any:
     """The result in an HTTP answer.
 
     Raises:
@@ -320,7 +340,7 @@ def _unpack(target: Address, request_id: int, status: int, answer: bytes | None)
     if answer is None:
         raise PeerError(f"the answer of {target} is larger than allowed", definite=False)
     try:
-        response = parse_response(answer)
+        response = parse_response(answer) if isinstance(answer, bytes) else answer
     except DecodeError:
         raise _not_rpc(target, status) from None
     if response.error is not None:

@@ -1,13 +1,10 @@
-"""The two ends of a WebSocket as channels need them, and what the kernel is told about a link."""
+"""A dialled WebSocket as channels need it, and what the kernel is told about a link."""
 
-import asyncio
 import contextlib
 import socket
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from meshd.clock import Seconds
 
@@ -20,29 +17,13 @@ UNHEARD_MAX_S: Seconds = 120.0
 process has not read for as long. It is what a dial has, too."""
 
 
-class DialledSocket(aiohttp.ClientWebSocketResponse[bool]):
+class DialledSocket(aiohttp.ClientWebSocketResponse[Any]):
     """The end of who dialled."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # Kept from the beginning: what is being closed does not tell it any more.
         self._wire = None if self._conn is None else self._conn.transport
-
-    def abort(self) -> None:
-        """Cut the connection at once."""
-        if self._wire is not None:
-            self._wire.abort()
-
-
-class AcceptedSocket(web.WebSocketResponse):
-    """The end of who was dialled."""
-
-    _wire: asyncio.Transport | None = None
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Answer the upgrade."""
-        self._wire = request.transport
-        return await super().prepare(request)
 
     def abort(self) -> None:
         """Cut the connection at once."""
