@@ -190,9 +190,7 @@ class _Waiting:
 
 
 @coroutine
-def _rest_of(
-    sending: Coroutine[Any, Any, None], awaited: object
-) -> Generator[Any, Any, None]:
+def _rest_of(sending: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
     """What is left of a coroutine that was begun by hand, and now waits for `awaited`."""
     yield awaited
     yield from sending
