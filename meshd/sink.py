@@ -90,6 +90,8 @@ class PartQueue:
         self._on_progress = on_progress
         self._parts: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         self._is_over = False
+        self._work: asyncio.Future[Any] | None = None
+        self._fault: Exception | None = None
 
     async def part(self, value: Any) -> None:
         """Hand it to whoever iterates.
@@ -110,9 +112,15 @@ class PartQueue:
             self._parts.get_nowait()
 
     def progress(self, fraction: float | None, message: str) -> None:
-        """Call whoever wants to know."""
-        if self._on_progress is not None:
+        """Call whoever wants to know. What that raises ends the work, and is for who iterates."""
+        if self._on_progress is None or self._fault is not None:
+            return
+        try:
             self._on_progress(fraction, message)
+        except Exception as error:  # noqa: BLE001 - it is the user's own
+            self._fault = error
+            if self._work is not None:
+                self._work.cancel()
 
     async def of(
         self, work: Coroutine[Any, Any, Any], result_of: Callable[[Any], Any]
@@ -120,8 +128,11 @@ class PartQueue:
         """The parts of `work`, whose sink this is; its result, where it has none.
 
         Whoever stops to iterate cancels it.
+
+        Raises:
+            Exception: what the work raised, or whoever wants to know of its progress.
         """
-        task = asyncio.ensure_future(work)
+        task = self._work = asyncio.ensure_future(work)
         getting: asyncio.Future[Any] | None = None
         has_parts = False
         try:
@@ -132,6 +143,8 @@ class PartQueue:
                     break
                 has_parts = True
                 yield getting.result()
+            if self._fault is not None:
+                raise self._fault
             result = result_of(await task)
             if not has_parts and result is not None:
                 yield result
@@ -141,3 +154,5 @@ class PartQueue:
             if getting is not None:
                 getting.cancel()
             await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()  # nobody asks any more; asyncio need not log it

@@ -45,8 +45,7 @@ def clash_notes(view: ClusterView) -> list[str]:
 def address_at(view: ClusterView, node: str, host: str) -> Address | None:
     """Where the node of this id (hex) is, if the mesh knows it at this host.
 
-    Anybody can claim an id. Who can be reached where gossip says it is has what gossip itself
-    trusts.
+    Anybody at that host can claim the id: whoever is to rely on it asks at that address.
     """
     peer = next((p for p in view.peers if p.node.hex() == node), None)
     if peer is None:

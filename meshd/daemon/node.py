@@ -533,8 +533,9 @@ class Node:
         match effect:
             case MemberChanged():
                 member = effect.member
-                if member.state is MemberState.ALIVE and self._loop is not None:
-                    self._loop.call_soon_threadsafe(self.links.forget, member.address)
+                if self._loop is not None:
+                    told = member.address, member.state
+                    self._loop.call_soon_threadsafe(self.links.on_member, *told)
                 event(logger, "info", f"member_{member.state.name.lower()}",
                       id=member.node.hex(), address=str(member.address),
                       incarnation=member.incarnation, reason=effect.reason)  # fmt: skip

@@ -50,7 +50,8 @@ class ChannelLimits:
         incoming_max: the other side's calls that run; more are answered -32011.
         call_timeout_s: the longest time that one of the other side's calls may take.
         heartbeat_s: a ping each so often; without an answer within half of it the channel closes.
-        close_timeout_s: for the other side to say goodbye.
+            None, and nobody asks: one whose loop is blocked answers late, but is there.
+        close_timeout_s: for what waits to leave, and for the other side to say goodbye.
     """
 
     message_bytes_max: int = 8 * 1_048_576
@@ -58,7 +59,7 @@ class ChannelLimits:
     outgoing_max: int = 1_024
     incoming_max: int = 1_024
     call_timeout_s: Seconds = CALL_TIMEOUT_S
-    heartbeat_s: Seconds = 30.0
+    heartbeat_s: Seconds | None = 30.0
     close_timeout_s: Seconds = 2.0
 
 
@@ -201,7 +202,8 @@ class Channel:
             if sink is not None:
                 self._inflows.pop(request_id).close()
             if is_called_off and (not future.done() or future.cancelled()):
-                await self._call_off(request_id)
+                # Nobody waits for it any more: the other side is told.
+                self._post(encode_notification("cancel", {"id": request_id}))
         if response.error is not None:
             raise response.error
         return response.result
@@ -219,14 +221,13 @@ class Channel:
             failed.cancel()
         return await future
 
-    async def rest(self) -> None:
+    def rest(self) -> None:
         """Begin no call here any more, and tell the other side not to either; then close it later.
 
         A link that is closed while the other side begins a call would lose that.
         """
         self.is_resting = True
-        with contextlib.suppress(PeerError):
-            await self.notify("rest", {})
+        self._post(encode_notification("rest", {}))
 
     async def notify(self, method: str, params: Any = None) -> None:
         """Send a notification; nobody says whether it arrived.
@@ -238,17 +239,36 @@ class Channel:
         await self._send(self._check(encode_notification(method, params)))
 
     async def drain(self, timeout_s: Seconds) -> None:
-        """Refuse the other side's calls from now on, and give those that run so long to end."""
+        """Refuse the other side's calls from now on, and give those that run so long to end.
+
+        Their answers have left then, too.
+        """
         self.is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+                await self._writer.flush()
 
     async def close(self) -> None:
-        """Close the link, end its calls and wait for that. Idempotent."""
-        await self._socket.close()
+        """Close the link, end its calls and wait for that. Idempotent.
+
+        It takes about twice `close_timeout_s` at most: who does not read is cut off.
+        """
+        await self._say_goodbye()
         if self._reader is not None and self._reader is not asyncio.current_task():
-            await self._reader
+            await asyncio.wait((self._reader,))
+
+    async def _say_goodbye(self) -> None:
+        limit_s = self.limits.close_timeout_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._writer.flush()
+        try:
+            # aiohttp itself bounds only how long it waits for the other side's goodbye.
+            async with asyncio.timeout(limit_s + _GOODBYE_GRACE_S):
+                await self._socket.close()
+        except TimeoutError:
+            self._socket.abort()
 
     def _check(self, data: bytes) -> bytes:
         if len(data) > self.limits.message_bytes_max:
@@ -258,15 +278,20 @@ class Channel:
             )
         return data
 
-    async def _call_off(self, request_id: Id) -> None:
-        """Tell the other side that nobody waits for that call any more, if it still listens."""
-        with contextlib.suppress(PeerError, TimeoutError):
-            async with asyncio.timeout(self.limits.close_timeout_s):
-                await self.notify("cancel", {"id": request_id})
+    def _grant(self, request_id: Id, size: int) -> None:
+        self._post(encode_notification("credit", {"id": request_id, "bytes": size}))
 
-    async def _grant(self, request_id: Id, size: int) -> None:
-        with contextlib.suppress(PeerError):
-            await self.notify("credit", {"id": request_id, "bytes": size})
+    def _post(self, data: bytes) -> None:
+        """Send what the reader itself has to say; it never waits, or two ends would do so for ever.
+
+        Who does not take even that is cut off.
+        """
+        if self.closed:
+            return
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            if not self._writer.post(data):
+                self._is_lost = True
+                self._socket.abort()
 
     async def _send(self, data: bytes) -> None:
         if self.closed:
@@ -277,26 +302,31 @@ class Channel:
             raise PeerError(f"the link got lost while sending: {error}", definite=False) from None
 
     async def _read_one(self) -> bool:
-        """Take one message; false once there will be no more."""
-        message = await self._socket.receive()
+        """Take one frame; false once there will be no more."""
+        try:
+            message = await self._socket.receive()
+        except (ConnectionError, RuntimeError):
+            return False  # the answer to a ping found the link gone
         if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
             return False
         for data in messages_in(message.data):
-            await self._on_message(data)
+            if self._is_lost:
+                return False
+            self._on_message(data)
         return True
 
-    async def _on_message(self, data: bytes) -> None:
+    def _on_message(self, data: bytes) -> None:
         match parse_message(data, depth_max=self.limits.depth_max):
             case Response() as response:
                 self._on_response(response)
             case Request(method, params, _, True) if method in _OWN and isinstance(params, dict):
                 self._on_own(method, params, len(data))
             case Request() as request:
-                await self._on_request(request, len(data))
+                self._on_request(request, len(data))
             case Refused() as refused:
-                await self._send_quietly(encode_error(refused.id, refused.error))
+                self._post(encode_error(refused.id, refused.error))
 
-    async def _on_request(self, request: Request, size: int) -> None:
+    def _on_request(self, request: Request, size: int) -> None:
         busy: BusyError | None = _CLOSING
         if not self.is_draining:
             busy = self._gate.enter(self.context.remote, size)
@@ -307,7 +337,7 @@ class Channel:
             self._idle.clear()
             task.add_done_callback(partial(self._served, size))
         elif not request.is_notification:
-            await self._send_quietly(encode_error(request.id, busy))
+            self._post(encode_error(request.id, busy))
 
     def _served(self, size: int, task: asyncio.Task[None]) -> None:
         del self._running[task]
@@ -331,9 +361,9 @@ class Channel:
                 self.is_resting = True
             case "cancel", {"id": request_id}:
                 self._on_cancel(request_id)
-            case "credit", {"id": request_id, "bytes": int(granted)} if granted > 0:
+            case "credit", {"id": str() | int() | float() as request_id, "bytes": int(granted)}:
                 outflow = self._outflows.get((type(request_id), request_id))
-                if outflow is not None:
+                if outflow is not None and granted > 0:
                     outflow.grant(granted)
             case "part", {"id": int(request_id), "value": value}:
                 self._on_part(request_id, value, size)
@@ -402,7 +432,7 @@ class Channel:
             task.cancel(LINK_LOST)
         try:
             await asyncio.gather(*self._running, return_exceptions=True)
-            await self._socket.close()
+            await self._say_goodbye()
         finally:
             # A web server cancels the reader of a lost connection: its end is told all the same.
             self._closed.set()
@@ -413,6 +443,8 @@ class Channel:
 
 _OWN = frozenset({"cancel", "credit", "part", "progress", "rest"})
 """Notifications about calls under way, and about the link itself."""
+
+_GOODBYE_GRACE_S: Seconds = 0.5
 
 _CLOSING = BusyError("this side of the link is closing", hint="ask another node")
 

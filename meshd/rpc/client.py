@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
@@ -26,9 +26,13 @@ from meshd.errors import (
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.frames import Socket
-from meshd.rpc.jsonrpc import encode_request, parse_response
+from meshd.rpc.jsonrpc import Response, encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.sockets import DialledSocket, OwnedSocket, watch
+from meshd.rpc.sse_reader import CONTENT_TYPE as EVENTS_TYPE
+from meshd.rpc.sse_reader import answer_of
+from meshd.sink import Sink
 
 RESPONSE_BYTES_MAX = 8 * 1_048_576
 CONNECTIONS_MAX = 512
@@ -70,9 +74,18 @@ class RpcClient:
         self._links_session: aiohttp.ClientSession | None = None
 
     async def invoke(
-        self, target: Address, method: str, params: dict[str, Any], *, timeout_s: Seconds
+        self,
+        target: Address,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_s: Seconds,
+        sink: Sink | None = None,
     ) -> Any:
         """Call `method` of the node at `target` and return its result.
+
+        `sink`, if any, has taken all partial results and progress before this returns. A server
+        that gives none gives all in the result.
 
         Raises:
             MeshError: what the node answered.
@@ -86,7 +99,7 @@ class RpcClient:
         try:
             async with asyncio.timeout(timeout_s):
                 try:
-                    status, answer = await self._post(target, body, timeout_s)
+                    status, answer = await self._post(target, body, timeout_s, sink)
                 except _NEVER_RAN:
                     raise
                 except aiohttp.ClientError:
@@ -94,7 +107,7 @@ class RpcClient:
                         raise
                     # A kept connection had ended before anything was written to it.
                     body = _Body(data)
-                    status, answer = await self._post(target, body, timeout_s)
+                    status, answer = await self._post(target, body, timeout_s, sink)
         except _NEVER_RAN as error:
             raise _unreachable(target, error, sent=False) from None
         except TimeoutError:
@@ -144,7 +157,8 @@ class RpcClient:
         if link.protocol != protocol:
             await link.close()
             return None
-        return link
+        watch(link.get_extra_info("socket"))
+        return cast("DialledSocket", link)
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -154,13 +168,18 @@ class RpcClient:
         self._session = self._links_session = None
 
     async def _post(
-        self, target: Address, body: "_Body", timeout_s: Seconds
-    ) -> tuple[int, bytes | None]:
+        self, target: Address, body: "_Body", timeout_s: Seconds, sink: Sink | None
+    ) -> tuple[int, bytes | Response | None]:
         """Send one request; the body is None if it is larger than allowed."""
         headers = {**_HEADERS, TIMEOUT_HEADER: str(max(1, int(timeout_s * 1_000)))}
+        if sink is not None:
+            headers["Accept"] = EVENTS_TYPE
         async with self._open_session().post(
             _url(target), data=body, headers=headers, allow_redirects=False
         ) as response:
+            if sink is not None and response.content_type == EVENTS_TYPE:
+                read = answer_of(response.content, sink, bytes_max=self._response_bytes_max)
+                return response.status, await read
             answer = await _read(response.content, self._response_bytes_max)
             if answer is None:
                 response.close()
@@ -198,6 +217,7 @@ class RpcClient:
             auto_decompress=False,
             trust_env=False,
             trace_configs=list(traces),
+            ws_response_class=DialledSocket,
         )
 
 
@@ -225,7 +245,9 @@ async def connect_channel(
     """
     limits = limits or ChannelLimits()
     session = aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(path), cookie_jar=aiohttp.DummyCookieJar()
+        connector=aiohttp.UnixConnector(path),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        ws_response_class=DialledSocket,
     )
     try:
         async with asyncio.timeout(timeout_s):
@@ -240,7 +262,10 @@ async def connect_channel(
         await session.close()
         raise _attach_error(path, error) from error
     channel = Channel(
-        _OwnedSocket(link, session), methods=methods, context=CallContext("daemon"), limits=limits
+        OwnedSocket(cast("DialledSocket", link), session),
+        methods=methods,
+        context=CallContext("daemon"),
+        limits=limits,
     )
     channel.start()
     return channel
@@ -288,28 +313,6 @@ class _NoNames(AbstractResolver):
         """Nothing is held."""
 
 
-class _OwnedSocket:
-    """A client's WebSocket that closes its session with it."""
-
-    def __init__(
-        self, link: aiohttp.ClientWebSocketResponse[bool], session: aiohttp.ClientSession
-    ) -> None:
-        self._link = link
-        self._session = session
-        self.send_frame = link.send_frame
-        self.receive = link.receive
-
-    @property
-    def closed(self) -> bool:
-        return self._link.closed
-
-    async def close(self) -> bool:
-        try:
-            return await self._link.close()
-        finally:
-            await self._session.close()
-
-
 @lru_cache(maxsize=4_096)
 def _url(target: Address, path: str = "/rpc") -> URL:
     return URL.build(scheme="http", host=target.host, port=target.port, path=path)
@@ -328,7 +331,7 @@ async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes | None:
     return bytes(data)
 
 
-def _unpack(target: Address, request_id: int, status: int, answer: bytes | None) -> Any:
+def _unpack(target: Address, request_id: int, status: int, answer: bytes | Response | None) -> Any:
     """The result in an HTTP answer.
 
     Raises:
@@ -337,7 +340,7 @@ def _unpack(target: Address, request_id: int, status: int, answer: bytes | None)
     if answer is None:
         raise PeerError(f"the answer of {target} is larger than allowed", definite=False)
     try:
-        response = parse_response(answer)
+        response = parse_response(answer) if isinstance(answer, bytes) else answer
     except DecodeError:
         raise _not_rpc(target, status) from None
     if response.error is not None:

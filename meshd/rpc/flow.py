@@ -91,9 +91,10 @@ class Outflow:
 class Inflow:
     """The end that reads: hands parts to a sink one after the other, and grants what it took."""
 
-    def __init__(self, sink: Sink, grant: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(self, sink: Sink, grant: Callable[[int], None]) -> None:
         self._sink = sink
         self._grant = grant
+        self._fault: Exception | None = None
         self._parts: deque[tuple[Any, int]] = deque()
         self._waiting_bytes = 0
         self._owed = 0
@@ -114,8 +115,14 @@ class Inflow:
         return is_fair
 
     def progress(self, fraction: float | None, message: str) -> None:
-        """Hand progress on."""
-        self._sink.progress(fraction, message)
+        """Hand progress on. Where the sink raises, its call ends, and nobody else's."""
+        if self.failed.is_set():
+            return
+        try:
+            self._sink.progress(fraction, message)
+        except Exception as error:  # noqa: BLE001 - a sink of the caller's may raise anything
+            self._fault = error
+            self.failed.set()
 
     async def finish(self) -> None:
         """Wait until the sink has taken all parts.
@@ -123,8 +130,10 @@ class Inflow:
         Raises:
             Exception: what the sink raised.
         """
-        if self._pump is not None:
+        if self._pump is not None and self._fault is None:
             await self._pump
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """Hand on nothing more."""
@@ -144,7 +153,7 @@ class Inflow:
             self._owed += size
             if self._owed >= _GRANT_BYTES:
                 owed, self._owed = self._owed, 0
-                await self._grant(owed)
+                self._grant(owed)
 
 
 def _look_at(pump: asyncio.Task[None]) -> None:

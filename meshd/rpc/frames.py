@@ -6,6 +6,8 @@ separator, which no JSON text contains (RFC 7464, section 2).
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Coroutine, Generator
+from types import coroutine
 from typing import Any, Protocol
 
 from aiohttp import WSMsgType
@@ -15,10 +17,13 @@ FRAME_BYTES_MAX = 262_144
 """Messages are put together up to this; a larger one has a frame of its own."""
 WAITING_BYTES_MAX = 1_048_576
 """Of messages that wait for a slow reader; then whoever sends more waits too."""
+URGENT_BYTES_MAX = 4 * 1_048_576
+"""Of messages that wait for nobody: refusals, credit, what is called off. A frame full of calls
+that are all refused makes a third of it."""
 
 
 class Socket(Protocol):
-    """What a channel needs of a WebSocket: aiohttp's server and client ends both have it."""
+    """What a channel needs of a WebSocket; see `meshd.rpc.sockets`."""
 
     @property
     def closed(self) -> bool:
@@ -37,18 +42,24 @@ class Socket(Protocol):
         """Say goodbye and close."""
         ...
 
+    def abort(self) -> None:
+        """Cut the connection at once; what waits to be sent is dropped."""
+        ...
+
 
 class FrameWriter:
     """Sends messages in order.
 
     The first of a turn of the loop leaves at once, so that a lone call is not held up; whatever
-    follows in the same turn, or while the reader is slow, leaves together.
+    follows in the same turn, or while the reader is slow, leaves together. One send of the socket
+    is under way at a time, and no caller can cancel it: those who wait for room in a socket of
+    aiohttp share one future.
     """
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        self._waiting = _Waiting()
+        self._urgent = _Waiting()
         self._has_sent = False
         self._flusher: asyncio.Task[None] | None = None
         self._has_room = asyncio.Event()
@@ -57,55 +68,132 @@ class FrameWriter:
     async def send(self, message: bytes) -> None:
         """Send one, or leave it to be sent with others; waits while too much waits already.
 
+        Who is cancelled while he waits has sent nothing, unless it has just left.
+
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
         if not self._has_sent and self._flusher is None:
-            self._has_sent = True
-            asyncio.get_running_loop().call_soon(self._turn)
-            await self._socket.send_frame(message, WSMsgType.TEXT)
+            self._send_now(message)
             return
-        self._waiting.append(message)
-        self._waiting_bytes += len(message)
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="meshd-frames")
-        if self._waiting_bytes > WAITING_BYTES_MAX:
+        self._waiting.put(message)
+        self._flush_soon()
+        if self._waiting.size > WAITING_BYTES_MAX:
             self._has_room.clear()
-            await self._has_room.wait()
+            try:
+                await self._has_room.wait()
+            except asyncio.CancelledError:
+                self._waiting.take_back(message)
+                raise
+
+    def post(self, message: bytes) -> bool:
+        """Send one before those that wait, and wait for nothing: for who reads meanwhile.
+
+        Two ends that stop reading in order to send wait for each other. False, and it is dropped,
+        where `URGENT_BYTES_MAX` wait already.
+
+        Raises:
+            ConnectionError, RuntimeError: the link is lost; the message may have left.
+        """
+        if not self._has_sent and self._flusher is None:
+            self._send_now(message)
+            return True
+        if self._urgent.size + len(message) > URGENT_BYTES_MAX:
+            return False
+        self._urgent.put(message)
+        self._flush_soon()
+        return True
+
+    async def flush(self) -> None:
+        """Wait until all has left that was sent so far, or the link is lost."""
+        while self._flusher is not None and not self._flusher.done():
+            await asyncio.wait((self._flusher,))
 
     def close(self) -> None:
         """Drop what waits, and let go whoever waits for room."""
         if self._flusher is not None:
             self._flusher.cancel()
-        self._waiting.clear()
-        self._has_room.set()
+        self._drop()
+
+    def _send_now(self, message: bytes) -> None:
+        self._has_sent = True
+        asyncio.get_running_loop().call_soon(self._turn)
+        sending = self._socket.send_frame(message, WSMsgType.TEXT)
+        try:
+            awaited = sending.send(None)
+        except StopIteration:
+            return
+        # The reader is slow: a task waits for it, and all that follows waits behind that.
+        self._flusher = asyncio.create_task(
+            self._flush(_rest_of(sending, awaited)), name="meshd-frames"
+        )
 
     def _turn(self) -> None:
         self._has_sent = False
 
-    async def _flush(self) -> None:
+    def _flush_soon(self) -> None:
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush(), name="meshd-frames")
+
+    async def _flush(self, begun: Awaitable[None] | None = None) -> None:
         try:
-            while self._waiting:
+            if begun is not None:
+                await begun
+            while self._urgent.size or self._waiting.size:
                 await self._socket.send_frame(self._next_frame(), WSMsgType.TEXT)
         except (ConnectionError, RuntimeError):
             # The reader of the channel sees that the link is lost, and ends all calls.
-            self._waiting.clear()
+            self._drop()
         finally:
             self._flusher = None
             self._has_room.set()
 
     def _next_frame(self) -> bytes:
-        together = [self._waiting.popleft()]
-        size = len(together[0])
-        while self._waiting and size + len(self._waiting[0]) <= FRAME_BYTES_MAX:
-            together.append(self._waiting.popleft())
-            size += len(together[-1])
-        self._waiting_bytes -= size
-        if self._waiting_bytes <= WAITING_BYTES_MAX // 2:
+        together: list[bytes] = []
+        room = self._urgent.move_into(together, FRAME_BYTES_MAX)
+        self._waiting.move_into(together, room)
+        if self._waiting.size <= WAITING_BYTES_MAX // 2:
             self._has_room.set()
         if len(together) == 1:
             return together[0]
         return b"".join(SEPARATOR + message + b"\n" for message in together)
+
+    def _drop(self) -> None:
+        self._waiting, self._urgent = _Waiting(), _Waiting()
+        self._has_room.set()
+
+
+class _Waiting:
+    """Messages in a row, none of them empty, and how many bytes they are."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self.size = 0
+
+    def put(self, message: bytes) -> None:
+        self._messages.append(message)
+        self.size += len(message)
+
+    def move_into(self, frame: list[bytes], room: int) -> int:
+        """Move as many to a frame as fit; returns the room that is left. The first always fits."""
+        messages, before = self._messages, room
+        while messages and (not frame or len(messages[0]) <= room):
+            frame.append(messages.popleft())
+            room -= len(frame[-1])
+        self.size -= before - room
+        return room
+
+    def take_back(self, message: bytes) -> None:
+        if message in self._messages:
+            self._messages.remove(message)
+            self.size -= len(message)
+
+
+@coroutine
+def _rest_of(sending: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
+    """What is left of a coroutine that was begun by hand, and now waits for `awaited`."""
+    yield awaited
+    yield from sending
 
 
 def messages_in(frame: bytes) -> list[bytes]:

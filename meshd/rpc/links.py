@@ -1,52 +1,92 @@
 """One kept link per peer: calls of both sides, many at a time, over a WebSocket on the call port.
 
-Who calls a peer first dials; the other side uses that link too, where it knows who dialled. A peer
-without links is called by single requests. Version and mesh are settled by the upgrade itself:
-subprotocol `meshd.link.1`, header `Meshd-Mesh` (RFC 6455, section 1.9).
+Who calls a peer first dials; the other side uses that link too, once the node that the dialler says
+it is has confirmed that, at its own address. A peer without links is called by single requests.
+Version and mesh are settled by the upgrade itself: subprotocol `meshd.link.1`, header `Meshd-Mesh`
+(RFC 6455, section 1.9).
 """
 
 import asyncio
+import secrets
+from collections import Counter
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from meshd.clock import Clock, Instant, Seconds
-from meshd.errors import Code, DeadlineError, PeerError
-from meshd.model import Address
+from meshd.errors import Code, DeadlineError, MeshError, PeerError
+from meshd.model import Address, MemberState
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.client import RpcClient
 from meshd.rpc.frames import Socket
 from meshd.rpc.limits import CallGate
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.server import RpcServer, remote_host
-from meshd.sink import Sink, is_optional
+from meshd.sink import Sink
 
 LINK_PATH = "/link"
 LINK_PROTOCOL = "meshd.link.1"
 MESH_HEADER = "Meshd-Mesh"
 NODE_HEADER = "Meshd-Node"
+LINK_HEADER = "Meshd-Link"
+TOKEN_BYTES = 16
 LINKS_MAX = 256
-"""Kept links; past it one that rests gives way, and while all work, further peers are POSTed to."""
+"""Kept links; past it further peers are POSTed to, and one that nobody uses is made to rest."""
 PEERS_MAX = 4_096
 """Addresses of which something is remembered: failed dials, no links there."""
 CALLS_MAX = 16_384
 """Under way on one link in one direction, and of peers here over all links."""
-HEARTBEAT_S: Seconds = 10.0
+CALLS_HOST_SHARE = 4
+LINKS_HOST_SHARE = 2
+"""One host may have a quarter of all calls here, as by POST, and half of all links."""
 DIAL_TIMEOUT_S: Seconds = 120.0
 """For the upgrade; a peer whose main loop is blocked is no dead one. TCP itself has 3 s."""
 BACKOFF_FIRST_S: Seconds = 0.05
 BACKOFF_MAX_S: Seconds = 5.0
 REST_S: Seconds = 15.0
 """How often the node looks for links that nobody used since the last look, and closes those."""
+LOOKS_DIALLED = 1
+"""So many looks in a row must find a link unused; who dialled closes it, as a rule."""
+LOOKS_ACCEPTED = 4
 NO_LINKS_S: Seconds = 60.0
 """So long a peer that answered the upgrade with an HTTP error is called by POST."""
-LINK_LIMITS = ChannelLimits(outgoing_max=CALLS_MAX, incoming_max=CALLS_MAX, heartbeat_s=HEARTBEAT_S)
+LINK_LIMITS = ChannelLimits(outgoing_max=CALLS_MAX, incoming_max=CALLS_MAX, heartbeat_s=None)
+"""No heartbeat: gossip says who is gone, and the kernel which connection (`sockets.watch`)."""
 _LONG_AGO = Instant(0.0)
 Whose = Callable[[str, str], Address | None]
+
+
+class DialledParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`dialled`: does the link with this token come from here, and lead to this node?"""
+
+    token: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A link whose dialler says that it is a certain node; nothing proves that yet."""
+
+    channel: Channel
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of a link at the last look.
+
+    `unused` is how many looks in a row have found nobody use it.
+    """
+
+    turnover: int
+    unused: int = 0
+    is_resting: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +94,7 @@ class _Peer:
     """What is known of one address."""
 
     channel: Channel | None = None
+    claim: _Claim | None = None
     dialling: asyncio.Task[Channel | None] | None = None
     failures: int = 0
     dial_after: Instant = _LONG_AGO
@@ -109,11 +150,18 @@ class Links:
         self._whose = whose
         self._limits = limits
         self._links_max = links_max
-        self._gate = CallGate(calls_max, calls_max)
+        self._gate = CallGate(calls_max, max(1, calls_max // CALLS_HOST_SHARE))
+        self._context = copy_context()
+        """Of the node itself: a link outlives the call that it is dialled for."""
         self._peers: dict[Address, _Peer] = {}
         self._dialled: dict[Channel, None] = {}
+        self._dialling: set[asyncio.Task[Channel | None]] = set()
+        self._tokens: dict[str, Address] = {}
+        self._by_host: Counter[str] = Counter()
+        self._looks: dict[Channel, _Look] = {}
         self._sweeping: asyncio.Task[None] | None = None
         self.accepted = 0
+        methods.add("dialled", DialledParams, self._answer_dialled)
         server.add_route("GET", LINK_PATH, self._accept, local=False)
 
     @property
@@ -132,8 +180,7 @@ class Links:
     ) -> Any:
         """Call `method` of the node at `target` and return its result.
 
-        `sink` takes partial results and progress; only a link brings them. A sink that
-        `is_optional` goes without where there is none.
+        `sink` takes partial results and progress.
 
         Raises:
             MeshError: what the node answered.
@@ -149,21 +196,29 @@ class Links:
             channel = await self._reach(target, method, timeout_s)
             timeout_s -= self._clock.now() - began
         if channel is None:
-            if sink is not None and not is_optional(sink):
-                raise PeerError(f"{target} has no link to stream over", code=Code.REJECTED)
-            return await self._client.invoke(target, method, params, timeout_s=timeout_s)
+            return await self._client.invoke(target, method, params, timeout_s=timeout_s, sink=sink)
         return await channel.call(method, params, timeout_s, sink=sink)
 
-    def adopt(self, target: Address, channel: Channel) -> None:
-        """Call the peer at `target` over this link, which it dialled; a link that works stays."""
-        peer = self._peer(target)
-        if not peer.is_linked:
-            self._keep(peer, channel)
+    def on_member(self, target: Address, state: MemberState) -> None:
+        """What gossip says of the node at `target` has changed."""
+        if state is MemberState.ALIVE:
+            self.forget(target)
+        elif state is MemberState.DEAD:
+            self.give_up(target)
 
     def forget(self, target: Address) -> None:
         """The node at `target` has changed: dial anew as if for the first time."""
         peer = self._peers.get(target)
         if peer is not None and not peer.is_linked and peer.dialling is None:
+            self._peers[target] = _Peer(claim=peer.claim)
+
+    def give_up(self, target: Address) -> None:
+        """The node at `target` is dead: begin no call over a link to it, which may be dead as well.
+
+        Calls under way are for whoever made them to give up.
+        """
+        peer = self._peers.get(target)
+        if peer is not None and peer.dialling is None:
             del self._peers[target]
 
     async def close(self) -> None:
@@ -172,7 +227,7 @@ class Links:
             self._sweeping.cancel()
         peers = list(self._peers.values())
         self._peers.clear()
-        dialling = [peer.dialling for peer in peers if peer.dialling is not None]
+        dialling = list(self._dialling)
         for task in dialling:
             task.cancel()
         await asyncio.gather(*dialling, return_exceptions=True)
@@ -188,7 +243,7 @@ class Links:
             DeadlineError: the dial takes longer than there is time.
         """
         peer, now = self._peer(target), self._clock.now()
-        if now < peer.post_until or not await self._make_room():
+        if now < peer.post_until:
             return None
         if peer.dialling is None:
             if now < peer.dial_after:
@@ -196,8 +251,11 @@ class Links:
                     f"{target} cannot be reached: {peer.why}",
                     hint=f"it is tried again in {peer.dial_after - now:.2g} s",
                 )
-            peer.dialling = asyncio.create_task(self._dial(target, peer), name="meshd-dial")
+            if not self._has_room():
+                return None
+            self._begin_dial(target, peer)
         dialling = peer.dialling
+        assert dialling is not None
         done, _ = await asyncio.wait((dialling,), timeout=timeout_s)
         if not done:
             raise DeadlineError(f"{target} was not reached for {method!r} within {timeout_s:g} s")
@@ -209,12 +267,28 @@ class Links:
             raise PeerError(error.message, hint=error.hint, code=error.code) from error
         return dialling.result()
 
+    def _begin_dial(self, target: Address, peer: _Peer) -> None:
+        # In a context of its own: all that the other side ever calls over it runs in copies of it.
+        peer.dialling = asyncio.create_task(
+            self._dial(target, peer), name="meshd-dial", context=self._context.copy()
+        )
+        self._dialling.add(peer.dialling)
+        peer.dialling.add_done_callback(self._dialled_or_not)
+
+    def _dialled_or_not(self, dialling: asyncio.Task[Channel | None]) -> None:
+        self._dialling.discard(dialling)
+        if not dialling.cancelled():
+            # Those who wait hear of a fault; where all have left, asyncio need not log it.
+            dialling.exception()
+
     async def _dial(self, target: Address, peer: _Peer) -> Channel | None:
+        token = secrets.token_hex(TOKEN_BYTES)
+        self._tokens[token] = target
+        channel: Channel | None = None
         try:
-            link = await self._client.upgrade(
-                target, LINK_PATH, protocol=LINK_PROTOCOL, headers=self._hello,
-                limits=self._limits, timeout_s=DIAL_TIMEOUT_S,
-            )  # fmt: skip
+            channel = await self._claimed(target, peer)
+            if channel is None:
+                channel = await self._upgraded(target, token)
         except PeerError as error:
             peer.why = error.message
             pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**peer.failures)
@@ -223,61 +297,122 @@ class Links:
             raise
         finally:
             peer.dialling = None
+            if channel not in self._dialled:
+                self._tokens.pop(token, None)
         peer.failures = 0
-        if link is None:
+        if channel is None:
             peer.post_until = Instant(self._clock.now() + NO_LINKS_S)
+        else:
+            self._keep(peer, channel)
+        return channel
+
+    async def _upgraded(self, target: Address, token: str) -> Channel | None:
+        """A link of our own to `target`, read already; None where it has none to give."""
+        link = await self._client.upgrade(
+            target, LINK_PATH, protocol=LINK_PROTOCOL,
+            headers={**self._hello, LINK_HEADER: token}, limits=self._limits,
+            timeout_s=DIAL_TIMEOUT_S,
+        )  # fmt: skip
+        if link is None:
             return None
+
+        def closed(channel: Channel) -> None:
+            self._dialled.pop(channel, None)
+            self._tokens.pop(token, None)
+
         channel = self._channel(target.host, link)
         channel.start()
         self._dialled[channel] = None
-        channel.on_closed(lambda closed: self._dialled.pop(closed, None))
-        self._keep(peer, channel)
-        if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._sweep(), name="meshd-links")
+        channel.on_closed(closed)
+        self._watch(channel)
         return channel
+
+    async def _claimed(self, target: Address, peer: _Peer) -> Channel | None:
+        """The link that the node at `target` has dialled, if one is there and it says so itself.
+
+        Whoever shares its host could claim its id; nobody else answers at its address.
+        """
+        claim = peer.claim
+        if claim is None or not _is_usable(claim.channel):
+            return None
+        params = {"token": claim.token, "node": self._hello[NODE_HEADER]}
+        try:
+            answer = await self._client.invoke(target, "dialled", params, timeout_s=DIAL_TIMEOUT_S)
+        except MeshError:
+            return None
+        peer.claim = None
+        is_proven = isinstance(answer, dict) and answer.get("dialled") is True
+        return claim.channel if is_proven and _is_usable(claim.channel) else None
+
+    async def _answer_dialled(self, params: DialledParams, context: CallContext) -> dict[str, bool]:
+        del context
+        target = self._tokens.get(params.token)
+        # Who was dialled knows the token as well, and must not show it to another node.
+        is_so = target is not None and self._whose(params.node, target.host) == target
+        return {"dialled": is_so}
+
+    def _watch(self, channel: Channel) -> None:
+        """Close the link some time after its last use."""
+
+        def closed(channel: Channel) -> None:
+            self._looks.pop(channel, None)
+
+        self._looks[channel] = _Look(channel.turnover)
+        channel.on_closed(closed)
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(
+                self._sweep(), name="meshd-links", context=self._context.copy()
+            )
 
     async def _sweep(self) -> None:
         """Close links that rest, a look after both sides know that; end once there are none."""
-        seen: dict[Channel, int] = {}
-        while self._dialled:
-            for channel in list(self._dialled):
-                if channel.calls or seen.get(channel) != channel.turnover:
-                    continue
-                if channel.is_resting:
+        while self._looks:
+            await asyncio.sleep(REST_S)
+            for channel, before in list(self._looks.items()):
+                is_used = channel.calls > 0 or channel.turnover != before.turnover
+                if before.is_resting and not is_used:
                     await channel.close()
-                else:
-                    await channel.rest()
-            seen = {channel: channel.turnover for channel in self._dialled}
-            if seen:
-                await asyncio.sleep(REST_S)
+                    continue
+                unused = 0 if is_used else before.unused + 1
+                patience = LOOKS_DIALLED if channel in self._dialled else LOOKS_ACCEPTED
+                if unused >= patience and not channel.is_resting:
+                    channel.rest()
+                if channel in self._looks:
+                    self._looks[channel] = _Look(channel.turnover, unused, channel.is_resting)
 
     async def _accept(self, request: web.BaseRequest) -> web.StreamResponse:
         headers, host = request.headers, remote_host(request)
         refuse = self._server.refuse
-        mesh = headers.get(MESH_HEADER)
-        if mesh is not None and mesh != self._hello[MESH_HEADER]:
-            hint = "give both the same --mesh, or join another node"
+        if headers.get(MESH_HEADER) != self._hello[MESH_HEADER]:
+            hint = f"say which mesh in {MESH_HEADER}; give both the same --mesh, or join another"
             return refuse(403, Code.FORBIDDEN, "this node is of another mesh", hint)
         spoken = headers.get("Sec-WebSocket-Protocol", "")
         if LINK_PROTOCOL not in (each.strip() for each in spoken.split(",")):
             hint = f"offer {LINK_PROTOCOL}, or POST to /rpc"
             return refuse(400, Code.INVALID_REQUEST, "no such link is spoken here", hint)
-        if self.accepted >= self._links_max:
+        of_host_max = max(1, self._links_max // LINKS_HOST_SHARE)
+        if self.accepted >= self._links_max or self._by_host[host] >= of_host_max:
             return refuse(503, Code.BUSY, "too many links lead here", "POST to /rpc")
 
-        async def adopt(channel: Channel) -> None:
+        async def opened(channel: Channel) -> None:
+            self._watch(channel)
             address = self._whose(headers.get(NODE_HEADER, ""), host)
-            if address is not None:
-                self.adopt(address, channel)
+            token = headers.get(LINK_HEADER, "")
+            if address is not None and token:
+                self._peer(address).claim = _Claim(channel, token)
 
         self.accepted += 1
+        self._by_host[host] += 1
         try:
             return await self._server.upgrade(
-                request, partial(self._channel, host), limits=self._limits, on_open=adopt,
+                request, partial(self._channel, host), limits=self._limits, on_open=opened,
                 protocols=(LINK_PROTOCOL,),
             )  # fmt: skip
         finally:
             self.accepted -= 1
+            self._by_host[host] -= 1
+            if not self._by_host[host]:
+                del self._by_host[host]
 
     def _channel(self, host: str, socket: Socket) -> Channel:
         return Channel(
@@ -303,12 +438,25 @@ class Links:
         peer.channel = channel
         channel.on_closed(closed)
 
-    async def _make_room(self) -> bool:
-        """Whether one more link may be had; one that rests is closed for it if need be."""
-        if len(self._dialled) < self._links_max:
+    def _has_room(self) -> bool:
+        """Whether one more link may be dialled. If not, the least used is made to rest for it.
+
+        Closed at once, it would lose a call that the other side begins. One at a time goes, so
+        that more peers than there may be links do not take them from each other all the time.
+        """
+        if len(self._dialled) + len(self._dialling) < self._links_max:
             return True
-        resting = next((channel for channel in self._dialled if not channel.calls), None)
-        if resting is None:
-            return False
-        await resting.close()
-        return True
+        if not any(channel.is_resting for channel in self._dialled):
+            idle = [channel for channel in self._dialled if not channel.calls]
+            if idle:
+                min(idle, key=self._use_of).rest()
+        return False
+
+    def _use_of(self, channel: Channel) -> tuple[int, int]:
+        """What orders links by their use: how lately, then how much."""
+        look = self._looks.get(channel, _Look(0))
+        return -look.unused, channel.turnover - look.turnover
+
+
+def _is_usable(channel: Channel) -> bool:
+    return not channel.closed and not channel.is_resting

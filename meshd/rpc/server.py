@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSCloseCode, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import json
 
@@ -26,6 +27,7 @@ from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
 from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
 from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.sockets import watch
 from meshd.rpc.sse import answer_in_events, wants_events
 from meshd.rpc.unix import BoundSocket, bind_control_socket
 from meshd.sink import Sink
@@ -387,7 +389,7 @@ class RpcServer:
 
         `on_open(channel)` is awaited before the first message is read.
         """
-        link = web.WebSocketResponse(
+        link = _AcceptedSocket(
             heartbeat=limits.heartbeat_s,
             compress=False,
             max_msg_size=limits.message_bytes_max,
@@ -401,6 +403,8 @@ class RpcServer:
             return self.refuse(
                 400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
             )
+        if not local and request.transport is not None:
+            watch(request.transport.get_extra_info("socket"))
         channel, connection = make(link), request.protocol
         self._channels[channel] = local
         self._upgraded.add(connection)
@@ -434,6 +438,22 @@ class RpcServer:
         response.set_status(status)
         response.force_close()
         return response
+
+
+class _AcceptedSocket(web.WebSocketResponse):
+    """The end of who was dialled."""
+
+    _wire: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Answer the upgrade."""
+        self._wire = request.transport
+        return await super().prepare(request)
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        if self._wire is not None:
+            self._wire.abort()
 
 
 async def _let_transports_end() -> None:

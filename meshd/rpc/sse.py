@@ -13,9 +13,8 @@ from meshd.clock import Seconds
 from meshd.errors import PeerError
 from meshd.rpc.flow import WINDOW_BYTES, Outflow
 from meshd.rpc.jsonrpc import Id
+from meshd.rpc.sse_reader import CONTENT_TYPE
 from meshd.sink import Sink
-
-CONTENT_TYPE = "text/event-stream"
 
 Run = Callable[[Sink], Awaitable[bytes]]
 

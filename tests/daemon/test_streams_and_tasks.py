@@ -26,12 +26,16 @@ def offering(daemon, name="worker"):
     """A program with a stream, a slow task and a gate, attached to a daemon."""
     mesh = attached(daemon, name)
     mesh.gate, mesh.began = asyncio.Event(), asyncio.Semaphore(0)
+    mesh.counted = asyncio.Semaphore(0)
 
     @mesh.agent()
     async def count(to: int):
-        for number in range(to):
-            progress(number / to, f"at {number}")
-            yield number
+        try:
+            for number in range(to):
+                progress(number / to, f"at {number}")
+                yield number
+        finally:
+            mesh.counted.release()
 
     @mesh.agent()
     async def gated(text: str) -> str:
@@ -54,7 +58,7 @@ async def cli(site, daemon, *arguments, code=0):
 async def test_a_stream_comes_part_by_part_through_two_daemons(site):
     a, b = site.start_mesh("a", "b")
     told = []
-    async with offering(b), attached(a, "caller") as caller:
+    async with offering(b) as worker, attached(a, "caller") as caller:
         await asyncio.to_thread(a.offers, "count")
         parts = [
             part
@@ -65,11 +69,32 @@ async def test_a_stream_comes_part_by_part_through_two_daemons(site):
         assert parts == [0, 1, 2, 3, 4]
         assert "at 4" in told
         assert await caller.call("count", {"to": 3}) == [0, 1, 2], "in one for who wants it so"
+        for _ in range(2):
+            await asyncio.wait_for(worker.counted.acquire(), 20)
         async for part in caller.stream("count", {"to": 10**9}):
             if part == 100:
-                break  # whoever leaves cancels the work
+                break
+        # Whoever leaves cancels the work.
+        await asyncio.wait_for(worker.counted.acquire(), 20)
         with pytest.raises(DeadlineError):
             await anext(caller.stream("gated", "x", deadline_s=0.2))
+
+
+async def test_progress_that_its_reader_cannot_take_ends_the_stream_and_no_other_call(site):
+    (a,) = site.start_mesh("a")
+
+    def cannot(fraction, text):
+        raise ZeroDivisionError("mine")
+
+    async with offering(a) as worker, attached(a, "caller") as caller:
+        beside = asyncio.create_task(caller.call("gated", {"text": "x"}))
+        await asyncio.wait_for(worker.began.acquire(), 20)
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            async for _ in caller.stream("count", {"to": 10**9}, on_progress=cannot):
+                pass
+        await asyncio.wait_for(worker.counted.acquire(), 20)
+        worker.gate.set()
+        assert await beside == "X"
 
 
 async def test_a_stream_for_scripts_and_the_command_line_and_http(site):

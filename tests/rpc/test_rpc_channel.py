@@ -19,7 +19,7 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.rpc.channel import ChannelLimits
+from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.client import connect_channel
 from meshd.rpc.limits import ServerLimits
 from meshd.rpc.server import RpcServer
@@ -377,3 +377,104 @@ async def test_closing_twice_is_once(daemon_with):
     assert Path(daemon.path).exists()
     await daemon.server.stop()
     assert not Path(daemon.path).exists()
+
+
+async def upgraded(path):
+    """A raw connection that has become a link, and from now on reads nothing."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(
+        b"GET /attach HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    reader._transport.pause_reading()
+    return writer
+
+
+def masked(data):
+    """One text frame of a client, under a mask of zeros."""
+    return b"\x81\xff" + len(data).to_bytes(8, "big") + bytes(4) + data
+
+
+async def test_who_is_refused_and_does_not_read_is_cut_off(daemon_with):
+    daemon = await daemon_with()
+    writer = await upgraded(daemon.path)
+    far = await daemon.next_channel()
+    # Each of these is answered by an error of over 100 bytes.
+    writer.write(masked(b"\x1e1\n" * 80_000))
+    async with asyncio.timeout(10):
+        await far.wait_closed()
+    writer.transport.abort()
+
+
+async def test_a_link_whose_other_side_does_not_read_is_closed_in_time(daemon_with):
+    daemon = await daemon_with(channel_limits=ChannelLimits(close_timeout_s=0.1))
+    writer = await upgraded(daemon.path)
+    far = await daemon.next_channel()
+    calls = [
+        asyncio.create_task(far.call("work", {"x": "x" * 1_000_000}, timeout_s=60))
+        for _ in range(20)
+    ]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await far.close()
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(error, PeerError)
+    writer.transport.abort()
+
+
+async def test_refusals_are_sent_while_the_other_side_does_not_read(daemon_with):
+    """Two ends that wait for each other to read before they read themselves never would."""
+    daemon = await daemon_with(channel_limits=ChannelLimits(incoming_max=1))
+    writer = await upgraded(daemon.path)
+    far = await daemon.next_channel()
+    calls = [
+        asyncio.create_task(far.call("work", {"x": "x" * 1_000_000}, timeout_s=60))
+        for _ in range(20)
+    ]
+    await asyncio.sleep(0)
+    refused = b'{"jsonrpc":"2.0","id":%d,"method":"hold"}'
+    for number in range(3):
+        writer.write(masked(refused % number))
+    writer.write(masked(b'{"jsonrpc":"2.0","id":1,"result":"read all the same"}'))
+    assert await asyncio.wait_for(calls[0], 5) == "read all the same"
+    writer.transport.abort()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_answers_that_are_done_have_left_before_a_link_is_closed(daemon_with):
+    daemon = await daemon_with()
+    channel = await connect_channel(daemon.path)
+    far = await daemon.next_channel()
+    calls = [
+        asyncio.create_task(channel.call("big", {"size": 1_000_000}, timeout_s=10))
+        for _ in range(20)
+    ]
+    async with asyncio.timeout(5):
+        while far.turnover < len(calls):
+            await asyncio.sleep(0)
+        await far.drain(5.0)
+        await far.close()
+    assert [len(answer) for answer in await asyncio.gather(*calls)] == [1_000_000] * len(calls)
+
+
+async def test_a_link_that_is_lost_while_a_ping_is_answered_ends_as_any_other():
+    class Lost:
+        closed = False
+
+        async def send_frame(self, message, opcode):
+            raise AssertionError("nothing is sent here")
+
+        async def receive(self):
+            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+        async def close(self):
+            return True
+
+        def abort(self):
+            raise AssertionError("it is gone already")
+
+    channel = Channel(Lost())
+    await channel.run()
+    assert channel.closed

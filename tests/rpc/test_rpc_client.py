@@ -290,3 +290,55 @@ async def test_closing_twice_is_once_and_a_closed_client_opens_anew(serve, clien
     await client.close()
     await client.close()
     assert await call(client, address) == {"text": ""}
+
+
+class Kept:
+    """A sink that keeps all, or raises."""
+
+    def __init__(self, error=None):
+        self.seen = []
+        self.error = error
+
+    async def part(self, value):
+        if self.error is not None:
+            raise self.error
+        self.seen.append(value)
+
+    def progress(self, fraction, message):
+        self.seen.append((fraction, message))
+
+
+EVENTS = b"Content-Type: text/event-stream"
+PART = b'data: {"jsonrpc":"2.0","method":"part","params":{"id":ID,"value":1}}\n\n'
+
+
+async def test_an_answer_in_events_is_read_to_its_response_and_rubbish_passed_over(script, client):
+    rubbish = b'data: [\n\ndata: {}\n\n: a comment\n\ndata: {"jsonrpc":"2.0","method":"part"}\n\n'
+    odd = b'data: {"jsonrpc":"2.0","method":"progress","params":{"fraction":"x","message":""}}\n\n'
+    told = odd.replace(b'"x"', b"0.5")
+    body = rubbish + PART + odd + told + b"data: " + GOOD + b"\n\n"
+    sink = Kept()
+    target, _ = await script(behave(answer(b"200 OK", body, EVENTS)))
+    assert await client.invoke(target, "echo", {}, timeout_s=5, sink=sink) == "ok"
+    assert sink.seen == [1, (0.5, "")]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (PART, "broke off"),
+        (PART + b"data: " + b"x" * 200_000, "larger than allowed"),
+        (b'data: {"jsonrpc":"2.0","id":99,"result":1}\n\n', "another request"),
+    ],
+)
+async def test_a_wrong_answer_in_events_is_indefinite(script, client, body, why):
+    target, _ = await script(behave(answer(b"200 OK", body, EVENTS)))
+    with pytest.raises(PeerError, match=why) as caught:
+        await client.invoke(target, "echo", {}, timeout_s=5, sink=Kept())
+    assert not caught.value.definite
+
+
+async def test_a_sink_that_fails_ends_a_call_by_events(script, client):
+    target, _ = await script(behave(answer(b"200 OK", PART + PART, EVENTS)))
+    with pytest.raises(ZeroDivisionError):
+        await client.invoke(target, "echo", {}, timeout_s=5, sink=Kept(ZeroDivisionError()))

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.rpc.frames import FRAME_BYTES_MAX, WAITING_BYTES_MAX, FrameWriter, messages_in
+from meshd.rpc.frames import (
+    FRAME_BYTES_MAX,
+    URGENT_BYTES_MAX,
+    WAITING_BYTES_MAX,
+    FrameWriter,
+    messages_in,
+)
 from meshd.rpc.jsonrpc import Refused, parse_message
 from meshd.rpc.limits import CallGate
 
@@ -34,6 +40,9 @@ class Socket:
 
     async def close(self):
         return True
+
+    def abort(self):
+        raise AssertionError("a writer cuts nothing")
 
 
 def message(number, size=0):
@@ -90,6 +99,86 @@ async def test_who_sends_to_a_slow_reader_waits_beyond_the_bound():
         while len(socket.frames) < 12:
             await asyncio.sleep(0)
     assert [json.loads(frame)["n"] for frame in socket.frames] == list(range(12))
+
+
+async def test_while_the_first_send_waits_each_later_turn_waits_behind_it():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    sending = []
+    for number in range(12):
+        sending.append(asyncio.create_task(writer.send(message(number, WAITING_BYTES_MAX // 4))))
+        await turn()
+    assert [json.loads(frame)["n"] for frame in socket.frames] == [0]
+    assert sum(not task.done() for task in sending) == 8, "beyond the bound, who sends waits too"
+    socket.room.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*sending)
+        await writer.flush()
+    assert [json.loads(frame)["n"] for frame in socket.frames] == list(range(12))
+
+
+async def test_who_gives_up_waiting_takes_his_message_back_and_harms_nobody_elses():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    sizes = (0, WAITING_BYTES_MAX, WAITING_BYTES_MAX, 0)
+    sending = [asyncio.create_task(writer.send(message(n, size))) for n, size in enumerate(sizes)]
+    await turn()
+    for task in sending:
+        task.cancel()
+    await turn()
+    late = [asyncio.create_task(writer.send(message(number))) for number in (7, 8)]
+    await turn()
+    socket.room.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*late)
+        await writer.flush()
+    texts = [json.loads(text) for frame in socket.frames for text in messages_in(frame)]
+    assert [text["n"] for text in texts] == [0, 7, 8]
+
+
+async def test_what_is_posted_waits_for_nothing_and_leaves_first():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    for number in range(4):
+        await writer.send(message(number))
+    assert writer.post(message(9))
+    socket.room.set()
+    async with asyncio.timeout(5):
+        await writer.flush()
+    texts = [json.loads(text) for frame in socket.frames for text in messages_in(frame)]
+    assert [text["n"] for text in texts] == [0, 9, 1, 2, 3]
+
+
+async def test_what_is_posted_has_a_bound():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    half = message(1, URGENT_BYTES_MAX // 2 - 100)
+    assert [writer.post(half) for _ in range(4)] == [True, True, True, False], "one is under way"
+    writer.close()
+
+
+async def test_a_lone_posted_message_leaves_at_once():
+    socket = Socket()
+    assert FrameWriter(socket).post(message(1))
+    assert socket.frames == [message(1)]
+
+
+async def test_flushing_waits_until_all_has_left():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    socket.room.clear()
+    for number in range(3):
+        await writer.send(message(number))
+    flush = asyncio.create_task(writer.flush())
+    await turn()
+    assert not flush.done()
+    socket.room.set()
+    await asyncio.wait_for(flush, 5)
+    assert sum(len(messages_in(frame)) for frame in socket.frames) == 3
 
 
 async def test_closing_lets_go_whoever_waits():

@@ -25,6 +25,7 @@ class Kept:
         self.room = asyncio.Event()
         self.room.set()
         self.error = None
+        self.progress_error = None
 
     async def part(self, value):
         await self.room.wait()
@@ -33,6 +34,8 @@ class Kept:
         self.parts.append(value)
 
     def progress(self, fraction, message):
+        if self.progress_error is not None:
+            raise self.progress_error
         self.told.append((fraction, message))
 
 
@@ -141,6 +144,25 @@ async def test_a_sink_that_fails_ends_the_call_and_the_work(source):
         await source.cancelled.wait()
 
 
+async def test_a_sink_that_fails_at_progress_ends_its_call_and_no_other(source):
+    sink = Kept()
+    sink.progress_error = ZeroDivisionError("mine")
+    beside = asyncio.create_task(source.channel.call("hold", {}, 10))
+    await source.bench.started.acquire()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        await source.channel.call("steps", {"count": 10}, 10, sink=sink)
+    source.bench.release.set()
+    assert await beside == "held"
+
+
+async def test_a_sink_that_fails_at_progress_does_not_wait_for_its_parts(source):
+    sink = Kept()
+    sink.room.clear()
+    sink.progress_error = ZeroDivisionError("mine")
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        await source.channel.call("steps", {"count": 0}, 10, sink=sink)
+
+
 async def test_whoever_leaves_a_stream_cancels_the_work(source):
     sink = Kept()
     sink.room.clear()
@@ -204,7 +226,12 @@ async def test_a_part_too_large_for_a_message_is_the_handlers_fault(tmp_path, so
         {"method": "progress", "params": {"id": 1, "fraction": "much", "message": ""}},
         {"method": "credit", "params": {"id": 1, "bytes": -5}},
         {"method": "credit", "params": {"id": 1, "bytes": 10**30}},
+        {"method": "credit", "params": {"id": [], "bytes": 1}},
+        {"method": "credit", "params": {"id": {"a": []}, "bytes": 1}},
         {"method": "cancel", "params": {}},
+        {"method": "cancel", "params": {"id": []}},
+        {"method": "part", "params": {"id": [], "value": 1}},
+        {"method": "progress", "params": {"id": {}, "fraction": 1, "message": ""}},
     ],
 )
 async def test_notifications_that_fit_no_call_change_nothing(source, message):
@@ -244,6 +271,9 @@ async def test_more_than_was_granted_ends_the_call(source):
         async def close(self):
             await self.frames.put(aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None))
             return True
+
+        def abort(self):
+            raise AssertionError("nothing of this is worth the link")
 
     sink = Kept()
     channel = Channel(Flood())
