@@ -21,11 +21,6 @@ class Sink(Protocol):
         ...
 
 
-def is_optional(sink: Sink) -> bool:
-    """Whether the result alone will do where nothing comes before it."""
-    return bool(getattr(sink, "is_optional", False))
-
-
 class UntilGone:
     """Passes all on until whoever takes it is gone; then the work goes on without him."""
 

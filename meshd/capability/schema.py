@@ -62,7 +62,8 @@ class FunctionSchema:
                 _convert(parameter, parameter.name, given[parameter.name], found, faults)
             elif parameter.required:
                 faults.append(f"missing parameter {parameter.name!r}")
-        known = [p.name for p in self.parameters]
+        # Most inputs name what is known and nothing else.
+        known = [p.name for p in self.parameters] if len(found) < len(given) or faults else given
         for name in given:
             if name in known:
                 continue

@@ -19,7 +19,7 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.signals import Outcome
-from meshd.sink import Sink, is_optional
+from meshd.sink import Sink
 from meshd.view import Peer
 
 FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
@@ -269,7 +269,6 @@ class _Passing:
     def __init__(self, sink: Sink) -> None:
         self.has_passed = False
         self._sink = sink
-        self.is_optional = is_optional(sink)
         self.progress = sink.progress
 
     async def part(self, value: Any) -> None:

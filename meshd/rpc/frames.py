@@ -51,16 +51,18 @@ class FrameWriter:
     """Sends messages in order.
 
     The first of a turn of the loop leaves at once, so that a lone call is not held up; whatever
-    follows in the same turn, or while the reader is slow, leaves together. One send of the socket
-    is under way at a time, and no caller can cancel it: those who wait for room in a socket of
-    aiohttp share one future.
+    follows in the same turn, or while the reader is slow, leaves together. Where a turn had
+    several, the first of the next one waits for the others: each frame costs a call of the system.
+    One send of the socket is under way at a time, and no caller can cancel it: those who wait for
+    room in a socket of aiohttp share one future.
     """
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._waiting = _Waiting()
         self._urgent = _Waiting()
-        self._has_sent = False
+        self._is_turn = False
+        self._is_crowded = False
         self._flusher: asyncio.Task[None] | None = None
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -73,11 +75,9 @@ class FrameWriter:
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if not self._has_sent and self._flusher is None:
-            self._send_now(message)
+        if self._leaves_alone(message):
             return
         self._waiting.put(message)
-        self._flush_soon()
         if self._waiting.size > WAITING_BYTES_MAX:
             self._has_room.clear()
             try:
@@ -95,17 +95,16 @@ class FrameWriter:
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if not self._has_sent and self._flusher is None:
-            self._send_now(message)
+        if self._leaves_alone(message):
             return True
         if self._urgent.size + len(message) > URGENT_BYTES_MAX:
             return False
         self._urgent.put(message)
-        self._flush_soon()
         return True
 
     async def flush(self) -> None:
         """Wait until all has left that was sent so far, or the link is lost."""
+        self._leave()
         while self._flusher is not None and not self._flusher.done():
             await asyncio.wait((self._flusher,))
 
@@ -115,10 +114,35 @@ class FrameWriter:
             self._flusher.cancel()
         self._drop()
 
-    def _send_now(self, message: bytes) -> None:
-        self._has_sent = True
-        asyncio.get_running_loop().call_soon(self._turn)
-        sending = self._socket.send_frame(message, WSMsgType.TEXT)
+    def _leaves_alone(self, message: bytes) -> bool:
+        """Send the first message of a turn, unless others are likely to follow."""
+        is_first = not (self._is_turn or self._flusher is not None)
+        if not self._is_turn:
+            self._is_turn = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        if not is_first or self._is_crowded:
+            return False
+        self._send_now(message)
+        return True
+
+    def _end_turn(self) -> None:
+        self._is_turn = False
+        count = len(self._urgent) + len(self._waiting)
+        # In a crowded turn all wait, else the first has left before.
+        self._is_crowded = count > self._is_crowded
+        self._leave()
+
+    def _leave(self) -> None:
+        """Send what waits, unless the reader is slow and a task does that."""
+        try:
+            while self._flusher is None and (self._urgent or self._waiting):
+                self._send_now(self._next_frame())
+        except (ConnectionError, RuntimeError):
+            # The reader of the channel sees that the link is lost, and ends all calls.
+            self._drop()
+
+    def _send_now(self, frame: bytes) -> None:
+        sending = self._socket.send_frame(frame, WSMsgType.TEXT)
         try:
             awaited = sending.send(None)
         except StopIteration:
@@ -128,22 +152,13 @@ class FrameWriter:
             self._flush(_rest_of(sending, awaited)), name="meshd-frames"
         )
 
-    def _turn(self) -> None:
-        self._has_sent = False
-
-    def _flush_soon(self) -> None:
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="meshd-frames")
-
-    async def _flush(self, begun: Awaitable[None] | None = None) -> None:
+    async def _flush(self, begun: Awaitable[None]) -> None:
         try:
-            if begun is not None:
-                await begun
-            while self._urgent.size or self._waiting.size:
+            await begun
+            while self._urgent or self._waiting:
                 await self._socket.send_frame(self._next_frame(), WSMsgType.TEXT)
         except (ConnectionError, RuntimeError):
-            # The reader of the channel sees that the link is lost, and ends all calls.
-            self._drop()
+            self._drop()  # as above
         finally:
             self._flusher = None
             self._has_room.set()
@@ -169,6 +184,9 @@ class _Waiting:
     def __init__(self) -> None:
         self._messages: deque[bytes] = deque()
         self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
     def put(self, message: bytes) -> None:
         self._messages.append(message)

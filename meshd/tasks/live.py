@@ -72,9 +72,6 @@ class Live:
 class Looking:
     """The sink of a task's own call: keeps how far it is, and passes all on to who looks on."""
 
-    is_optional = True
-    """A worker that can bring the result alone is asked, too."""
-
     def __init__(self, live: Live, clock: Clock) -> None:
         self._live = live
         self._clock = clock

@@ -277,6 +277,8 @@ class Admission:
 
     def _ahead(self, priority: int) -> int:
         """How many wait that go before a newcomer of this class."""
+        if not self._queued:
+            return 0
         return sum(len(each) for level, each in self._waiting.items() if level >= priority)
 
     def _least_urgent(self, than: int) -> str:
@@ -288,7 +290,7 @@ class Admission:
 
     def _promote(self) -> tuple[str, ...]:
         started = []
-        while len(self._running) < self.slots:
+        while self._queued and len(self._running) < self.slots:
             ticket = next(self._runnable(), None)
             if ticket is None:
                 break

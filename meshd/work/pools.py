@@ -6,7 +6,6 @@ from the address and the number of slots to an executor.
 """
 
 import asyncio
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from importlib import import_module
@@ -32,10 +31,12 @@ class Processes(Executor):
 
     def __init__(self, workers: int) -> None:
         # Imported here: most nodes need no process.
+        from multiprocessing import get_context
+
         from pebble import ProcessPool
 
         # Forked ones would have this one's sockets, and its threads' locks as they were.
-        self._pool: Any = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
+        self._pool: Any = ProcessPool(workers, context=get_context("spawn"))
 
     def submit(
         self, function: Callable[..., Any], /, *arguments: Any, **options: Any

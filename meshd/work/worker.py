@@ -393,20 +393,21 @@ class Worker:
         But a run with a key goes on for a caller whose link got lost: he may come back for it.
         """
         run.waiters += 1
-        state, error, is_lost = TaskState.CANCELLED, None, False
+        is_late = is_lost = False
         try:
-            # wait() leaves the future alone when this caller is cancelled: others may want it.
-            done, _ = await asyncio.wait((run.answer,), timeout=deadline_s)
-            if not done:
-                state, error = TaskState.EXPIRED, run.too_late()
+            is_late = not await _is_answered(run.answer, deadline_s)
         except asyncio.CancelledError as cancelled:
             is_lost = cancelled.args == (LINK_LOST,)
             raise
         finally:
             run.waiters -= 1
-            if run.waiters == 0 and not (is_lost and run.key is not None):
-                self._stop(run, state, error or run.cancelled("its caller went away"))
-        return deliver(error or run.answer.result())
+            is_wanted = run.waiters or (is_lost and run.key is not None)
+            if not (is_wanted or run.answer.done()):
+                if is_late:
+                    self._stop(run, TaskState.EXPIRED, run.too_late())
+                else:
+                    self._stop(run, TaskState.CANCELLED, run.cancelled("its caller went away"))
+        return deliver(run.too_late() if is_late else run.answer.result())
 
     def _start(self, run: Run) -> None:
         run.task = advance(run.task, TaskState.WORKING, self._clock.now())
@@ -528,3 +529,25 @@ def _runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDe
         if isinstance(handler, FunctionHandler) and handler.executor:
             check_executor(handler.executor)
     return found
+
+
+async def _is_answered(answer: asyncio.Future[Answer], timeout_s: Seconds) -> bool:
+    """Wait so long for an answer that others may wait for too; false if there is none by then.
+
+    `asyncio.wait` does the same in three times the time, and each call passes here.
+    """
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiting.done():
+            waiting.set_result(None)
+
+    answer.add_done_callback(wake)
+    timer = loop.call_later(timeout_s, wake)
+    try:
+        await waiting
+    finally:
+        timer.cancel()
+        answer.remove_done_callback(wake)
+    return answer.done()

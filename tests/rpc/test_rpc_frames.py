@@ -70,8 +70,15 @@ async def test_messages_of_one_turn_leave_together_and_in_order():
     assert [m for frame in socket.frames for m in map(json.loads, messages_in(frame))] == [
         json.loads(message(number)) for number in range(20)
     ]
-    await writer.send(message(20))
-    assert socket.frames[-1] == message(20), "another turn, alone again"
+    for number in range(20, 23):
+        await writer.send(message(number))
+    assert len(socket.frames) == 2, "after a crowd the first of the next turn waits for others"
+    await turn()
+    assert len(messages_in(socket.frames[2])) == 3
+    await writer.send(message(23))
+    await turn()
+    await writer.send(message(24))
+    assert socket.frames[3:] == [message(23), message(24)], "alone again"
 
 
 async def test_a_large_message_has_a_frame_of_its_own():
@@ -201,8 +208,10 @@ async def test_a_lost_link_is_told_to_who_sends_and_drops_what_waits():
     socket.error = ConnectionResetError("lost")
     await turn()
     assert socket.frames == [message(1)]
+    await writer.send(message(3))
+    await turn()
     with pytest.raises(ConnectionResetError):
-        await writer.send(message(3))
+        await writer.send(message(4))
 
 
 @given(st.lists(st.text().map(lambda text: json.dumps({"t": text}).encode()), min_size=2))

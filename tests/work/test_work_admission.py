@@ -152,7 +152,7 @@ def test_dropped_runs_count_for_nothing_and_old_outcomes_fade():
     assert admission.load().service_s == 1.0
 
 
-@pytest.mark.parametrize(("slots", "queue_max"), [(0, None), (2_000, None), (1, -1), (1, 5_000)])
+@pytest.mark.parametrize(("slots", "queue_max"), [(0, None), (2_000, None), (1, -1), (1, 100_001)])
 def test_numbers_out_of_range_are_refused(slots, queue_max):
     with pytest.raises(UsageError):
         Admission(slots=slots, queue_max=queue_max)
