@@ -86,7 +86,7 @@ async def main() -> None:
     """Be the node that hands out, with three workers."""
     async with node("loader") as mesh:
         (me,) = await mesh.peers()
-        with workers(me["address"]) as started:
+        with workers(f"{me['address']}:{me['port']}") as started:
             await load(mesh, started)
 
 

@@ -63,8 +63,8 @@ class FunctionSchema:
             elif parameter.required:
                 faults.append(f"missing parameter {parameter.name!r}")
         # Most inputs name what is known and nothing else.
-        known = [p.name for p in self.parameters] if len(found) < len(given) or faults else given
-        for name in given:
+        known = [p.name for p in self.parameters]
+        for name in given if len(found) < len(given) else ():
             if name in known:
                 continue
             if self.extra is not None and isinstance(name, str):

@@ -147,11 +147,16 @@ class Channel:
 
     async def run(self) -> None:
         """Serve the link until it closes. Never raises for what the other side does."""
+        is_dropped = False
         try:
             while await self._read_one():
                 pass
+        except GeneratorExit:
+            is_dropped = True  # the loop is gone: nothing can be awaited any more
+            raise
         finally:
-            await self._finish()
+            if not is_dropped:
+                await self._finish()
 
     async def call(
         self,

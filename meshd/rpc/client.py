@@ -162,10 +162,10 @@ class RpcClient:
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        for session in (self._session, self._links_session):
-            if session is not None:
-                await session.close()
+        sessions = [each for each in (self._session, self._links_session) if each is not None]
         self._session = self._links_session = None
+        # Together: each waits for its connections to end.
+        await asyncio.gather(*(session.close() for session in sessions))
 
     async def _post(
         self, target: Address, body: "_Body", timeout_s: Seconds, sink: Sink | None

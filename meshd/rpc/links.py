@@ -356,6 +356,9 @@ class Links:
 
         def closed(channel: Channel) -> None:
             self._looks.pop(channel, None)
+            sweeping = self._sweeping
+            if not self._looks and sweeping is not None and sweeping is not asyncio.current_task():
+                sweeping.cancel()
 
         self._looks[channel] = _Look(channel.turnover)
         channel.on_closed(closed)

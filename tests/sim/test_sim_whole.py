@@ -15,8 +15,8 @@ from sim.scenarios import SCENARIOS
 from sim.whole.mutations import MUTATIONS
 
 PINNED = [
-    ("delegate_split", 5, "427e3746faef235f31efc85bbe5a73a8"),
-    ("delegate_swarm", 7, "c4e7d7064263a1dba2102e9d16d0bcd8"),
+    ("delegate_split", 5, "f377d21402001733def567e9c0aaddd7"),
+    ("delegate_swarm", 7, "f197b17d8df4be4a5541658b74d2483d"),
 ]
 """They change with the daemon, its messages, and the HTTP library's: then print them anew."""
 SEEDS_TO_KILL = {"unreachable_candidates": 8, "no_half_open": 3}
