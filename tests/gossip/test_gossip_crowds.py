@@ -1,5 +1,6 @@
 """Crowds that join: who compares views with whom, and how often at most."""
 
+import pytest
 from fabric import Fabric, Node, meshed
 from test_gossip_sync import sent
 
@@ -42,7 +43,24 @@ def test_those_who_come_now_and_then_are_no_crowd():
     assert max(map(syncs_of, old)) <= 4  # acks show a difference now and then; a crowd takes 24
 
 
+@pytest.mark.slow
 def test_a_crowd_that_does_not_end_settles_in_between_and_not_at_any_rate():
     fabric = meshed(8)
-    old = crowd_comes(fabric, 90, pause_s=0.1)
+    old = crowd_comes(fabric, 60, pause_s=0.1)
     assert all(1 <= syncs_of(node) <= 12 for node in old[1:])
+
+
+@pytest.mark.slow
+def test_crowds_that_come_one_after_the_other_are_settled_within_a_budget():
+    fabric = meshed(8)
+    fabric.run(30)
+    old = list(fabric.nodes)
+    syncs = dict.fromkeys((node.id for node in old), 0)
+    for _ in range(14):
+        crowd_comes(fabric, 4, pause_s=0.0)
+        fabric.run(1.0)
+        for node in old:
+            syncs[node.id] += syncs_of(node)
+    # Two for each of eight crowds, and for those that a sync interval each pays for.
+    most = 2 * (8 + 14 / fabric.config.sync_interval_s + 1)
+    assert all(12 <= count <= most for node, count in syncs.items() if node != old[0].id)

@@ -47,9 +47,9 @@ async def test_every_node_calls_every_other(cluster):
 
 
 @simulated(3, program=offer_greeting)
-async def test_an_hour_passes_in_no_time(cluster):
-    await cluster.sleep(3_000)
-    assert cluster.now > 3_000
+async def test_a_quarter_of_an_hour_passes_in_no_time(cluster):
+    await cluster.sleep(900)
+    assert cluster.now > 900
     assert await cluster[1].call("dawdle", {"seconds": 25.0}) == "done"
 
 

@@ -152,6 +152,15 @@ def test_dropped_runs_count_for_nothing_and_old_outcomes_fade():
     assert admission.load().service_s == 1.0
 
 
+def test_who_waits_for_its_own_bound_takes_no_slot_that_others_free():
+    admission = Admission(slots=2, queue_max=4)
+    admission.submit(Ticket("a1", "a", concurrency=1), LONG_S)
+    admission.submit(Ticket("b1", "b"), LONG_S)
+    admission.submit(Ticket("a2", "a", concurrency=1), LONG_S)
+    assert admission.finish("b1", 1.0, Outcome.DONE) == ()
+    assert admission.finish("a1", 1.0, Outcome.DONE) == ("a2",)
+
+
 @pytest.mark.parametrize(("slots", "queue_max"), [(0, None), (2_000, None), (1, -1), (1, 100_001)])
 def test_numbers_out_of_range_are_refused(slots, queue_max):
     with pytest.raises(UsageError):
