@@ -40,11 +40,11 @@ LINKS_MAX = 256
 """Kept links; past it further peers are POSTed to, and one that nobody uses is made to rest."""
 PEERS_MAX = 4_096
 """Addresses of which something is remembered: failed dials, no links there."""
-CALLS_MAX = 16_384
-"""Under way on one link in one direction, and of peers here over all links."""
-CALLS_HOST_SHARE = 4
+CALLS_MAX = 32_768
+"""Of peers that run here over all links; each holds some kilobytes."""
+CALLS_HOST_SHARE = 2
 LINKS_HOST_SHARE = 2
-"""One host may have a quarter of all calls here, as by POST, and half of all links."""
+"""One host may have half of all calls here, and half of all links: a mesh of two is one, too."""
 DIAL_TIMEOUT_S: Seconds = 120.0
 """For the upgrade; a peer whose main loop is blocked is no dead one. TCP itself has 3 s."""
 BACKOFF_FIRST_S: Seconds = 0.05
@@ -56,7 +56,11 @@ LOOKS_DIALLED = 1
 LOOKS_ACCEPTED = 4
 NO_LINKS_S: Seconds = 60.0
 """So long a peer that answered the upgrade with an HTTP error is called by POST."""
-LINK_LIMITS = ChannelLimits(outgoing_max=CALLS_MAX, incoming_max=CALLS_MAX, heartbeat_s=None)
+LINK_CALLS_MAX = CALLS_MAX // CALLS_HOST_SHARE
+"""Under way on one link in one direction."""
+LINK_LIMITS = ChannelLimits(
+    outgoing_max=LINK_CALLS_MAX, incoming_max=LINK_CALLS_MAX, heartbeat_s=None
+)
 """No heartbeat: gossip says who is gone, and the kernel which connection (`sockets.watch`)."""
 _LONG_AGO = Instant(0.0)
 Whose = Callable[[str, str], Address | None]

@@ -425,7 +425,7 @@ async def test_calls_of_all_links_count_together(end):
 
 
 async def test_one_host_may_not_have_all_calls(end):
-    one, other = await end(), await end("b" * 16, calls_max=8)
+    one, other = await end(), await end("b" * 16, calls_max=4)
     calls = [
         asyncio.create_task(one.links.invoke(other.address, "hold", {}, timeout_s=5))
         for _ in range(2)
