@@ -68,8 +68,8 @@ class Stream:
         machine.streams[self] = None
 
     def send(self, segment: Segment) -> None:
-        """Put data, or a mark, behind what waits."""
-        if self._is_dead:
+        """Put data, or a mark, behind what waits; nothing once the world has ended."""
+        if self._is_dead or self.wires.loop.is_closed():
             return
         if isinstance(segment, bytes):
             self.waiting += len(segment)
