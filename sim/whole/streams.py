@@ -68,8 +68,8 @@ class Stream:
         machine.streams[self] = None
 
     def send(self, segment: Segment) -> None:
-        """Put data, or a mark, behind what waits; nothing once the world has ended."""
-        if self._is_dead or self.wires.loop.is_closed():
+        """Put data, or a mark, behind what waits."""
+        if self._is_dead:
             return
         if isinstance(segment, bytes):
             self.waiting += len(segment)
@@ -261,8 +261,11 @@ class StreamTransport(asyncio.Transport):
         return self._is_closing
 
     def close(self) -> None:
-        """Send what waits, then the end."""
-        if not self._is_closing:
+        """Send what waits, then the end.
+
+        Nothing once the world has ended: what a killed process held is collected then.
+        """
+        if not (self._is_closing or self._stream.wires.loop.is_closed()):
             self._is_closing = True
             self._stream.shut()
             self._lose(None)
