@@ -16,13 +16,15 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import aiohttp
 import uvloop
 from aiohttp import web
+from echoes.loop import crowd as calls_at_once
+from echoes.loop import single as calls_in_turn
+from echoes.loop import until_answered
 from mesh_processes import Daemon, MeshProcesses, arguments, kill, progress, report, summary
 
 from meshd import Mesh
@@ -152,56 +154,20 @@ async def paths(front: Daemon, worker: Daemon) -> AsyncIterator[dict[str, Call]]
             await client.close()
 
 
-async def wait_offered(call: Call) -> None:
-    """Until the work can be had this way."""
-    for _ in range(100):
-        try:
-            await call()
-        except Exception:  # noqa: BLE001 - each way has its own error for "not yet"
-            await asyncio.sleep(0.05)
-        else:
-            return
-    await call()
-
-
-async def one_by_one(call: Call, count: int) -> list[float]:
-    """The milliseconds of `count` calls in sequence."""
-    taken = []
-    for _ in range(count):
-        began = time.perf_counter()
-        await call()
-        taken.append((time.perf_counter() - began) * 1_000)
-    return taken
-
-
-async def at_once(call: Call, callers: int, seconds: float) -> tuple[float, list[float]]:
-    """Calls a second, and their milliseconds, with `callers` at a time."""
-    taken: list[float] = []
-    began = time.perf_counter()
-
-    async def caller() -> None:
-        while (at := time.perf_counter()) < began + seconds:
-            await call()
-            taken.append((time.perf_counter() - at) * 1_000)
-
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    return len(taken) / (time.perf_counter() - began), taken
-
-
 async def measure(ways: dict[str, Call], options: argparse.Namespace) -> dict[str, Any]:
     """All ways in turn, several rounds: drift of the machine hits all of them alike."""
     single: dict[str, list[float]] = {name: [] for name in ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     crowd: dict[str, list[float]] = {name: [] for name in ways}
     for call in ways.values():
-        await wait_offered(call)
-        await one_by_one(call, options.warm_up)
+        await until_answered(call)
+        await calls_in_turn(call, options.warm_up)
     for number in range(1, options.rounds + 1):
         for name, call in ways.items():
-            single[name] += await one_by_one(call, options.calls)
+            single[name] += (await calls_in_turn(call, options.calls))[0]
             if name != "control":  # it blocks its caller: nothing to have at once
-                rate, taken = await at_once(call, options.callers, options.seconds)
-                rates[name].append(rate)
+                taken, seconds = await calls_at_once(call, options.callers, options.seconds)
+                rates[name].append(len(taken) / seconds)
                 crowd[name] += taken
         progress(f"round {number} of {options.rounds}")
     figures: dict[str, Any] = {}

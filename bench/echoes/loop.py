@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 TEXT = "hello"
-Call = Callable[[], Awaitable[None]]
+Call = Callable[[], Awaitable[object]]
 
 
 def say(value: Any) -> None:
@@ -44,8 +44,8 @@ async def until_answered(call: Call) -> None:
     await call()
 
 
-async def crowd(call: Call, callers: int, seconds: float) -> dict[str, float]:
-    """With so many callers at once."""
+async def crowd(call: Call, callers: int, seconds: float) -> tuple[list[float], float]:
+    """With so many callers at once: milliseconds of each call, and seconds in all."""
     taken: list[float] = []
     began = time.perf_counter()
 
@@ -55,18 +55,18 @@ async def crowd(call: Call, callers: int, seconds: float) -> dict[str, float]:
             taken.append((time.perf_counter() - at) * 1_000)
 
     await asyncio.gather(*(caller() for _ in range(callers)))
-    return summary(taken, time.perf_counter() - began)
+    return taken, time.perf_counter() - began
 
 
-async def single(call: Call, count: int) -> dict[str, float]:
-    """One after the other."""
+async def single(call: Call, count: int) -> tuple[list[float], float]:
+    """One after the other: as `crowd`."""
     taken = []
     began = time.perf_counter()
     for _ in range(count):
         at = time.perf_counter()
         await call()
         taken.append((time.perf_counter() - at) * 1_000)
-    return summary(taken, time.perf_counter() - began)
+    return taken, time.perf_counter() - began
 
 
 async def obey(call: Call) -> None:
@@ -76,9 +76,9 @@ async def obey(call: Call) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         order = json.loads(line)
         if "callers" in order:
-            say(await crowd(call, order["callers"], order["seconds"]))
+            say(summary(*await crowd(call, order["callers"], order["seconds"])))
         else:
-            say(await single(call, order["calls"]))
+            say(summary(*await single(call, order["calls"])))
 
 
 def obey_in_threads(call: Callable[[], None]) -> None:

@@ -408,15 +408,21 @@ async def test_who_is_refused_and_does_not_read_is_cut_off(daemon_with):
     writer.transport.abort()
 
 
+async def many_large_calls(channel) -> list[asyncio.Task]:
+    """More than the system takes from who sends to one that does not read."""
+    calls = [
+        asyncio.create_task(channel.call("work", {"x": "x" * 1_000_000}, timeout_s=60))
+        for _ in range(20)
+    ]
+    await asyncio.sleep(0)
+    return calls
+
+
 async def test_a_link_whose_other_side_does_not_read_is_closed_in_time(daemon_with):
     daemon = await daemon_with(channel_limits=ChannelLimits(close_timeout_s=0.1))
     writer = await upgraded(daemon.path)
     far = await daemon.next_channel()
-    calls = [
-        asyncio.create_task(far.call("work", {"x": "x" * 1_000_000}, timeout_s=60))
-        for _ in range(20)
-    ]
-    await asyncio.sleep(0)
+    calls = await many_large_calls(far)
     async with asyncio.timeout(5):
         await far.close()
     for error in await asyncio.gather(*calls, return_exceptions=True):
@@ -429,11 +435,7 @@ async def test_refusals_are_sent_while_the_other_side_does_not_read(daemon_with)
     daemon = await daemon_with(channel_limits=ChannelLimits(incoming_max=1))
     writer = await upgraded(daemon.path)
     far = await daemon.next_channel()
-    calls = [
-        asyncio.create_task(far.call("work", {"x": "x" * 1_000_000}, timeout_s=60))
-        for _ in range(20)
-    ]
-    await asyncio.sleep(0)
+    calls = await many_large_calls(far)
     refused = b'{"jsonrpc":"2.0","id":%d,"method":"hold"}'
     for number in range(3):
         writer.write(masked(refused % number))

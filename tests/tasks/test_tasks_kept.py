@@ -14,6 +14,17 @@ from meshd.work.task import TaskState
 # Over a restart
 
 
+async def left_running(make, work, tmp_path):
+    """A task that a worker had when the process that accepted it ended."""
+    work.hold.clear()
+    before = await make(SqliteStore(tmp_path / "t.sqlite"))
+    record = await submit(before)
+    await work.until(1)
+    await before.close()
+    work.hold.set()
+    return record
+
+
 async def test_what_was_accepted_is_done_by_the_next_process(make, work, tmp_path):
     work.hold.clear()
     before = await make(SqliteStore(tmp_path / "t.sqlite"), may_repeat=lambda _: True)
@@ -35,12 +46,7 @@ async def test_work_that_may_not_run_twice_is_joined_at_its_worker_only(
     make, work, tmp_path, lives, monkeypatch
 ):
     monkeypatch.setattr(tries, "RECOVERY_S", 0.1)
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"))
-    record = await submit(before)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
+    record = await left_running(make, work, tmp_path)
     after = await make(SqliteStore(tmp_path / "t.sqlite"), lives=lambda node, epoch: lives)
     ended = await after.wait(record.id, 5)
     if lives:
@@ -54,12 +60,7 @@ async def test_work_that_may_not_run_twice_is_joined_at_its_worker_only(
 
 
 async def test_a_worker_that_is_seen_a_little_later_is_asked_all_the_same(make, work, tmp_path):
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"))
-    record = await submit(before)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
+    record = await left_running(make, work, tmp_path)
     looks = iter([False, False])
     after = await make(
         SqliteStore(tmp_path / "t.sqlite"),
@@ -70,12 +71,7 @@ async def test_a_worker_that_is_seen_a_little_later_is_asked_all_the_same(make, 
 
 
 async def test_work_that_its_worker_has_forgotten_is_not_run_again(make, work, tmp_path):
-    work.hold.clear()
-    before = await make(SqliteStore(tmp_path / "t.sqlite"))
-    record = await submit(before)
-    await work.until(1)
-    await before.close()
-    work.hold.set()
+    record = await left_running(make, work, tmp_path)
     work.answers = [
         BusyError("not now"),
         NoCandidateError("no such key", data={"reason": UNKNOWN_KEY}),
