@@ -211,7 +211,7 @@ def main() -> None:
     made.add_argument("--offset", type=float, default=8.0, help="Seconds from one to the next.")
     bench = begin(
         "versus_split", made,
-        sizes=[3], seconds=[6.0], seeds="shared", profile="local", after=0.5, offset=0.5,
+        sizes=[3], seconds=[9.0], seeds="shared", profile="local", after=0.5, offset=0.5,
     )  # fmt: skip
     options = bench.options
     figures: dict[str, Any] = {}

@@ -27,8 +27,22 @@ LONGEST = ("test_compiled.py", "test_sim_scenarios.py", "test_sim_experiments.py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the longest files to the front; workers take files in this order."""
+    """Sort the longest files to the front (workers take them in this order), and mark them."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("netns"):
+            item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the processes of tests that are marked `no_cover`, as pytest-cov does the rest.
+
+    They are there for what they find, and pass few lines that no other test passes; to be measured
+    doubles the time of pure Python and adds a third to that of a daemon.
+    """
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 # A worker of pytest-xdist is measured three times: by coverage, which measures all processes that a

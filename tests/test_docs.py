@@ -14,6 +14,8 @@ import pytest
 import repository
 from docs_blocks import Block, Document
 
+pytestmark = pytest.mark.no_cover
+
 NOT_RUN: tuple[str, ...] = ()
 """The first lines of all ```python no-run blocks. Keep it short: what is not run goes stale."""
 

@@ -145,6 +145,7 @@ def test_the_translator_translates_words_and_lines(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_no_row_is_missed_where_one_of_three_workers_is_killed(tmp_path):
     first, second, third = _run(tmp_path, "etl").splitlines()

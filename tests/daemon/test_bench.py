@@ -9,6 +9,8 @@ import namespaces
 import pytest
 import repository
 
+pytestmark = pytest.mark.no_cover
+
 BENCH = repository.ROOT / "bench"
 
 

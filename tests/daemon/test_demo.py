@@ -16,7 +16,7 @@ import repository
 DEMO = repository.ROOT / "script" / "demo"
 WITHIN_S = 60.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module", autouse=True)

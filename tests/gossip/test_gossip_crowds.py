@@ -43,6 +43,7 @@ def test_those_who_come_now_and_then_are_no_crowd():
     assert max(map(syncs_of, old)) <= 4  # acks show a difference now and then; a crowd takes 24
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_a_crowd_that_does_not_end_settles_in_between_and_not_at_any_rate():
     fabric = meshed(8)

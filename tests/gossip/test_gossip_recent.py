@@ -1,6 +1,7 @@
 """What tells events apart, holds them to a rate, and passes them on."""
 
 import msgspec
+import pytest
 from event_talk import (
     event,
     heard,
@@ -145,6 +146,7 @@ def test_an_event_comes_out_of_a_datagram_as_it_went_in(one, question):
     st.integers(0, 2**32),
     st.lists(st.tuples(st.integers(0, 4), texts, st.booleans()), max_size=12),
 )
+@pytest.mark.no_cover
 def test_whatever_is_told_by_whom_each_hears_it_at_most_once_and_times_rise(seed, tellings):
     fabric = Fabric(5, seed=seed, config=profile("local"))
     fabric.join_all()

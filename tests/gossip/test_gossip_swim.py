@@ -69,6 +69,7 @@ def test_a_crowd_through_one_seed_sees_all_and_knows_all(count, bound_s, seed):
     assert fabric.largest <= fabric.config.datagram_bytes_max - 48
 
 
+@pytest.mark.no_cover
 def test_a_crowd_sees_all_although_a_tenth_of_all_datagrams_is_lost():
     fabric = Fabric(50, seed=3)
     fabric.lose(0.1)
@@ -88,6 +89,7 @@ def test_an_idle_node_costs_two_packets_a_second():
     assert (sum(n.bytes for n in fabric.nodes) - before[1]) / 300 < 136
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("count", "seed"), [(2, 1), (3, 1), (10, 1), (10, 2), (50, 1)])
 def test_a_crash_is_found_by_everybody_within_the_bound(count, seed):
     fabric = meshed(count, seed=seed)
@@ -100,6 +102,7 @@ def test_a_crash_is_found_by_everybody_within_the_bound(count, seed):
     assert (history[-1].state, history[-1].incarnation) == (DEAD, 0)
 
 
+@pytest.mark.no_cover
 def test_nobody_dies_while_few_datagrams_are_lost():
     fabric = meshed(10)
     fabric.lose(0.03)
@@ -206,6 +209,7 @@ def test_a_starved_prober_kills_nobody_and_still_finds_the_dead():
     assert fabric.state(0, 1) is DEAD
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("count", "bound_s"), [(3, 2.0), (10, 2.0), (50, 2.0)])
 def test_a_split_that_lasted_heals_within_two_seconds(count, bound_s):
     fabric = meshed(count, seed=2)

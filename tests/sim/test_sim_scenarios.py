@@ -56,7 +56,7 @@ def test_what_once_broke_an_invariant_does_not_any_more(name, nodes, duration_s,
 
 KEPT_LARGE = [
     ("split", 300, 10.0, 0),  # news of the heal waited behind hundreds of doubts and denials
-    ("narrow", 300, 5.0, 1),  # thirty deaths at once waited in links of 64 kbit/s
+    ("narrow", 200, 5.0, 1),  # twenty deaths at once waited in links of 64 kbit/s
 ]
 
 

@@ -46,6 +46,7 @@ async def test_every_node_calls_every_other(cluster):
             assert answer == f"hello x from {other.index}"
 
 
+@pytest.mark.no_cover
 @simulated(3, program=offer_greeting)
 async def test_a_quarter_of_an_hour_passes_in_no_time(cluster):
     await cluster.sleep(900)
@@ -53,6 +54,7 @@ async def test_a_quarter_of_an_hour_passes_in_no_time(cluster):
     assert await cluster[1].call("dawdle", {"seconds": 25.0}) == "done"
 
 
+@pytest.mark.no_cover
 @simulated(5, program=offer_greeting, seeds=5)
 async def test_both_sides_of_a_partition_go_on_by_themselves(cluster):
     cluster.partition([0, 1], [2, 3, 4])
