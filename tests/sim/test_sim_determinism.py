@@ -37,7 +37,7 @@ def test_the_same_plan_gives_the_same_digest_and_another_seed_another(scenario):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hash_seed", ["0", "1", "12345"])
+@pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_no_order_comes_from_hashes(hash_seed):
     seen = []
     for scenario, nodes, seed, loss, _ in PINNED:

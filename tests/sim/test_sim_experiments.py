@@ -250,7 +250,7 @@ def test_the_command_ends_with_one_json_object(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {"coordinates"}))  # run once, below
 def test_every_experiment_gives_people_its_tables_and_targets(name, capsys):
     assert main(["experiment", name, "--quick", "--seeds", "1"]) == 0
     out = capsys.readouterr().out
@@ -385,6 +385,5 @@ def test_a_median_error_that_rises_again_was_not_good_yet():
 
 @pytest.mark.slow
 def test_the_coordinates_experiment_meets_its_targets_when_quick(capsys):
-    assert main(["experiment", "coordinates", "--quick", "--json"]) == 0
-    out = json.loads(capsys.readouterr().out)
-    assert all(check["verdict"] == "met" for check in out["checks"])
+    assert main(["experiment", "coordinates", "--quick"]) == 0  # 1 if a target is missed
+    assert "| target" in capsys.readouterr().out

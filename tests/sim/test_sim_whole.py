@@ -72,7 +72,7 @@ def test_a_broken_promise_is_told_with_its_plan_its_tail_and_what_replays_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hash_seed", ["0", "1", "12345"])
+@pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_whole_daemons_follow_from_the_seed_alone(hash_seed):
     seen = []
     for scenario, seed, _ in PINNED:
