@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "call": "Run a capability and print its result.",
         "delegate": "Hand work to the best peer and print the whole answer.",
         "task": "Look after work that was handed in.",
+        "trace": "Show where calls were sent, and why.",
     },
     "Set-up": {
         "config": "Show and check the configuration.",

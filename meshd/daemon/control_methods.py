@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -14,6 +14,7 @@ from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import Address, MemberState, NodeId
+from meshd.routing.decisions import DECISIONS_KEPT
 from meshd.rpc.methods import CallContext, Registry
 from meshd.version import __version__
 from meshd.view import ClusterView, Peer
@@ -31,6 +32,13 @@ class ExplainParams(msgspec.Struct, forbid_unknown_fields=True):
     """`explain`: why `node` (name or id) is believed to be what it is."""
 
     node: str
+
+
+class DecisionsParams(msgspec.Struct, forbid_unknown_fields=True):
+    """`decisions`: the newest `last`, of one capability if it is named."""
+
+    last: Annotated[int, msgspec.Meta(ge=1, le=DECISIONS_KEPT)] = 10
+    capability: str = ""
 
 
 class JoinParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +86,7 @@ class ControlMethods:
         for name, params, handler in (
             ("status", Nothing, self._status),
             ("explain", ExplainParams, self._explain),
+            ("decisions", DecisionsParams, self._decisions),
             ("join", JoinParams, self._join),
             ("leave", LeaveParams, self._leave),
             ("stop", StopParams, self._stop),
@@ -159,6 +168,16 @@ class ControlMethods:
             hint = "its record was just dropped; see meshd peers"
             raise NoCandidateError(f"no node {params.node!r} is known any more", hint=hint)
         return explain_shape(found, node.view(), node.clock.now(), node.clock.wall_ms())
+
+    async def _decisions(self, params: DecisionsParams, context: CallContext) -> dict[str, Any]:
+        del context
+        decisions = self._node.dispatcher.decisions
+        newest = decisions.last(params.last, params.capability)
+        return {
+            "schema": "meshd.decisions/1",
+            "count": decisions.count,
+            "decisions": [each.told() for each in newest],
+        }
 
     async def _join(self, params: JoinParams, context: CallContext) -> dict[str, Any]:
         """Join through these seeds, and wait a little for the first of them."""

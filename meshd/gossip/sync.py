@@ -68,7 +68,8 @@ _CROWD_S = 2.0  # within which so many come
 _SETTLED_ROUNDS = (1.0, 2.0)  # of gossip without a further one, until a crowd has settled
 _SETTLING_MAX_S = 5.0  # if more keep coming, it counts as settled all the same
 _SETTLINGS = 2  # comparisons then, with others: whoever is asked may lack the same
-_SETTLINGS_SAVED = 8  # crowds that settle at once; further ones one each sync interval
+_SETTLINGS_SAVED = 64  # crowds that settle at once; further ones one each sync interval:
+# a hundred that start one by one, as on a slow machine, are many crowds with pauses between
 _CALM_S = 5.0  # so long after a crowd each single member that is new counts as one of it
 _OVERDUE_INTERVALS = 6  # after so many sync intervals a mesh that never is quiet syncs all the same
 _REUNION_INTERVAL_S = 2.0

@@ -18,6 +18,7 @@ from meshd.routing.request import (
     DelegateResult,
     PeerResult,
 )
+from meshd.routing.router import Plan
 from meshd.routing.signals import Outcome
 from meshd.sink import Sink
 from meshd.view import Peer
@@ -84,6 +85,7 @@ class Call:
         error: of the last failure.
         end: the error after which nothing else may be tried.
         may_have_run: whether a failed try may have had an effect.
+        made: the newest plan.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Call:
         self.error: MeshError | None = None
         self.end: MeshError | None = None
         self.may_have_run = False
+        self.made: Plan | None = None
 
     @property
     def has_passed(self) -> bool:

@@ -27,6 +27,7 @@ from meshd.routing.call import (
     Trying,
     Won,
 )
+from meshd.routing.decisions import Decisions
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
@@ -65,6 +66,7 @@ class Dispatcher:
     ) -> None:
         self.outstanding = Outstanding()
         self.resilience = Resilience(random)
+        self.decisions = Decisions()
         self._handed_out = Rate()
         self._clock = clock
         self._view = view
@@ -129,11 +131,24 @@ class Dispatcher:
             )
             call = Call(wanted, deadline, now, sink, trying, attempts)
             try:
-                return await self._delegate(call)
+                result = await self._delegate(call)
             except MeshError as error:
+                self._decided(call, error.message)
                 if is_last or not call.may_fall_back(error):
                     raise
+            else:
+                self._decided(call)
+                return result
         raise AssertionError("the last capability ends the call")
+
+    def _decided(self, call: Call, error: str = "") -> None:
+        """A call has ended: it is kept among the last decisions."""
+        clock, attempts = self._clock, call.attempts
+        took_s = clock.now() - call.started
+        self.decisions.add(
+            call.request.capability, call.made, attempts,
+            took_s=took_s, wall_ms=clock.wall_ms(), error=error,
+        )  # fmt: skip
 
     async def _delegate(self, call: Call) -> DelegateResult:
         while True:
@@ -235,7 +250,7 @@ class Dispatcher:
             if asked >= ATTEMPTS_MAX:
                 return None
             view = self._view()
-            made = self._plan(call, view, is_detailed=call.request.explain)
+            call.made = made = self._plan(call, view, is_detailed=call.request.explain)
             if made.chosen is None:
                 self._note_full(call, made, view)
                 if call.offer_s is not None:

@@ -4,6 +4,7 @@ import pytest
 from fabric import Fabric, Node, meshed
 from test_gossip_sync import sent
 
+from meshd.gossip import sync
 from meshd.gossip.inputs import JoinRequested
 from meshd.gossip.messages import Sync
 
@@ -52,7 +53,8 @@ def test_a_crowd_that_does_not_end_settles_in_between_and_not_at_any_rate():
 
 
 @pytest.mark.slow
-def test_crowds_that_come_one_after_the_other_are_settled_within_a_budget():
+def test_crowds_that_come_one_after_the_other_are_settled_within_a_budget(monkeypatch):
+    monkeypatch.setattr(sync, "_SETTLINGS_SAVED", 8)
     fabric = meshed(8)
     fabric.run(30)
     old = list(fabric.nodes)

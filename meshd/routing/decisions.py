@@ -1,0 +1,77 @@
+"""The last decisions of one node: whom each call was sent to, why, and how it ended."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from meshd.clock import Seconds
+from meshd.routing.request import Attempt
+from meshd.routing.router import Plan, explain
+
+DECISIONS_KEPT = 64
+"""A plan names every peer of its view: of a mesh of a thousand it may take a hundred kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One call of which this node decided where it goes; written out only for who asks.
+
+    Attributes:
+        number: counts all decisions of this run, from 1.
+        wall_ms: when the call ended, milliseconds since 1970.
+        made: the plan of its last try; None where it ended before there was any.
+        attempts: whom it was sent to, and how each try ended.
+        took_s: from its beginning to its end.
+        error: what it ended with; empty if well.
+    """
+
+    number: int
+    wall_ms: int
+    capability: str
+    made: Plan | None
+    attempts: tuple[Attempt, ...]
+    took_s: Seconds
+    error: str
+
+    def told(self) -> dict[str, Any]:
+        """As JSON: `explain` is what a call with `explain` is given."""
+        return {
+            "number": self.number,
+            "wall_ms": self.wall_ms,
+            "capability": self.capability,
+            "took_ms": round(self.took_s * 1_000, 3),
+            "ok": not self.error,
+            **({"error": self.error} if self.error else {}),
+            "attempts": list(self.attempts),
+            "explain": None if self.made is None else explain(self.made),
+        }
+
+
+class Decisions:
+    """A ring of the newest ones."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self.count = 0
+        """How many there were in all."""
+
+    def add(
+        self,
+        capability: str,
+        made: Plan | None,
+        attempts: Iterable[Attempt],
+        *,
+        took_s: Seconds,
+        wall_ms: int,
+        error: str = "",
+    ) -> None:
+        """A call has ended."""
+        self.count += 1
+        decision = Decision(self.count, wall_ms, capability, made, tuple(attempts), took_s, error)
+        self._kept.append(decision)
+
+    def last(self, count: int, capability: str = "") -> tuple[Decision, ...]:
+        """The newest `count` (of one capability, if named), the oldest of them first."""
+        wanted = [d for d in self._kept if capability in {"", d.capability}]
+        return tuple(wanted[max(0, len(wanted) - count) :])
