@@ -36,12 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the processes of tests that are marked `no_cover`, as pytest-cov does the rest.
+    """Leave out the processes that long tests start; pytest-cov leaves out what is `no_cover`.
 
     They are there for what they find, and pass few lines that no other test passes; to be measured
     doubles the time of pure Python and adds a third to that of a daemon.
     """
-    if request.node.get_closest_marker("no_cover"):
+    if any(request.node.get_closest_marker(name) for name in ("no_cover", "slow")):
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
