@@ -33,7 +33,7 @@ from collections.abc import (
 )
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 
@@ -41,6 +41,7 @@ from meshd.capability.definition import (
     TIMEOUT_DEFAULT_S,
     AgentDefinition,
     CapabilityDefinition,
+    Worth,
     capability,
     collect,
 )
@@ -146,6 +147,7 @@ class Mesh(EventSide, TaskSide):
         concurrency: int = 0,
         rate_per_s: float = 0.0,
         executor: str = "",
+        **worth: Unpack[Worth],
     ) -> Callable[[Target], Target]:
         """Offer a function, or a class's methods that are marked with `@capability`.
 
@@ -165,6 +167,7 @@ class Mesh(EventSide, TaskSide):
             rate_per_s: runs that begin a second; 0 is as many as are asked for.
             executor: where a plain function runs instead of a thread: "process", or
                 "dask:tcp://HOST:PORT".
+            worth: what it costs and what it is good for, as `capability` takes it.
 
         Raises:
             UsageError: the name is taken, or the function's types cannot be told as JSON Schema.
@@ -176,6 +179,7 @@ class Mesh(EventSide, TaskSide):
                     capability_name, version=version, description=description, tags=tags,
                     examples=examples, idempotent=idempotent, timeout_s=timeout_s,
                     concurrency=concurrency, rate_per_s=rate_per_s, executor=executor,
+                    **worth,
                 )  # fmt: skip
                 mark(target)
             agent_name = name or (target.__name__ if isinstance(target, type) else self.name)

@@ -77,11 +77,17 @@ def lines(document: dict[str, Any], names: Names, palette: Palette) -> list[str]
         ("seen", "" if row.get("self") else belief.evidence(believed, names)),
         ("distance", nodes.estimate(row)),
         ("observer", belief.observer(believed, names)),
+        ("region", escape(row.get("region") or "")),
+        ("labels", ", ".join(f"{escape(k)}={escape(v)}" for k, v in _labels(row))),
         ("load", _load(row)),
         ("offers", "\n".join(_capability(c) for c in document["capabilities"]) or "nothing"),
         ("history", "" if row.get("self") else belief.history(believed, names)),
     ]
     return fields(pairs, palette)
+
+
+def _labels(row: Row) -> list[tuple[str, str]]:
+    return sorted((row.get("labels") or {}).items())
 
 
 def _load(row: Row) -> str:
@@ -96,5 +102,14 @@ def _load(row: Row) -> str:
 
 def _capability(capability: dict[str, Any]) -> str:
     text = f"{escape(capability.get('name', '?'))} {escape(capability.get('version', ''))}".rstrip()
+    text += _price(capability)
     description = escape(" ".join(str(capability.get("description") or "").split()))
     return f"{text}  {description}".rstrip()
+
+
+def _price(capability: dict[str, Any]) -> str:
+    """`  $0.01 a call + $0.002 a token`, or nothing where it is free."""
+    per_call, per_unit = capability.get("cost_usd_per_call"), capability.get("cost_usd_per_unit")
+    parts = [f"${per_call:g} a call"] if per_call else []
+    parts += [f"${per_unit:g} a {escape(capability.get('unit') or 'unit')}"] if per_unit else []
+    return f"  {' + '.join(parts)}" if parts else ""

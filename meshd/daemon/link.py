@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from meshd.capability.definition import CapabilityDefinition
+from meshd.capability.manifest import told_fields
 from meshd.clock import Clock, Seconds
 from meshd.config import load_config
 from meshd.control import choose_socket
@@ -241,7 +242,7 @@ class AttachedLink:
             self._lost.set()
 
     async def _register(self, channel: Channel, names: tuple[str, ...]) -> None:
-        shapes = [msgspec.to_builtins(m) for m in self._worker.manifests() if m.name in names]
+        shapes = [told_fields(m) for m in self._worker.manifests() if m.name in names]
         params = {"agent": self._name, "capabilities": shapes}
         await channel.call("register", params, REGISTER_TIMEOUT_S)
 

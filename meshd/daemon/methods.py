@@ -142,6 +142,8 @@ class RemoteMethods:
             "uptime_s": round(node.clock.now() - node.started_at, 3),
             "incarnation": me.incarnation,
             "epoch": me.epoch,
+            "region": node.config.node.region,
+            "labels": dict(node.config.node.labels),
             "cpu": percent(load.cpu_fraction),
             "mem": percent(load.mem_fraction),
             "load": load_shape(load),
