@@ -19,7 +19,15 @@ from meshd.errors import UsageError
 from meshd.event_handler import VARIABLES, handlers_from_config
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
-from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
+from meshd.routing.settings import (
+    HOPS_MAX,
+    SHARES,
+    SPEND_CAPS,
+    RoutingSettings,
+    spend_faults,
+    tier_faults,
+    weight_faults,
+)
 from meshd.toml_file import read_toml
 
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
@@ -29,7 +37,10 @@ CLIENT_VARIABLES = (
 )
 """Variables of the command line itself and of handlers, which are no settings of a node."""
 
-Policy = Literal["adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random"]
+Policy = Literal[
+    "adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random", "fastest",
+    "cheapest", "quality", "composite", "skill", "sticky",
+]  # fmt: skip
 POLICIES = get_args(Policy)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
@@ -136,6 +147,18 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
     ] = _ROUTING.is_hedging
+    tiers: Annotated[
+        dict[str, float],
+        _about("Of the policy `quality`, least success of each tier: preferred, fallback, least."),
+    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
+    shares: Annotated[
+        dict[str, float],
+        _about("Of the policy `composite`: match, trust, availability and cost to numbers."),
+    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
+    spend: Annotated[
+        dict[str, float],
+        _about(f"What may be spent, USD: {', '.join(SPEND_CAPS)}. Default: no bound."),
+    ] = msgspec.field(default_factory=dict)
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -497,8 +520,13 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"node.{field}", fault
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
-    for fault in weight_faults(values["routing.weights"]):
-        yield "routing.weights", fault
+    for path, found in (
+        ("weights", weight_faults(values["routing.weights"])),
+        ("tiers", tier_faults(values["routing.tiers"])),
+        ("shares", weight_faults(values["routing.shares"], tuple(SHARES))),
+        ("spend", spend_faults(values["routing.spend"])),
+    ):
+        yield from ((f"routing.{path}", fault) for fault in found)
 
 
 def _all_faults(faults: Sequence[str]) -> str:

@@ -150,6 +150,7 @@ class WorkOrder(msgspec.Struct, forbid_unknown_fields=True):
     input: Any = None
     timeout_s: float = 300.0
     hops: tuple[str, ...] = ()
+    tells_units: bool = False
 
 
 class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -226,6 +227,9 @@ class AttachedLink:
             while names := tuple(m.name for m in self._worker.manifests() if m.name not in told):
                 await self._register(channel, names)
                 told.update(names)
+            if not told:
+                # It introduces itself without an offer: what it calls is on its account.
+                await self._register(channel, ())
             if self._answerers:
                 await self._tell_queries(channel)
         except BaseException:
@@ -268,7 +272,7 @@ class AttachedLink:
         done = await self._worker.run(
             order.capability, order.input, deadline_s=order.timeout_s, sink=context.sink
         )
-        return done.result
+        return {"result": done.result, "units": done.units} if order.tells_units else done.result
 
     async def _on_query(self, order: QueryOrder, context: CallContext) -> dict[str, str]:
         del context

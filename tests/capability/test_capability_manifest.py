@@ -81,7 +81,8 @@ def test_prices_skill_and_attributes_out_of_bounds_are_named():
                 name="a", cost_usd_per_call=-1.0, cost_usd_per_unit=float("nan"), unit="u" * 17,
                 proficiency=1.5,
                 attributes={
-                    "a b": "x", "many": ("v",) * 65, "empty": "", **dict.fromkeys(map(str, range(14)), "x"),
+                    "a b": "x", "many": ("v",) * 65, "empty": "",
+                    **dict.fromkeys(map(str, range(14)), "x"),
                 },
             )
         )  # fmt: skip

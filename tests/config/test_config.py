@@ -21,6 +21,7 @@ from meshd.config import (
 from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.routing import policies as routing_policies
+from meshd.routing.settings import RoutingSettings
 from meshd.toml_file import FILE_BYTES_MAX
 
 
@@ -120,6 +121,29 @@ def test_every_fault_of_region_and_labels_is_told():
         "node.region:", "node.labels:", "node.labels:",
     ]  # fmt: skip
     assert "name=value" in faults({"labels": ("gpu",)})[0]
+
+
+def test_tiers_shares_and_caps_are_checked_and_what_is_left_out_stays(tmp_path):
+    file = written(
+        tmp_path / "a.toml",
+        "[routing.tiers]\nleast = 0.5\n[routing.spend]\nnode_usd_per_day = 5\n",
+    )
+    routing = load(paths=[file]).config.routing
+    assert (routing.tiers, routing.spend) == ({"least": 0.5}, {"node_usd_per_day": 5.0})
+    settings = RoutingSettings(tiers=routing.tiers, spend=routing.spend)
+    assert settings.tiers == {"preferred": 0.95, "fallback": 0.9, "least": 0.5}
+    wrong = written(
+        tmp_path / "b.toml",
+        "[routing]\ntiers = {fallback = 0.99}\nshares = {matsch = 1}\n"
+        "spend = {caller_usd_per_hour = -1}\n",
+    )
+    found = faults(paths=[wrong])
+    assert ["must go down" in found[0], "unknown weight matsch" in found[1]] == [True, True]
+    assert "caller_usd_per_hour must be 0" in found[2]
+    with pytest.raises(UsageError) as caught:
+        RoutingSettings(tiers={"worst": 0.1}, spend={"week": 1.0}, shares={"cost": 0.0})
+    for words in ("unknown tier worst", "unknown cap week", "shares: at least one weight"):
+        assert words in caught.value.message
 
 
 def test_an_unknown_variable_is_a_warning_with_a_suggestion():
