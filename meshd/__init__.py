@@ -8,12 +8,17 @@ if TYPE_CHECKING:
     from meshd.errors import MeshError, PeerError, UsageError
     from meshd.mesh import Mesh, capability
     from meshd.sink import progress
+    from meshd.units import charge
 
-__all__ = ["Mesh", "MeshError", "PeerError", "UsageError", "__version__", "capability", "progress"]
+__all__ = [
+    "Mesh", "MeshError", "PeerError", "UsageError", "__version__", "capability", "charge",
+    "progress",
+]  # fmt: skip
 
 _HOMES = {
     "Mesh": "meshd.mesh",
     "capability": "meshd.mesh",
+    "charge": "meshd.units",
     "progress": "meshd.sink",
     "MeshError": "meshd.errors",
     "PeerError": "meshd.errors",

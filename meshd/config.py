@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
@@ -19,10 +18,18 @@ from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
 from meshd.errors import UsageError
 from meshd.event_handler import VARIABLES, handlers_from_config
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
-from meshd.model import NAME_CHARS_MAX, is_name
-from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
+from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
+from meshd.routing.settings import (
+    HOPS_MAX,
+    SHARES,
+    SPEND_CAPS,
+    RoutingSettings,
+    spend_faults,
+    tier_faults,
+    weight_faults,
+)
+from meshd.toml_file import read_toml
 
-CONFIG_BYTES_MAX = 1024 * 1024
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
 ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = (
@@ -30,7 +37,10 @@ CLIENT_VARIABLES = (
 )
 """Variables of the command line itself and of handlers, which are no settings of a node."""
 
-Policy = Literal["adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random"]
+Policy = Literal[
+    "adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random", "fastest",
+    "cheapest", "quality", "composite", "skill", "sticky",
+]  # fmt: skip
 POLICIES = get_args(Policy)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
@@ -80,6 +90,11 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _about("Network interfaces for mDNS. Default: all fit ones.", max_length=64),
     ] = ()
+    region: Annotated[str, _about("Where this node is, e.g. eu-west; calls may ask for it.")] = ""
+    labels: Annotated[
+        dict[str, str],
+        _about("What this node is, K=V of any meaning; calls may ask for it.", max_length=16),
+    ] = msgspec.field(default_factory=dict)
     profile: Annotated[Profile, _about("Timing of the failure detector.")] = "lan"
     state_dir: Annotated[
         FilePath,
@@ -132,6 +147,18 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
     ] = _ROUTING.is_hedging
+    tiers: Annotated[
+        dict[str, float],
+        _about("Of the policy `quality`, least success of each tier: preferred, fallback, least."),
+    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
+    shares: Annotated[
+        dict[str, float],
+        _about("Of the policy `composite`: match, trust, availability and cost to numbers."),
+    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
+    spend: Annotated[
+        dict[str, float],
+        _about(f"What may be spent, USD: {', '.join(SPEND_CAPS)}. Default: no bound."),
+    ] = msgspec.field(default_factory=dict)
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,7 +350,7 @@ class _Merge:
     def file(self, path: Path, *, required: bool) -> None:
         """Lay a TOML file over what there is."""
         try:
-            tables = _read_toml(path)
+            tables = read_toml(path)
         except FileNotFoundError:
             if required:
                 self.faults.append(f"{path}: there is no such file")
@@ -403,6 +430,12 @@ class _Merge:
                 self.faults.append(f"--{name}: unknown option{_near(name, list(_BY_OPTION))}")
                 continue
             given = str(value) if isinstance(value, Path) else value
+            if isinstance(option.default, dict) and not isinstance(value, Mapping):
+                try:
+                    given = _from_pairs(value)
+                except ValueError as error:
+                    self.faults.append(f"{option.flag}: {option.path}: {error}")
+                    continue
             self.take(option, given, option.flag, lax=True)
 
     def loaded(self) -> Loaded:
@@ -425,57 +458,6 @@ class _Merge:
         return Loaded(config, self.origins, tuple(self.warnings), tuple(self.files))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no TOML; the text begins with `:line:column: ` where that is known.
-    """
-    with path.open("rb") as file:
-        data = file.read(CONFIG_BYTES_MAX + 1)
-    if len(data) > CONFIG_BYTES_MAX:
-        raise ValueError(f": larger than {CONFIG_BYTES_MAX} bytes")
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f":{line}: not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        if match is None:
-            raise ValueError(f": broken TOML: {error}") from error
-        raise ValueError(f":{match[2]}:{match[3]}: broken TOML: {match[1]}") from error
-    except RecursionError as error:
-        raise ValueError(": broken TOML: nested too deeply") from error
-
-
-def read_capability_file(path: Path) -> tuple[dict[str, Any], ...]:
-    """The `[[capability]]` tables of a file that `--capability` names.
-
-    Raises:
-        UsageError: it cannot be read, is no TOML, or holds anything else; the message says where.
-    """
-    try:
-        tables = _read_toml(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}",
-            hint="give the path of a TOML file with [[capability]] tables that this user may read",
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path}{error}") from error
-    entries = tables.get("capability")
-    others = sorted(set(tables) - {"capability"})
-    if others or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        found = f"; it also has {', '.join(others)}" if others else ""
-        raise UsageError(
-            f"{path} does not hold [[capability]] tables alone{found}",
-            hint="settings of the node go into the file that --config names",
-        )
-    return tuple(entries)
-
-
 def _from_text(option: Option, text: str) -> Any:
     """What an environment variable's text stands for: lists by commas, weights as `cpu=0.7`.
 
@@ -485,14 +467,18 @@ def _from_text(option: Option, text: str) -> Any:
     if isinstance(option.default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
     if isinstance(option.default, dict):
-        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-        if not all(sign for _, sign, _ in pairs):
-            raise ValueError("write it as name=number,name=number")
-        return {key.strip(): value.strip() for key, _, value in pairs}
+        return _from_pairs([part for part in text.split(",") if part.strip()])
     if isinstance(option.default, bool):
         words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
         return words.get(text.lower(), text)
     return text
+
+
+def _from_pairs(parts: Sequence[str]) -> dict[str, str]:
+    pairs = [part.partition("=") for part in parts]
+    if not all(sign for _, sign, _ in pairs):
+        raise ValueError("write it as name=value,name=value")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _derive(merge: _Merge, env: Mapping[str, str], hostname: str) -> None:
@@ -530,10 +516,17 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             parse_seed(text)
         except UsageError as error:
             yield "node.join", str(error)
+    for field, fault in site_faults(Site(values["node.region"], values["node.labels"])):
+        yield f"node.{field}", fault
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
-    for fault in weight_faults(values["routing.weights"]):
-        yield "routing.weights", fault
+    for path, found in (
+        ("weights", weight_faults(values["routing.weights"])),
+        ("tiers", tier_faults(values["routing.tiers"])),
+        ("shares", weight_faults(values["routing.shares"], tuple(SHARES))),
+        ("spend", spend_faults(values["routing.spend"])),
+    ):
+        yield from ((f"routing.{path}", fault) for fault in found)
 
 
 def _all_faults(faults: Sequence[str]) -> str:

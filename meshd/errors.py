@@ -28,6 +28,7 @@ class Code(IntEnum):
     QUORUM = -32017
     UPSTREAM = -32018
     CANCELLED = -32019
+    OVER_BUDGET = -32020
 
 
 class MeshError(Exception):
@@ -100,6 +101,12 @@ class DeadlineError(PeerError):
     default_code = Code.DEADLINE
 
 
+class BudgetError(PeerError):
+    """Nobody does it for what may be spent. `data` says which bound, and when a cap resets."""
+
+    default_code = Code.OVER_BUDGET
+
+
 class NoDaemonError(UsageError):
     """No daemon answers on the local control socket."""
 
@@ -109,6 +116,7 @@ _BY_CODE: dict[int, type[MeshError]] = {
     Code.BUSY: BusyError,
     Code.DEADLINE: DeadlineError,
     Code.INVALID_PARAMS: UsageError,
+    Code.OVER_BUDGET: BudgetError,
 }
 
 
@@ -143,5 +151,6 @@ _DEFINITE_CODES = frozenset(
         Code.CYCLE,
         Code.CIRCUIT_OPEN,
         Code.REJECTED,
+        Code.OVER_BUDGET,
     }
 )

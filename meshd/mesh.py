@@ -33,7 +33,7 @@ from collections.abc import (
 )
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 
@@ -41,6 +41,7 @@ from meshd.capability.definition import (
     TIMEOUT_DEFAULT_S,
     AgentDefinition,
     CapabilityDefinition,
+    Worth,
     capability,
     collect,
 )
@@ -48,6 +49,7 @@ from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
 from meshd.daemon.event_side import EventSide, running_loop
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
+from meshd.daemon.preferences import Preferences, params_of
 from meshd.daemon.program_events import Query, Reply
 from meshd.daemon.task_side import MeshTask, TaskSide, TaskStatus
 from meshd.errors import NoDaemonError, UsageError
@@ -146,6 +148,7 @@ class Mesh(EventSide, TaskSide):
         concurrency: int = 0,
         rate_per_s: float = 0.0,
         executor: str = "",
+        **worth: Unpack[Worth],
     ) -> Callable[[Target], Target]:
         """Offer a function, or a class's methods that are marked with `@capability`.
 
@@ -165,6 +168,7 @@ class Mesh(EventSide, TaskSide):
             rate_per_s: runs that begin a second; 0 is as many as are asked for.
             executor: where a plain function runs instead of a thread: "process", or
                 "dask:tcp://HOST:PORT".
+            worth: what it costs and what it is good for, as `capability` takes it.
 
         Raises:
             UsageError: the name is taken, or the function's types cannot be told as JSON Schema.
@@ -176,6 +180,7 @@ class Mesh(EventSide, TaskSide):
                     capability_name, version=version, description=description, tags=tags,
                     examples=examples, idempotent=idempotent, timeout_s=timeout_s,
                     concurrency=concurrency, rate_per_s=rate_per_s, executor=executor,
+                    **worth,
                 )  # fmt: skip
                 mark(target)
             agent_name = name or (target.__name__ if isinstance(target, type) else self.name)
@@ -324,6 +329,7 @@ class Mesh(EventSide, TaskSide):
         fallback: Iterable[str] = (),
         wait: bool = False,
         offers: int = 0,
+        **preferences: Unpack[Preferences],
     ) -> Any:
         """Have the best node do it, and return the result alone.
 
@@ -338,6 +344,8 @@ class Mesh(EventSide, TaskSide):
             fallback: capabilities to try with the same input where nobody can do this one.
             wait: until the deadline, for somebody who can, instead of failing at once.
             offers: ask so many candidates (up to 4) for a bid, and take the best.
+            preferences: what is asked of whoever does it: `version`, `tags`, `where`, `region`,
+                `labels`, `difficulty`, `budget_usd`, `affinity`; see `Preferences`.
 
         Raises:
             NoCandidateError, BusyError, DeadlineError, PeerError, UsageError: see `delegate`.
@@ -345,7 +353,7 @@ class Mesh(EventSide, TaskSide):
         envelope = await self.delegate(
             capability, input, deadline_s=deadline_s, to=to, policy=policy,
             idempotency_key=idempotency_key, priority=priority, fallback=fallback, wait=wait,
-            offers=offers,
+            offers=offers, **preferences,
         )  # fmt: skip
         return envelope["peer_result"]["result"]
 
@@ -364,6 +372,7 @@ class Mesh(EventSide, TaskSide):
         offers: int = 0,
         explain: bool = False,
         sink: Sink | None = None,
+        **preferences: Unpack[Preferences],
     ) -> dict[str, Any]:
         """As `call`, but the whole envelope: who did it, how long it took, what was tried.
 
@@ -391,6 +400,7 @@ class Mesh(EventSide, TaskSide):
             "fallback": list(fallback), "wait": wait, "offers": offers,
         }  # fmt: skip
         params |= {key: value for key, value in optional.items() if value}
+        params |= params_of(preferences)
         answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S, sink)
         return answer
 
@@ -411,7 +421,7 @@ class Mesh(EventSide, TaskSide):
             capability: its name.
             input: as for `call`.
             on_progress: called with fraction (0 .. 1, or None) and message.
-            choices: `deadline_s` (for all of it), `to`, `policy`, `priority` as for `call`.
+            choices: `deadline_s` (for all of it), `to`, `policy`, `priority` and others of `call`.
 
         Raises:
             MeshError: as `delegate` does, at the part that does not come.

@@ -1,5 +1,6 @@
 """The frozen values that every room speaks: nodes, members, load."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import NewType
 
@@ -88,6 +89,32 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     def is_at(self, address: Address) -> bool:
         """Whether the member says that it is reached there."""
         return address in (self.address, self.other)
+
+
+LABELS_MAX = 16
+
+
+class Site(msgspec.Struct, frozen=True):
+    """Where and what a node is, by its operator's word: a region, and labels of any meaning."""
+
+    region: str = ""
+    labels: Mapping[str, str] = {}
+
+
+def site_faults(site: Site) -> list[tuple[str, str]]:
+    """What is wrong with a site, as (field, sentence); empty if nothing is."""
+    faults = []
+    if site.region and not is_name(site.region):
+        faults.append(("region", f"{site.region[:80]!r} is not a valid name"))
+    if len(site.labels) > LABELS_MAX:
+        faults.append(("labels", f"more than {LABELS_MAX} labels"))
+    rule = f"both must be 1 to {NAME_CHARS_MAX} letters, digits, dots, hyphens or underscores"
+    faults += [
+        ("labels", f"{name[:80]}={value[:80]}: {rule}")
+        for name, value in site.labels.items()
+        if not (is_name(name) and is_name(value))
+    ]
+    return faults
 
 
 def is_name(text: str) -> bool:

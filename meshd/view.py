@@ -43,7 +43,8 @@ class Peer(msgspec.Struct, frozen=True):
     `rtt_estimate_error`, or None while they say nothing;
     `reachable` is false from the first unanswered probe round until it is heard again: local
     knowledge that is never gossiped, on which routing stops at once; `doubt` is why it
-    is suspected, and None while it is not.
+    is suspected, and None while it is not; `region` and `labels` are what the node says of where
+    and what it is.
     """
 
     node: NodeId
@@ -65,6 +66,8 @@ class Peer(msgspec.Struct, frozen=True):
     rtt_estimate_s: float | None = None
     rtt_estimate_error: float | None = None
     doubt: Doubt | None = None
+    region: str = ""
+    labels: Mapping[str, str] = {}
 
     @property
     def distance_s(self) -> Seconds | None:

@@ -15,8 +15,8 @@ import repository
 
 from meshd.capability.declared import definitions_from_config
 from meshd.capability.definition import collect
-from meshd.config import read_capability_file
 from meshd.errors import UsageError
+from meshd.toml_file import read_capability_file
 
 EXAMPLES = repository.ROOT / "examples"
 

@@ -13,7 +13,16 @@ from meshd.gossip.inputs import Input, JoinRequested
 from meshd.gossip.members import new_member
 from meshd.gossip.swim import Swim
 from meshd.machine import Machine
-from meshd.model import Address, Epoch, MemberState, MeshId, NodeId
+from meshd.model import (
+    LABELS_MAX,
+    Address,
+    Epoch,
+    MemberState,
+    MeshId,
+    NodeId,
+    Site,
+    site_faults,
+)
 from meshd.view import ClusterView, Peer
 
 
@@ -79,3 +88,9 @@ def test_a_peer_offers_what_it_has_and_nothing_else():
     peer = _peer(1, "a", capabilities=(other, summary))
     assert peer.offers("translate") is summary
     assert peer.offers("paint") is None
+
+
+def test_a_site_has_a_name_for_a_region_and_few_labels():
+    assert site_faults(Site("eu-west", {"gpu": "a100"})) == []
+    many = {f"l{n}": "x" for n in range(LABELS_MAX + 1)}
+    assert [field for field, _ in site_faults(Site("e u", many))] == ["region", "labels"]

@@ -15,7 +15,7 @@ from meshd.capability.definition import (
     Handler,
     HttpHandler,
 )
-from meshd.capability.manifest import Manifest, check_manifest
+from meshd.capability.manifest import PROFICIENCY_DEFAULT, Manifest, check_manifest
 from meshd.capability.validation import compile_schema
 from meshd.errors import UsageError
 from meshd.model import check_name
@@ -53,6 +53,11 @@ class CapabilityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     memory_mb: int = 0
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] = {}
+    cost_usd_per_call: float = 0.0
+    cost_usd_per_unit: float = 0.0
+    unit: str = ""
+    proficiency: float = PROFICIENCY_DEFAULT
+    attributes: dict[str, str | tuple[str, ...]] = {}
 
 
 def definitions_from_config(
@@ -126,6 +131,11 @@ def _define(config: CapabilityConfig) -> tuple[CapabilityDefinition | None, list
         concurrency=config.concurrency,
         rate_per_s=config.rate_per_s,
         streaming=config.streaming,
+        cost_usd_per_call=config.cost_usd_per_call,
+        cost_usd_per_unit=config.cost_usd_per_unit,
+        unit=config.unit,
+        proficiency=config.proficiency,
+        attributes=config.attributes,
     )
     try:
         check_manifest(manifest)

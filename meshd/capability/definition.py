@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from meshd.capability.manifest import Manifest, check_manifest
+from meshd.capability.manifest import PROFICIENCY_DEFAULT, Manifest, check_manifest
 from meshd.capability.schema import describe
 from meshd.errors import UsageError
 from meshd.model import check_name
@@ -108,6 +108,16 @@ class AgentDefinition:
         return cls(name, tuple(named_for(name, collect(sources))))
 
 
+class Worth(TypedDict, total=False):
+    """What a capability costs and what it is good for; see `Manifest`."""
+
+    cost_usd_per_call: float
+    cost_usd_per_unit: float
+    unit: str
+    proficiency: float
+    attributes: Mapping[str, str | Iterable[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """What the decorator was told; empty fields are filled from the function itself."""
@@ -123,6 +133,7 @@ class Declaration:
     rate_per_s: float = 0.0
     executor: str = ""
     agent: str = ""
+    worth: Worth = field(default_factory=Worth)
 
 
 @overload
@@ -142,6 +153,7 @@ def capability(
     rate_per_s: float = 0.0,
     executor: str = "",
     agent: str = "",
+    **worth: Unpack[Worth],
 ) -> Callable[[FunctionT], FunctionT]: ...
 def capability(
     name: Any = None,
@@ -157,15 +169,19 @@ def capability(
     rate_per_s: float = 0.0,
     executor: str = "",
     agent: str = "",
+    **worth: Unpack[Worth],
 ) -> Any:
     """Offer a function or method to the mesh: `@capability` or `@capability("name", ...)`.
 
     The function itself is returned unchanged, so it stays callable and typed. Name and
     description default to the function's own name and the first line of its docstring. A plain
     function runs in a thread, or where `executor` says: "process", or "dask:tcp://HOST:PORT".
+    `worth` is what a call costs (`cost_usd_per_call`, `cost_usd_per_unit` and the `unit`'s name),
+    how hard the work may be (`proficiency`, 0..1), and what it is good for (`attributes`).
 
     Raises:
         UsageError: the name is invalid, or what is decorated is no function.
+        TypeError: a keyword is unknown.
     """
     if callable(name) or isinstance(name, staticmethod | classmethod):
         return _mark(name, Declaration())
@@ -181,6 +197,7 @@ def capability(
         rate_per_s=rate_per_s,
         executor=_executor(executor),
         agent=check_name(agent, "agent") if agent else "",
+        worth=_known(worth),
     )
     return lambda function: _mark(function, declaration)
 
@@ -215,6 +232,11 @@ def define(
         concurrency=told.concurrency,
         rate_per_s=float(told.rate_per_s),
         streaming=is_stream,
+        cost_usd_per_call=float(told.worth.get("cost_usd_per_call", 0.0)),
+        cost_usd_per_unit=float(told.worth.get("cost_usd_per_unit", 0.0)),
+        unit=told.worth.get("unit", ""),
+        proficiency=float(told.worth.get("proficiency", PROFICIENCY_DEFAULT)),
+        attributes=_attributes(told.worth.get("attributes", {})),
     )
     handler = FunctionHandler(function, is_async, schema.arguments, is_stream, told.executor)
     return CapabilityDefinition(check_manifest(manifest), handler)
@@ -350,6 +372,20 @@ def _check_movable(
             f"{name}: another process cannot import what is defined within a function",
             hint=f"define {name} at its module's top, or leave executor out",
         )
+
+
+def _known(worth: Worth) -> Worth:
+    unknown = sorted(worth.keys() - Worth.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"capability() got an unexpected keyword argument {unknown[0]!r}")
+    return worth
+
+
+def _attributes(given: Mapping[str, str | Iterable[str]]) -> dict[str, str | tuple[str, ...]]:
+    return {
+        name: value if isinstance(value, str) else _texts(value, f"attribute {name!r}")
+        for name, value in given.items()
+    }
 
 
 def _texts(values: Iterable[str], what: str) -> tuple[str, ...]:

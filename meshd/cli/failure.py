@@ -60,6 +60,7 @@ _BY_CODE: dict[int, tuple[str, Exit]] = {
     Code.QUORUM: ("MESHD-E015", Exit.FAILED),
     Code.UPSTREAM: ("MESHD-E016", Exit.FAILED),
     Code.CANCELLED: ("MESHD-E017", Exit.FAILED),
+    Code.OVER_BUDGET: ("MESHD-E020", Exit.DENIED),
 }
 _OTHER = ("MESHD-E001", Exit.FAILED)
 START_FAILED = "MESHD-E009"

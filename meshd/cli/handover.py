@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 
 def handover_options(function: Command, *, also: str = "") -> Command:
     """-d, --to, --timeout, --policy, --explain, --idempotency-key, --priority, --fallback, ..."""
-    options = [
+    options: list[Callable[[Command], Command]] = [
         click.option("-d", "--data", metavar="JSON|@FILE|-", help="The input; `-` reads stdin."),
         click.option(
             "--to",
@@ -62,10 +62,42 @@ def handover_options(function: Command, *, also: str = "") -> Command:
             metavar=f"1..{1 + RETRIES_MAX}",
             help="Ask so many candidates for a bid, and take the best.",
         ),
+        *_terms_options(),
     ]
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _terms_options() -> list[Callable[[Command], Command]]:
+    """What is asked of whoever takes it: --version, --where, --region, --label, ..."""
+    return [
+        click.option("--version", metavar="RANGE", help="Of the capability: 1.2, ^1.2, '>=1,<2'."),
+        click.option(
+            "--where",
+            multiple=True,
+            metavar="CONDITION",
+            help="On its attributes, e.g. 'warehouse in {A, B}'. May be repeated.",
+        ),
+        click.option("--region", metavar="NAME", help="Only nodes there; eu takes eu-west."),
+        click.option(
+            "--label", "labels", multiple=True, metavar="K=V", help="Only nodes that carry it."
+        ),
+        click.option(
+            "--difficulty",
+            type=click.FloatRange(0.0, 1.0),
+            metavar="0..1",
+            help="How hard it is: who does it is at least as proficient, and no more than need be.",
+        ),
+        click.option(
+            "--budget",
+            "budget_usd",
+            type=click.FloatRange(min=0.0),
+            metavar="USD",
+            help="What the call may cost, at most.",
+        ),
+        click.option("--affinity", metavar="KEY", help="Calls of one KEY go to one node."),
+    ]
 
 
 Part = Callable[[Any], None]
@@ -106,6 +138,13 @@ def delegate_params(
     fallback: tuple[str, ...] = (),
     wait: bool = False,
     offers: int | None = None,
+    version: str | None = None,
+    where: tuple[str, ...] = (),
+    region: str | None = None,
+    labels: tuple[str, ...] = (),
+    difficulty: float | None = None,
+    budget_usd: float | None = None,
+    affinity: str | None = None,
 ) -> dict[str, Any]:
     """The parameters of `delegate` that the options stand for."""
     optional = {
@@ -117,10 +156,30 @@ def delegate_params(
         "fallback": list(fallback) or None,
         "wait": wait or None,
         "offers": offers,
+        "version": version,
+        "where": list(where) or None,
+        "region": region,
+        "labels": _labels(labels) or None,
+        "difficulty": difficulty,
+        "cost_usd_max": budget_usd,
+        "affinity": affinity,
     }
     given = {key: value for key, value in optional.items() if value is not None}
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     return {**request, "deadline_ms": max(1, round(timeout_s * 1000)), **given}
+
+
+def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`K=V` as name and value.
+
+    Raises:
+        BadParameter: one has no `=`.
+    """
+    parted = [pair.partition("=") for pair in pairs]
+    for pair, (_, sign, _) in zip(pairs, parted, strict=True):
+        if not sign:
+            raise click.BadParameter(f"--label {pair!r}: write it as K=V")
+    return {name: value for name, _, value in parted}
 
 
 def _streamed(
@@ -187,5 +246,7 @@ def whereabouts(answer: dict[str, Any]) -> str:
     parts += [f"agent {escape(agent)}"] if agent else []
     parts.append(latency(answer.get("rpc_latency_ms")))
     failed = [attempt for attempt in answer.get("attempts") or [] if attempt.get("outcome") != "ok"]
+    cost_usd = answer.get("cost_usd")
+    parts += [f"${cost_usd:.4g}"] if cost_usd else []
     parts += [f"after {_name(a)}: {escape(a.get('outcome', '?'))}" for a in failed]
     return " · ".join(parts)

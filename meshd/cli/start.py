@@ -43,6 +43,11 @@ _FLAGS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "help": "Capabilities to offer.",
         },
     ),
+    (("--region",), {"metavar": "NAME", "help": "Where this node is, e.g. eu-west."}),
+    (
+        ("--label", "labels"),
+        {"metavar": "K=V", "multiple": True, "help": "What this node is, for calls that ask."},
+    ),
     (("--slots",), {"type": int, "metavar": "N", "help": "Tasks at a time; 0: one a CPU."}),
     (("--journal/--no-journal",), {"default": None, "help": "Keep accepted tasks on disk."}),
     (("--profile",), {"metavar": "lan|wan|local", "help": "Timing of the failure detector."}),

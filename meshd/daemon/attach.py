@@ -1,5 +1,6 @@
 """Programs on this machine that lend their functions to the daemon over its control socket."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from meshd.rpc.channel import Channel
 from meshd.rpc.methods import CallContext
 from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
+from meshd.units import charge
 from meshd.work.origin import ORIGIN
 
 if TYPE_CHECKING:
@@ -62,13 +64,14 @@ class Attachments:
         check_name(params.agent, "agent")
         if len(params.capabilities) > CAPABILITIES_PER_PROGRAM_MAX:
             raise UsageError(f"a program may offer {CAPABILITIES_PER_PROGRAM_MAX} capabilities")
-        handler = RemoteHandler(self._caller(channel), channel)
-        definitions = [
-            CapabilityDefinition(check_manifest(_manifest(shape)), handler)
-            for shape in params.capabilities
-        ]
+        manifests = [check_manifest(_manifest(shape)) for shape in params.capabilities]
+        metered = frozenset(m.name for m in manifests if m.cost_usd_per_unit)
+        handler = RemoteHandler(self._caller(channel, metered), channel)
+        definitions = [CapabilityDefinition(manifest, handler) for manifest in manifests]
         names = self._node.worker.add(named_for(params.agent, definitions))
-        event(logger, "info", "attached", agent=params.agent, capabilities=",".join(names))
+        channel.context = replace(channel.context, caller=f"agent {params.agent}")
+        if names:
+            event(logger, "info", "attached", agent=params.agent, capabilities=",".join(names))
         return {"registered": list(names), "node": self._node.name}
 
     def _detach(self, channel: Channel) -> None:
@@ -76,7 +79,12 @@ class Attachments:
         if gone:
             event(logger, "info", "detached", capabilities=",".join(gone))
 
-    def _caller(self, channel: Channel) -> Any:
+    def _caller(self, channel: Channel, metered: frozenset[str]) -> Any:
+        """What runs a program's functions; those that are `metered` say how many units they took.
+
+        A program that has a price by unit is new enough to know how.
+        """
+
         async def call(capability: str, value: Any, timeout_s: Seconds, sink: Sink | None) -> Any:
             params = {
                 "capability": capability,
@@ -84,7 +92,13 @@ class Attachments:
                 "timeout_s": timeout_s,
                 "hops": list(ORIGIN.get().hops),
             }
-            return await channel.call("work", params, timeout_s + CANCEL_GRACE_S, sink=sink)
+            if capability not in metered:
+                return await channel.call("work", params, timeout_s + CANCEL_GRACE_S, sink=sink)
+            params["tells_units"] = True
+            told = await channel.call("work", params, timeout_s + CANCEL_GRACE_S, sink=sink)
+            if told.get("units") is not None:
+                charge(told["units"])
+            return told.get("result")
 
         return call
 

@@ -15,6 +15,7 @@ from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import Address, MemberState, NodeId
 from meshd.routing.decisions import DECISIONS_KEPT
+from meshd.routing.spend import spend_shape
 from meshd.rpc.methods import CallContext, Registry
 from meshd.version import __version__
 from meshd.view import ClusterView, Peer
@@ -93,6 +94,7 @@ class ControlMethods:
             ("reload", Nothing, self._reload),
             ("doctor", DoctorParams, self._doctor),
             ("probe", ProbeParams, self._probe),
+            ("spend", Nothing, self._spend),
         ):
             registry.add(name, params, handler, control=True)
 
@@ -238,6 +240,10 @@ class ControlMethods:
         del context
         checks = await diagnose(self._node, deep=params.deep)
         return {"schema": "meshd.doctor/1", "checks": checks}
+
+    async def _spend(self, params: Nothing, context: CallContext) -> dict[str, Any]:
+        del params, context
+        return spend_shape(self._node.dispatcher.ledger, self._node.clock.now())
 
     async def _probe(self, params: ProbeParams, context: CallContext) -> dict[str, Any]:
         del context

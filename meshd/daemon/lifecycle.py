@@ -11,7 +11,7 @@ from pathlib import Path
 from meshd.capability.declared import definitions_from_config
 from meshd.capability.definition import CapabilityDefinition, collect
 from meshd.capability.loading import load_definitions
-from meshd.config import Config, read_capability_file
+from meshd.config import Config
 from meshd.daemon.event_commands import EventCommands
 from meshd.daemon.node import Node
 from meshd.daemon.platform import LoopFactory, SystemPlatform
@@ -19,6 +19,7 @@ from meshd.errors import MeshError, UsageError
 from meshd.event_handler import handlers_from_config
 from meshd.telemetry import log
 from meshd.telemetry.log import event, get_logger
+from meshd.toml_file import read_capability_file
 
 logger = get_logger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from meshd.capability.definition import CapabilityDefinition
+from meshd.capability.manifest import told_fields
 from meshd.clock import Clock, Seconds
 from meshd.config import load_config
 from meshd.control import choose_socket
@@ -149,6 +150,7 @@ class WorkOrder(msgspec.Struct, forbid_unknown_fields=True):
     input: Any = None
     timeout_s: float = 300.0
     hops: tuple[str, ...] = ()
+    tells_units: bool = False
 
 
 class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -225,6 +227,9 @@ class AttachedLink:
             while names := tuple(m.name for m in self._worker.manifests() if m.name not in told):
                 await self._register(channel, names)
                 told.update(names)
+            if not told:
+                # It introduces itself without an offer: what it calls is on its account.
+                await self._register(channel, ())
             if self._answerers:
                 await self._tell_queries(channel)
         except BaseException:
@@ -241,7 +246,7 @@ class AttachedLink:
             self._lost.set()
 
     async def _register(self, channel: Channel, names: tuple[str, ...]) -> None:
-        shapes = [msgspec.to_builtins(m) for m in self._worker.manifests() if m.name in names]
+        shapes = [told_fields(m) for m in self._worker.manifests() if m.name in names]
         params = {"agent": self._name, "capabilities": shapes}
         await channel.call("register", params, REGISTER_TIMEOUT_S)
 
@@ -267,7 +272,7 @@ class AttachedLink:
         done = await self._worker.run(
             order.capability, order.input, deadline_s=order.timeout_s, sink=context.sink
         )
-        return done.result
+        return {"result": done.result, "units": done.units} if order.tells_units else done.result
 
     async def _on_query(self, order: QueryOrder, context: CallContext) -> dict[str, str]:
         del context

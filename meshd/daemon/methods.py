@@ -142,6 +142,8 @@ class RemoteMethods:
             "uptime_s": round(node.clock.now() - node.started_at, 3),
             "incarnation": me.incarnation,
             "epoch": me.epoch,
+            "region": node.config.node.region,
+            "labels": dict(node.config.node.labels),
             "cpu": percent(load.cpu_fraction),
             "mem": percent(load.mem_fraction),
             "load": load_shape(load),
@@ -316,6 +318,7 @@ class RemoteMethods:
             "result": done.result,
             "rpc_latency_ms": _ms(node.clock.now() - began),
             "load": self._load(),
+            **({} if done.units is None else {"units": done.units}),
         }
 
     def _load(self) -> dict[str, Any]:
@@ -359,7 +362,7 @@ class RemoteMethods:
             asked_s = self._node.dispatcher.deadline_s
         if context.deadline_s is not None:
             asked_s = min(asked_s, context.deadline_s)
-        request = msgspec.structs.replace(request, deadline_s=asked_s)
+        request = msgspec.structs.replace(request, deadline_s=asked_s, caller=context.who)
         if not request.idempotency_key:
             return await self._node.dispatcher.delegate(request, context.sink)
         # Each worker remembers its own runs, but a repeat may be sent to another one. Repeats may

@@ -41,7 +41,7 @@ from meshd.gossip.effects import (
 )
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
-from meshd.model import Address, Epoch, Load, MemberState, NodeId
+from meshd.model import Address, Epoch, Load, MemberState, NodeId, Site
 from meshd.platform import Platform
 from meshd.routing.dispatcher import Dispatcher
 from meshd.rpc.client import RpcClient
@@ -450,10 +450,9 @@ class Node:
         """Tell the mesh what is offered here."""
         if self._gossip is not None:
             self._gossip.describe(
-                name=self.name,
-                version=__version__,
-                manifests=tuple(self.worker.manifests()),
-            )
+                name=self.name, version=__version__, manifests=tuple(self.worker.manifests()),
+                site=Site(self.config.node.region, self.config.node.labels),
+            )  # fmt: skip
             self.happenings.redescribed(self.node_id)
 
     def load_changed(self) -> None:

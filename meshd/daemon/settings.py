@@ -25,6 +25,9 @@ def routing_settings(config: Config) -> RoutingSettings:
         weights=routing.weights,
         hops_max=routing.hops_max,
         is_hedging=routing.hedge,
+        tiers=routing.tiers,
+        shares=routing.shares,
+        spend=routing.spend,
     )
 
 

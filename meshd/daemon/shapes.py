@@ -52,6 +52,10 @@ def summary_shape(summary: CapabilitySummary) -> dict[str, Any]:
         "agent": summary.agent,
         "description": summary.description,
         "tags": list(summary.tags),
+        "cost_usd_per_call": summary.cost_usd_per_call,
+        "cost_usd_per_unit": summary.cost_usd_per_unit,
+        "proficiency": summary.proficiency,
+        "attributes": {name: list(values) for name, values in summary.attributes},
     }
 
 
@@ -72,6 +76,8 @@ def peer_row(peer: Peer, view: ClusterView, now: Instant) -> dict[str, Any]:
         "epoch": peer.epoch,
         "incarnation": peer.incarnation,
         "version": peer.version,
+        "region": peer.region,
+        "labels": dict(peer.labels),
         "load": load_shape(peer.load),
         "rtt_ms": _ms(peer.rtt_s),
         "rtt_estimate_ms": _ms(peer.rtt_estimate_s),

@@ -8,7 +8,7 @@ import msgspec
 from meshd.clock import Seconds
 from meshd.errors import NoCandidateError, UsageError
 from meshd.model import NodeId
-from meshd.routing.request import ID_DIGITS
+from meshd.routing.request import ID_DIGITS, choices_of
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.sink import Sink
 from meshd.tasks.keeper import Tasks
@@ -24,6 +24,8 @@ JOURNAL_FILE = "tasks.sqlite"
 WAIT_DEFAULT_S: Seconds = 30.0
 FORWARD_TIMEOUT_S: Seconds = 10.0
 LIST_MAX = 1_000
+CALLER = "_caller"
+"""Under this name a task's parameters keep who handed it in, and so pays."""
 
 TaskId = Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}-[0-9a-f]{{16}}$")]
 
@@ -126,9 +128,10 @@ class TaskMethods:
         is_repeat: bool,
         only_joins: bool,
     ) -> Any:
+        asked = {name: value for name, value in params.items() if name != CALLER}
         request = msgspec.structs.replace(
-            self._node.methods.request_of(params), deadline_s=deadline_s, is_patient=False,
-            is_repeat=is_repeat, only_joins=only_joins,
+            self._node.methods.request_of(asked), deadline_s=deadline_s, is_patient=False,
+            is_repeat=is_repeat, only_joins=only_joins, caller=params.get(CALLER, ""),
         )  # fmt: skip
 
         async def told_which(peer: Peer) -> None:
@@ -144,18 +147,11 @@ class TaskMethods:
     # The methods
 
     async def _submit(self, params: Params, context: CallContext) -> dict[str, Any]:
-        del context
         request = self._node.methods.request_of(params)
         assert isinstance(params, dict), "checked before"
-        optional = {
-            "version": request.version, "tags": list(request.tags), "policy": request.policy,
-            "to": request.to, "hops": list(request.hops), "trace": request.trace,
-            "idempotency_key": request.idempotency_key, "fallback": list(request.fallback),
-            "offers": request.offers,
-        }  # fmt: skip
         given: dict[str, Any] = {
             "capability": request.capability, "input": request.input, "priority": request.priority,
-            **{name: value for name, value in optional.items() if value},
+            **choices_of(request), CALLER: context.who,
         }  # fmt: skip
         if request.deadline_s is not None:
             given["deadline_ms"] = request.deadline_s * 1_000

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import msgspec
 
 from meshd.clock import Seconds
+from meshd.daemon.preferences import Preferences, params_of
 from meshd.errors import DeadlineError, error_from_wire
 from meshd.priority import PRIORITY_DEFAULT
 from meshd.sink import PartQueue, Sink
@@ -127,6 +128,7 @@ class TaskSide(ABC):
         priority: int = PRIORITY_DEFAULT,
         fallback: Iterable[str] = (),
         offers: int = 0,
+        **preferences: Unpack[Preferences],
     ) -> MeshTask:
         """Hand work in; it is done, and its result kept, while this program does other things.
 
@@ -143,6 +145,7 @@ class TaskSide(ABC):
             priority: 1 .. 5, the most urgent.
             fallback: capabilities to try with the same input where nobody can do this one.
             offers: ask so many candidates (up to 4) for a bid, and take the best.
+            preferences: what is asked of whoever does it, as `call` takes it.
 
         Raises:
             BusyError: the node keeps too many open tasks.
@@ -155,6 +158,7 @@ class TaskSide(ABC):
         params = {
             "capability": capability, "input": input, "deadline_ms": deadline_s * 1_000,
             "priority": priority, **{name: value for name, value in optional.items() if value},
+            **params_of(preferences),
         }  # fmt: skip
         return MeshTask(self, (await self._request("task.submit", params))["id"])
 

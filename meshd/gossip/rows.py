@@ -9,6 +9,7 @@ from meshd.capability.manifest import (
     check_manifest,
     decode_manifest,
     encode_manifest,
+    encode_summary,
     summarise,
 )
 from meshd.clock import Instant, Seconds
@@ -16,17 +17,20 @@ from meshd.errors import MeshError
 from meshd.gossip.config import GossipConfig
 from meshd.gossip.state import CAPABILITY_KEY, DOCUMENT_KEY, NodeState
 from meshd.gossip.swim import Swim
-from meshd.model import Member, NodeId, is_name
+from meshd.model import Member, NodeId, Site, is_name, site_faults
 from meshd.view import ClusterView, Peer
 
 NAME_KEY = "name"
 VERSION_KEY = "version"
+SITE_KEY = "site"
+"""Region and labels, where there are any: a msgpack array of both."""
 MANIFEST_KEY = DOCUMENT_KEY
+NOWHERE = Site()
 _STALE_ROUNDS = 3
 
 
 def own_entries(
-    name: str, version: str, manifests: tuple[Manifest, ...]
+    name: str, version: str, manifests: tuple[Manifest, ...], site: Site = NOWHERE
 ) -> dict[str, bytes | None]:
     """What a node says of itself, as keys of its state.
 
@@ -34,9 +38,11 @@ def own_entries(
     a document and comes a little later.
     """
     entries: dict[str, bytes | None] = {NAME_KEY: name.encode(), VERSION_KEY: version.encode()}
+    if site != NOWHERE:
+        entries[SITE_KEY] = msgspec.msgpack.encode((site.region, site.labels))
     for manifest in manifests:
         body, summary = encode_manifest(manifest), summarise(manifest)
-        entries[CAPABILITY_KEY + manifest.name] = msgspec.msgpack.encode(summary)
+        entries[CAPABILITY_KEY + manifest.name] = encode_summary(summary)
         entries[MANIFEST_KEY + manifest.name] = body
     return entries
 
@@ -121,6 +127,8 @@ class ViewBuilder:
             rtt_estimate_s=None if expected is None else expected.rtt_s,
             rtt_estimate_error=None if expected is None else expected.error,
             doubt=swim.doubt_of(node),
+            region=told.site.region,
+            labels=told.site.labels,
         )
 
     def _told_by(self, swim: Swim, node: NodeId) -> "_Told":
@@ -141,6 +149,7 @@ class _Told(msgspec.Struct, frozen=True):
     name: str = ""
     version: str = ""
     capabilities: tuple[CapabilitySummary, ...] = ()
+    site: Site = NOWHERE
     is_whole: bool = True
 
 
@@ -163,11 +172,26 @@ def _read_state(swim: Swim, node: NodeId, state: NodeState) -> _Told:
                 continue
             if is_name(summary.name) and key == CAPABILITY_KEY + summary.name:
                 capabilities.append(summary)
+    site = swim.value_of(node, SITE_KEY)
+    is_whole = is_whole and (site is not None or SITE_KEY not in state.values())
     name = (swim.value_of(node, NAME_KEY) or b"").decode(errors="replace")
     version = (swim.value_of(node, VERSION_KEY) or b"").decode(errors="replace")
     return _Told(
         name=name if is_name(name) else "",
         version=version if is_name(version.replace("+", "-")) else "",
         capabilities=tuple(capabilities),
+        site=_site(site),
         is_whole=is_whole,
     )
+
+
+def _site(value: bytes | None) -> Site:
+    """Region and labels as a peer wrote them; nothing where that is not as it should be."""
+    if value is None:
+        return NOWHERE
+    try:
+        region, labels = msgspec.msgpack.decode(value, type=tuple[str, dict[str, str]])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return NOWHERE
+    site = Site(region, labels)
+    return NOWHERE if site_faults(site) else site

@@ -43,11 +43,11 @@ from meshd.gossip.inputs import (
     StreamPinged,
 )
 from meshd.gossip.members import new_member
-from meshd.gossip.rows import MANIFEST_KEY, ViewBuilder, manifest_from, own_entries
+from meshd.gossip.rows import MANIFEST_KEY, NOWHERE, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
 from meshd.gossip.streams import StreamPinger, StreamPings
 from meshd.gossip.swim import Swim
-from meshd.model import Address, Epoch, Load, MeshId, NodeId
+from meshd.model import Address, Epoch, Load, MeshId, NodeId, Site
 from meshd.platform import Platform, ProtocolRunner
 from meshd.telemetry.log import get_logger
 from meshd.view import ClusterView
@@ -156,13 +156,15 @@ class GossipService:
         """Try to meet whoever is at these addresses."""
         self._submit(JoinRequested(addresses))
 
-    def describe(self, *, name: str, version: str, manifests: tuple[Manifest, ...]) -> None:
+    def describe(
+        self, *, name: str, version: str, manifests: tuple[Manifest, ...], site: Site = NOWHERE
+    ) -> None:
         """Set this node's own state: what others see of it.
 
         Raises:
             UsageError: the manifests are too large to be gossiped; nothing changed.
         """
-        entries = own_entries(name, version, manifests)
+        entries = own_entries(name, version, manifests, site)
         NodeState(Epoch(0)).write_all(entries)
         self._call(self._describe, entries)
 

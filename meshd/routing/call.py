@@ -20,6 +20,8 @@ from meshd.routing.request import (
 )
 from meshd.routing.router import Plan
 from meshd.routing.signals import Outcome
+from meshd.routing.spend import Purchase
+from meshd.routing.terms import Terms
 from meshd.sink import Sink
 from meshd.view import Peer
 
@@ -28,7 +30,7 @@ FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
 
 _BLAMELESS = FINAL | {
     Code.BUSY, Code.INVALID_REQUEST, Code.METHOD_NOT_FOUND, Code.NO_CANDIDATE, Code.FORBIDDEN,
-    Code.REJECTED, Code.CIRCUIT_OPEN,
+    Code.REJECTED, Code.CIRCUIT_OPEN, Code.OVER_BUDGET,
 }  # fmt: skip
 """Answers of a healthy peer."""
 
@@ -122,12 +124,16 @@ class Call:
         return self.sink is not None and self.sink.has_passed
 
     def need(
-        self, besides: frozenset[NodeId] = frozenset(), *, is_idempotent: bool = False
+        self,
+        besides: frozenset[NodeId] = frozenset(),
+        *,
+        is_idempotent: bool = False,
+        terms: Terms | None = None,
     ) -> Need:
         """The need, without those that were tried in vain, or are asked already.
 
         Where it may have run, or will be asked of two at once (`is_idempotent`), only those are
-        asked who say that it may run twice.
+        asked who say that it may run twice. `terms` are the request's, with what it may cost now.
         """
         request = self.request
         return Need(
@@ -138,6 +144,8 @@ class Call:
             hops=request.hops,
             tried=self.failed | self.refused | besides,
             is_idempotent=self.may_have_run or is_idempotent,
+            terms=request.terms if terms is None else terms,
+            affinity=request.affinity,
         )
 
     def note_failure(self, running: "Running", error: MeshError, now: Instant) -> None:
@@ -205,7 +213,7 @@ class Call:
         """The answer as the caller gets it; `load` is the newest of who gave it."""
         peer, answer = won.peer, won.answer
         rtt_s = 0.0 if is_here else peer.rtt_s
-        return DelegateResult(
+        result = DelegateResult(
             delegated_to=DelegatedTo(
                 agent=answer["agent"],
                 node=peer.name,
@@ -218,6 +226,11 @@ class Call:
             rpc_latency_ms=_ms(now - self.started),
             attempts=self.attempts,
         )
+        if won.purchase is not None:
+            result["cost_usd"] = won.purchase.cost_usd
+            if won.purchase.units is not None:
+                result["units"] = won.purchase.units
+        return result
 
     def ended(self, error: MeshError) -> MeshError:
         """`error` as this call's end: with its attempts, and definite only if all of them were."""
@@ -324,12 +337,15 @@ class Running:
 
 
 class Won:
-    """An answer: whose, whole, and checked."""
+    """An answer: whose, whole, and checked; and what it costs, if it is not free."""
 
-    def __init__(self, peer: Peer, reply: Any, answer: PeerResult) -> None:
+    def __init__(
+        self, peer: Peer, reply: Any, answer: PeerResult, purchase: Purchase | None = None
+    ) -> None:
         self.peer = peer
         self.reply = reply
         self.answer = answer
+        self.purchase = purchase
 
 
 class Hedge:

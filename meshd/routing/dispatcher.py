@@ -35,6 +35,7 @@ from meshd.routing.resilience import Resilience
 from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
+from meshd.routing.spend import Ledger, units_of
 from meshd.routing.waiting import Place, WaitingRoom
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
@@ -75,6 +76,7 @@ class Dispatcher:
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
         self._settings = settings or RoutingSettings()
+        self.ledger = Ledger(self._settings.spend)
         self._room = WaitingRoom(self._settings.queue_max)
         self._sleep = sleep
         self._running: dict[NodeId, dict[int, Running]] = {}
@@ -255,7 +257,7 @@ class Dispatcher:
                 self._note_full(call, made, view)
                 if call.offer_s is not None:
                     return None
-                await self._wait_for_somebody(call, call.error or nobody(made, view))
+                await self._wait_for_somebody(call, call.error or self._nobody(call, made, view))
                 asked = 0
             elif call.owes_pause:
                 await self._back_off(call)
@@ -265,6 +267,15 @@ class Dispatcher:
                 result = await self._attempt(call, made, peer, view)
                 if result is not None:
                     return result
+
+    def _nobody(self, call: Call, made: Plan, view: ClusterView) -> MeshError:
+        """The error for a plan without attempts; where a cap leaves too little, that says so."""
+        error, request = nobody(made, view), call.request
+        if error.code != Code.OVER_BUDGET:
+            return error
+        asked_usd = error.data["cheapest_usd"]
+        now = self._clock.now()
+        return self.ledger.refusal(request.caller, request.capability, asked_usd, now) or error
 
     async def _back_off(self, call: Call) -> None:
         """Pause after a failure, if one more try is within the node's budget.
@@ -362,16 +373,17 @@ class Dispatcher:
         besides: frozenset[NodeId] = frozenset(),
         is_idempotent: bool = False,
     ) -> Plan:
-        capability = call.request.capability
+        request, now = call.request, self._clock.now()
+        terms = self.ledger.terms(request.terms, request.caller, request.capability, now)
         return plan(
             view,
-            call.need(besides, is_idempotent=is_idempotent),
-            self._clock.now(),
+            call.need(besides, is_idempotent=is_idempotent, terms=terms),
+            now,
             outstanding=self.outstanding,
             random=self._random,
             settings=self._settings,
-            policy="pinned" if call.request.to else call.request.policy,
-            last=self._turns.get(capability),
+            policy=request.policy_asked,
+            last=self._turns.get(request.capability),
             is_detailed=is_detailed,
         )
 
@@ -469,17 +481,22 @@ class Dispatcher:
         self._take_turn(call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
-        outcome = Outcome.NEUTRAL
+        offered = peer.offers(call.request.capability)
+        purchase = self.ledger.begin(call.request.caller, offered, started)
+        outcome, is_charged, reply = Outcome.NEUTRAL, True, None
         try:
             reply = await self._invoke(running, me)
             answer = peer_result(reply)
             outcome = Outcome.OK
-            return Won(peer, reply, answer)
+            return Won(peer, reply, answer, purchase)
         except MeshError as error:
             outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
+            is_charged = not error.definite
             raise
         finally:
             now = self._clock.now()
+            if purchase is not None:
+                self.ledger.end(purchase, units_of(reply), now, is_charged=is_charged)
             self.outstanding.end(
                 peer.node, outcome, now, took_s=now - started, deadline_s=running.remaining_s
             )

@@ -8,7 +8,15 @@ import msgspec
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant
 from meshd.model import Load, MemberState, NodeId
-from meshd.routing.need import Need, version_matches
+from meshd.routing.need import Need
+from meshd.routing.terms import (
+    Terms,
+    fails_condition,
+    is_too_expensive,
+    lacks_label,
+    lacks_region,
+)
+from meshd.routing.versions import version_matches
 from meshd.view import ClusterView, Peer
 
 
@@ -19,6 +27,12 @@ class Reason(StrEnum):
     NOT_OFFERED = "does not offer it"
     VERSION = "offers another version"
     TAGS = "lacks a wanted tag"
+    REGION = "is in another region"
+    LABELS = "lacks a wanted label"
+    SCOPE = "does not meet a condition"
+    TOO_HARD = "is not proficient enough"
+    TOO_EXPENSIVE = "is too expensive"
+    UNRELIABLE = "fails too often"
     NOT_IDEMPOTENT = "does not say that the work may run twice"
     TRIED = "was already tried in this call"
     VISITED = "already passed this work on"
@@ -34,11 +48,17 @@ class Reason(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A peer that was left out."""
+    """A peer that was left out. `detail` is what of the need it does not meet, where that helps."""
 
     node: NodeId
     name: str
     reason: Reason
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason as people read it."""
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 
 Reports = Mapping[NodeId, tuple[Load, Instant]]
@@ -67,7 +87,8 @@ def eligible(
         if reason is None:
             candidates.append(peer)
         else:
-            rejected.append(Rejection(peer.node, peer.name, reason))
+            detail = _detail(reason, need, peer)
+            rejected.append(Rejection(peer.node, peer.name, reason, detail))
     return candidates, rejected
 
 
@@ -85,6 +106,10 @@ def _unsuitable(view: ClusterView, need: Need, peer: Peer) -> Reason | None:
         reason = _mismatch(offered, need)
         if reason is not None:
             return reason
+    if need.terms is not None:
+        reason = _refused(need.terms, peer, offered)
+        if reason is not None:
+            return reason
     if need.tried and node in need.tried:
         return Reason.TRIED
     if need.hops and node.hex() in need.hops:
@@ -99,6 +124,45 @@ def _mismatch(offered: CapabilitySummary, need: Need) -> Reason | None:
     if not set(need.tags) <= set(offered.tags):
         return Reason.TAGS
     return Reason.NOT_IDEMPOTENT if need.is_idempotent and not offered.idempotent else None
+
+
+def _refused(terms: Terms, peer: Peer, offered: CapabilitySummary) -> Reason | None:
+    """Which of the terms the peer or its offer does not meet."""
+    # What is not asked for is not looked at: this runs for every peer in every plan.
+    if terms.region and lacks_region(terms, peer):
+        return Reason.REGION
+    if terms.labels and lacks_label(terms, peer):
+        return Reason.LABELS
+    if terms.matchers and fails_condition(terms, peer, offered):
+        return Reason.SCOPE
+    if terms.difficulty is not None and offered.proficiency < terms.difficulty:
+        return Reason.TOO_HARD
+    if terms.cost_usd_max is not None and is_too_expensive(terms, offered):
+        return Reason.TOO_EXPENSIVE
+    return None
+
+
+def _detail(reason: Reason, need: Need, peer: Peer) -> str:
+    """What was asked for and is lacking, in the words of who asked."""
+    if reason is Reason.VERSION:
+        return f"not {need.version}"
+    terms = need.terms
+    offered = None if terms is None else peer.offers(need.capability)
+    if terms is None or offered is None:
+        return ""
+    match reason:
+        case Reason.REGION:
+            return f"not {terms.region}"
+        case Reason.LABELS:
+            return lacks_label(terms, peer)
+        case Reason.SCOPE:
+            return fails_condition(terms, peer, offered)
+        case Reason.TOO_HARD:
+            return f"less than {terms.difficulty:g}"
+        case Reason.TOO_EXPENSIVE:
+            return f"more than ${terms.cost_usd_max:g}"
+        case _:
+            return ""
 
 
 def _unavailable(view: ClusterView, peer: Peer, now: Instant, reports: Reports) -> Reason | None:

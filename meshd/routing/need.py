@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from meshd.model import NodeId
+from meshd.routing.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Need:
 
     Attributes:
         capability: its name.
-        version: empty for any; else a whole version or its leading parts (`1` takes `1.4.2`).
+        version: empty for any; else a whole version, its leading parts (`1` takes `1.4.2`), or a
+            range (`^1.2`, `>=1,<2`).
         tags: tags that the capability must all carry.
         pinned: empty, or the name or 16-digit id of the only node that may serve it.
         hops: ids (16 hex digits) of the nodes that passed this work on, oldest first. They are not
@@ -19,6 +21,8 @@ class Need:
         tried: nodes that this call has already asked in vain.
         is_idempotent: whether it may run twice, so that only those who declare it idempotent may
             be asked.
+        terms: what else is asked of whoever takes it; None where nothing is.
+        affinity: calls of one key go to one node, by the policy `sticky`; empty for none.
     """
 
     capability: str
@@ -28,8 +32,5 @@ class Need:
     hops: tuple[str, ...] = ()
     tried: frozenset[NodeId] = frozenset()
     is_idempotent: bool = False
-
-
-def version_matches(offered: str, wanted: str) -> bool:
-    """Whether `wanted` is empty, equals `offered`, or is its leading dotted parts."""
-    return not wanted or offered == wanted or offered.startswith(wanted + ".")
+    terms: Terms | None = None
+    affinity: str = ""

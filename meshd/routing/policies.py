@@ -2,15 +2,16 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Mapping
 
-from meshd.clock import Instant, Seconds
+from meshd.clock import Seconds
 from meshd.errors import UsageError
-from meshd.model import NodeId
-from meshd.routing.signals import UNKNOWN_RTT_S, Estimate, Outstanding
+from meshd.routing.judging import JUDGING
+from meshd.routing.scene import Factors, Policy, Scene, eta_factors
+from meshd.routing.signals import UNKNOWN_RTT_S
 from meshd.view import Peer
+
+__all__ = ["POLICIES", "Factors", "Policy", "Scene", "policy_named"]
 
 LATENCY_SCALE_S: Seconds = 0.1
 """The round trip that counts as the worst latency, 1.0, in the policy `weighted`."""
@@ -24,54 +25,8 @@ _HERE, _UNKNOWN = -1.0, 1e6
 _ID_SPACE = 1 << 64
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a policy may look at beside the peer itself."""
-
-    outstanding: Outstanding
-    random: Random
-    weights: Mapping[str, float]
-    me: NodeId
-    last: NodeId | None
-    """Who got the previous call for this capability, for turns."""
-    now: Instant
-
-    def estimate(self, peer: Peer) -> Estimate:
-        """What a call to the peer would meet now."""
-        return self.outstanding.estimate(peer, self.now, local=peer.node == self.me)
-
-
-Factors = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A named way to order candidates: the lowest cost is asked first.
-
-    `factors` names what the cost was made of; it is called for the few that are shown, `cost` for
-    all that are looked at. `is_sampled`: those are a random few, not all.
-    """
-
-    name: str
-    summary: str
-    cost: Callable[[Peer, Scene], float]
-    factors: Callable[[Peer, Scene], Factors]
-    is_sampled: bool = False
-
-
 def _eta(peer: Peer, scene: Scene) -> float:
     return scene.estimate(peer).eta_s
-
-
-def _eta_factors(peer: Peer, scene: Scene) -> Factors:
-    e = scene.estimate(peer)
-    return {
-        "rif": e.rif,
-        "slots": e.slots,
-        "service_s": e.service_s,
-        "rtt_s": e.rtt_s,
-        "penalty_s": e.penalty_s,
-    }
 
 
 def _requests_per_slot(peer: Peer, scene: Scene) -> float:
@@ -166,7 +121,7 @@ POLICIES: Mapping[str, Policy] = {
             name="adaptive",
             summary="soonest done of a random few, own calls counted",
             cost=_eta,
-            factors=_eta_factors,
+            factors=eta_factors,
             is_sampled=True,
         ),
         Policy(
@@ -191,6 +146,7 @@ POLICIES: Mapping[str, Policy] = {
             is_sampled=True,
         ),
         Policy("pinned", "the node that the caller names", _same, _nothing),
+        *JUDGING,
     )
 }
 

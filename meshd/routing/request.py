@@ -10,6 +10,8 @@ from meshd.errors import PeerError, UsageError
 from meshd.model import check_name, is_name
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.routing.settings import HOPS_MAX, RETRIES_MAX
+from meshd.routing.terms import NO_TERMS, Terms, parse_terms
+from meshd.routing.versions import version_fault
 
 ID_DIGITS = 16
 TAGS_MAX = 16
@@ -48,9 +50,20 @@ class DelegateRequest(msgspec.Struct, frozen=True, kw_only=True):
     is_queued: bool = False
     offers: int = 0
     trace: Any = None
+    terms: Terms | None = None
+    affinity: str = ""
+    caller: str = ""
     is_patient: bool = True
     is_repeat: bool = False
     only_joins: bool = False
+
+    @property
+    def policy_asked(self) -> str:
+        """The policy that the caller names or means; empty for the node's default."""
+        if self.to:
+            return "pinned"
+        is_graded = self.terms is not None and self.terms.difficulty is not None
+        return self.policy or ("sticky" if self.affinity else "skill" if is_graded else "")
 
 
 class DelegatedTo(TypedDict):
@@ -84,12 +97,14 @@ class Attempt(TypedDict):
 
 
 class DelegateResult(TypedDict):
-    """The answer of `delegate`."""
+    """The answer of `delegate`; with what it cost if it is not free, and units if told."""
 
     delegated_to: DelegatedTo
     peer_result: PeerResult
     rpc_latency_ms: float
     attempts: list[Attempt]
+    cost_usd: NotRequired[float]
+    units: NotRequired[float]
     explain: NotRequired[dict[str, Any]]
 
 
@@ -110,12 +125,24 @@ class _Params(msgspec.Struct, forbid_unknown_fields=True):
     wait: bool = False
     offers: int = 0
     trace: Any = None
+    region: str = ""
+    labels: dict[str, str] = {}
+    where: str | tuple[str, ...] = ()
+    difficulty: float | None = None
+    cost_usd_max: float | None = None
+    affinity: str = ""
 
 
 class _NeedParams(msgspec.Struct, forbid_unknown_fields=True):
+    """The parameters that may stand within `need`, too."""
+
     capability: str
     version: str = ""
     tags: tuple[str, ...] = ()
+    region: str = ""
+    labels: dict[str, str] = {}
+    where: str | tuple[str, ...] = ()
+    difficulty: float | None = None
 
 
 def request_from_params(params: Any) -> DelegateRequest:
@@ -129,10 +156,20 @@ def request_from_params(params: Any) -> DelegateRequest:
         if isinstance(given.need, dict):
             wanted = msgspec.convert(given.need, _NeedParams)
         else:
-            wanted = _NeedParams(given.capability or given.need, given.version, given.tags)
+            wanted = _NeedParams(
+                given.capability or given.need, given.version, given.tags, given.region,
+                given.labels, given.where, given.difficulty,
+            )  # fmt: skip
     except msgspec.ValidationError as error:
         raise UsageError(f"delegate: {error}", hint="see the params of delegate") from error
-    _check(given, wanted)
+    terms, faults = parse_terms(
+        region=wanted.region,
+        labels=wanted.labels,
+        where=_texts(wanted.where),
+        difficulty=wanted.difficulty,
+        cost_usd_max=given.cost_usd_max,
+    )
+    _check(given, wanted, faults)
     return DelegateRequest(
         capability=wanted.capability,
         input=given.input,
@@ -149,14 +186,39 @@ def request_from_params(params: Any) -> DelegateRequest:
         is_queued=given.wait,
         offers=given.offers,
         trace=given.trace,
+        terms=None if terms == NO_TERMS else terms,
+        affinity=given.affinity,
     )
 
 
-def _check(given: _Params, wanted: _NeedParams) -> None:
+def choices_of(request: DelegateRequest) -> dict[str, Any]:
+    """The parameters that this request came from, but for capability, input and deadline."""
+    terms = request.terms or NO_TERMS
+    optional = {
+        "version": request.version, "tags": list(request.tags), "policy": request.policy,
+        "to": request.to, "hops": list(request.hops), "trace": request.trace,
+        "idempotency_key": request.idempotency_key, "fallback": list(request.fallback),
+        "offers": request.offers, "region": terms.region, "labels": dict(terms.labels),
+        "where": [matcher.text for matcher in terms.matchers], "affinity": request.affinity,
+    }  # fmt: skip
+    given = {name: value for name, value in optional.items() if value}
+    bounds = {"difficulty": terms.difficulty, "cost_usd_max": terms.cost_usd_max}
+    return {**given, **{name: value for name, value in bounds.items() if value is not None}}
+
+
+def _check(given: _Params, wanted: _NeedParams, faults: list[str]) -> None:
+    """See that all is within bounds; `faults` were found before.
+
+    Raises:
+        UsageError: it is not; the message lists every fault.
+    """
     check_name(wanted.capability, "capability")
     if given.to:
         check_name(given.to, "node")
-    faults = []
+    if version_fault(wanted.version):
+        faults.append(version_fault(wanted.version))
+    if len(given.affinity) > KEY_CHARS_MAX:
+        faults.append(f"affinity is longer than {KEY_CHARS_MAX} characters")
     if given.capability and given.need:
         faults.append("give either capability or need, not both")
     ms = given.deadline_ms
@@ -176,6 +238,12 @@ def _check(given: _Params, wanted: _NeedParams) -> None:
         faults.append(f"offers must be 0 to {1 + RETRIES_MAX}")
     if faults:
         raise UsageError("delegate: " + "; ".join(faults), hint="correct these params")
+
+
+def _texts(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,) if given else ()
+    return given
 
 
 def _is_id(text: str) -> bool:

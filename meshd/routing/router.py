@@ -1,14 +1,14 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from random import Random
 from typing import Any
 
 from meshd.clock import Instant
-from meshd.errors import Code, NoCandidateError, PeerError, UsageError
+from meshd.errors import BudgetError, Code, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
 from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.need import Need
@@ -80,7 +80,15 @@ def plan(
     outstanding.observe(view)
     candidates, ejected = outstanding.admit(candidates, now)
     rejected += [Rejection(p.node, p.name, Reason.EJECTED) for p in ejected]
-    scene = Scene(outstanding, random, settings.weights, view.me, last, now)
+    scene = Scene(
+        outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
+        settings.shares,
+    )  # fmt: skip
+    if chosen.refuses is not None:
+        candidates, refused = _parted(candidates, chosen.refuses, scene)
+        rejected += refused
+    if chosen.prepare is not None:
+        scene = replace(scene, prepared=chosen.prepare(candidates, scene))
     drawn, rest = _sample(candidates, chosen, settings.sample, random)
     attempts = _rank(drawn, chosen, scene)
     if len(attempts) < len(drawn):
@@ -95,6 +103,21 @@ def plan(
         rejected=tuple(rejected),
         scores={c.peer.node: c for c in scored},
     )
+
+
+def _parted(
+    candidates: list[Peer], refuses: Callable[[Peer, Scene], bool], scene: Scene
+) -> tuple[list[Peer], list[Rejection]]:
+    """Whom the policy takes, and whom it does not."""
+    taken: list[Peer] = []
+    refused: list[Rejection] = []
+    for peer in candidates:
+        if refuses(peer, scene):
+            success = f"{scene.success(peer):.0%} of its calls succeed"
+            refused.append(Rejection(peer.node, peer.name, Reason.UNRELIABLE, success))
+        else:
+            taken.append(peer)
+    return taken, refused
 
 
 def _sample(
@@ -136,7 +159,7 @@ def explain(made: Plan) -> dict[str, Any]:
         "chosen": None if first is None else _label(first.peer.node, first.peer.name),
         "candidates": [_row(c) for c in made.attempts],
         "left_out": [
-            *({**_label(r.node, r.name), "why": str(r.reason)} for r in made.rejected),
+            *({**_label(r.node, r.name), "why": r.why} for r in made.rejected),
             *(
                 {**_row(made.scores.get(p.node) or Candidate(p, None, {})), "why": NOT_DRAWN}
                 for p in made.passed_over
@@ -160,10 +183,13 @@ def nobody(made: Plan, view: ClusterView) -> PeerError:
     """
     need = made.need
     by_reason: dict[Reason, list[str]] = {}
+    by_why: dict[str, list[str]] = {}
     for rejection in made.rejected:
         by_reason.setdefault(rejection.reason, []).append(rejection.name)
+        if rejection.reason is not Reason.NOT_OFFERED:
+            by_why.setdefault(rejection.why, []).append(rejection.name)
     offering = [r for r in by_reason if r is not Reason.NOT_OFFERED]
-    parts = [f"{_names(by_reason[reason])}: {reason}" for reason in offering]
+    parts = [f"{_names(names)}: {why}" for why, names in by_why.items()]
     if not offering:
         parts.append(f"none of {len(made.rejected)} nodes offers it")
     near = _similar(need.capability, view)
@@ -177,10 +203,34 @@ def nobody(made: Plan, view: ClusterView) -> PeerError:
         known = _names(by_reason[Reason.NOT_PINNED])
         message = f"no node is called {need.pinned!r}"
         return NoCandidateError(message, hint=f"known nodes: {known}", data=data)
+    if Reason.TOO_EXPENSIVE in offering and set(offering) <= _LASTING:
+        return _too_expensive(made, view, "; ".join(parts), data)
     return NoCandidateError(
         f"nobody can take {need.capability!r} now",
         hint="; ".join(parts),
         data=data,
+    )
+
+
+_LASTING = frozenset({
+    Reason.NOT_PINNED, Reason.VERSION, Reason.TAGS, Reason.REGION, Reason.LABELS, Reason.SCOPE,
+    Reason.TOO_HARD, Reason.TOO_EXPENSIVE, Reason.NOT_IDEMPOTENT, Reason.TRIED, Reason.VISITED,
+    Reason.DEAD, Reason.LEFT,
+})  # fmt: skip
+"""Reasons that leave the price as what is in the way: waiting for the others is of no use."""
+
+
+def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any]) -> BudgetError:
+    """The error where somebody would, for more than the call may cost."""
+    need, terms = made.need, made.need.terms
+    assert terms is not None, "the terms say what it may cost"
+    left_out = (r.node for r in made.rejected if r.reason is Reason.TOO_EXPENSIVE)
+    offers = (view.by_node[node].offers(need.capability) for node in left_out)
+    cheapest_usd = min(offer.cost_usd(terms.units) for offer in offers if offer is not None)
+    return BudgetError(
+        f"nobody takes {need.capability!r} for at most ${terms.cost_usd_max:g}",
+        hint=f"the cheapest asks ${cheapest_usd:g}; {hint}",
+        data={**data, "cost_usd_max": terms.cost_usd_max, "cheapest_usd": cheapest_usd},
     )
 
 

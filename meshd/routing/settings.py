@@ -14,6 +14,17 @@ HOPS_MAX = 16
 
 WEIGHT_NAMES = ("cpu", "latency", "mem")
 
+TIERS: Mapping[str, float] = {"preferred": 0.95, "fallback": 0.9, "least": 0.7}
+"""Shares of calls that succeed, for the policy `quality`; the tiers come in this order."""
+
+SHARES: Mapping[str, float] = {"match": 0.35, "trust": 0.35, "availability": 0.15, "cost": 0.15}
+"""What the policy `composite` weighs."""
+
+SPEND_CAPS = (
+    "caller_usd_per_hour", "caller_usd_per_day", "node_usd_per_hour", "node_usd_per_day",
+)  # fmt: skip
+SPEND_MAX_USD = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingSettings:
@@ -30,6 +41,11 @@ class RoutingSettings:
         reserve_fraction: share of the remaining time that a hop keeps for the way back, 0..0.5.
         reserve_s_max: upper bound of that reserve, seconds.
         is_hedging: whether idempotent work that takes long is sent to a second peer.
+        tiers: success that the policy `quality` asks for: `preferred` over `fallback` over `least`,
+            each 0..1; those left out are as in `TIERS`.
+        shares: what the policy `composite` weighs; each 0 or more, one above 0.
+        spend: what each caller, and the node, may spend in an hour and in a day, USD, by the names
+            in `SPEND_CAPS`; what is left out is not bounded.
 
     Raises:
         UsageError: a value is outside its range; the message names every such value.
@@ -44,6 +60,9 @@ class RoutingSettings:
     reserve_fraction: float = 0.1
     reserve_s_max: Seconds = 0.05
     is_hedging: bool = True
+    tiers: Mapping[str, float] = field(default_factory=lambda: TIERS)
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    spend: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -63,21 +82,49 @@ class RoutingSettings:
             if bad
         ]
         faults += weight_faults(self.weights)
+        faults += [f"tiers: {fault}" for fault in tier_faults(self.tiers)]
+        faults += [f"shares: {fault}" for fault in weight_faults(self.shares, tuple(SHARES))]
+        faults += [f"spend: {fault}" for fault in spend_faults(self.spend)]
         if faults:
             raise UsageError("routing: " + "; ".join(faults), hint="correct these settings")
+        object.__setattr__(self, "tiers", {**TIERS, **self.tiers})
 
     def reserve_s(self, remaining_s: Seconds) -> Seconds:
         """What this hop keeps of the time that remains, so that its answer still arrives."""
         return min(self.reserve_fraction * remaining_s, self.reserve_s_max)
 
 
-def weight_faults(weights: Mapping[str, float]) -> list[str]:
+def weight_faults(weights: Mapping[str, float], known: tuple[str, ...] = WEIGHT_NAMES) -> list[str]:
     """What is wrong with these weights, in sentences; empty if nothing is."""
-    unknown = sorted(set(weights) - set(WEIGHT_NAMES))
+    unknown = sorted(set(weights) - set(known))
     if unknown:
-        return [f"unknown weight {', '.join(unknown)} (known: {', '.join(WEIGHT_NAMES)})"]
+        return [f"unknown weight {', '.join(unknown)} (known: {', '.join(known)})"]
     if any(not 0.0 <= value <= 1e6 for value in weights.values()):
         return ["a weight must be 0 to 1000000"]
     if not any(weights.values()):
         return ["at least one weight must be above 0"]
     return []
+
+
+def tier_faults(tiers: Mapping[str, float]) -> list[str]:
+    """What is wrong with these tiers, in sentences; empty if nothing is."""
+    unknown = sorted(set(tiers) - set(TIERS))
+    if unknown:
+        return [f"unknown tier {', '.join(unknown)} (known: {', '.join(TIERS)})"]
+    preferred, fallback, least = {**TIERS, **tiers}.values()
+    if not 0.0 <= least <= fallback <= preferred <= 1.0:
+        given = f"preferred ({preferred:g}), fallback ({fallback:g}) and least ({least:g})"
+        return [f"{given} must go down within 0 to 1"]
+    return []
+
+
+def spend_faults(caps: Mapping[str, float]) -> list[str]:
+    """What is wrong with these caps, in sentences; empty if nothing is."""
+    unknown = sorted(set(caps) - set(SPEND_CAPS))
+    if unknown:
+        return [f"unknown cap {', '.join(unknown)} (known: {', '.join(SPEND_CAPS)})"]
+    return [
+        f"{name} must be 0 to {SPEND_MAX_USD:g} USD"
+        for name, usd in caps.items()
+        if not 0.0 <= usd <= SPEND_MAX_USD
+    ]

@@ -15,6 +15,7 @@ import msgspec
 
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, Load, NodeId
+from meshd.routing.history import History
 from meshd.view import ClusterView, Peer
 
 PEERS_MAX = 4096
@@ -146,6 +147,7 @@ class Outstanding:
     def __init__(self, *, peers_max: int = PEERS_MAX) -> None:
         self.reports: dict[NodeId, tuple[Load, Instant]] = {}
         self.forgotten = 0
+        self.history = History(nodes_max=peers_max)
         self._peers_max = peers_max
         self._records: dict[NodeId, _Record] = {}
         self._ejected: dict[NodeId, _Record] = {}
@@ -179,6 +181,8 @@ class Outstanding:
         record = self._records[node]
         record.mine -= 1
         record.events.append(_Event(now, -1, Instant(now - took_s)))
+        if outcome is not Outcome.NEUTRAL:
+            self.history.note(node, record.epoch, now, is_good=outcome is Outcome.OK)
         if outcome is Outcome.OK:
             self._succeeded(node, record, took_s)
         elif outcome is Outcome.FAILED:
@@ -236,6 +240,10 @@ class Outstanding:
         barred.sort(key=lambda p: (-(self._ejected[p.node].ejected_until or 0.0), p.node))
         out = {p.node for p in barred[: len(candidates) // 3]}
         return [p for p in candidates if p.node not in out], [p for p in barred if p.node in out]
+
+    def is_failing(self, peer: Peer, now: Instant) -> bool:
+        """Whether its last calls failed, so that it gets none, or one to see how it is."""
+        return self._is_barred(peer, now)
 
     def observe(self, view: ClusterView) -> None:
         """Forgive peers that have started anew since they failed."""

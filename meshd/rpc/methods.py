@@ -24,12 +24,19 @@ class CallContext:
         local: whether the call came over the control socket.
         deadline_s: seconds that the caller still waits, as far as it said so.
         sink: takes partial results and progress; None where the caller wants the result alone.
+        caller: the name under which it has introduced itself, if it has.
     """
 
     remote: str = "control"
     local: bool = True
     deadline_s: Seconds | None = None
     sink: Sink | None = None
+    caller: str = ""
+
+    @property
+    def who(self) -> str:
+        """Who spends what the call costs: its name, or else its address."""
+        return self.caller or self.remote
 
 
 Handler = Callable[[Any, CallContext], Awaitable[Any]]

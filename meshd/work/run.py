@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Hashable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,17 +13,19 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Seconds
 from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
+from meshd.units import Charge
 from meshd.work.admission import Outcome, Ticket
 from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
 
 
 class WorkResult(msgspec.Struct, frozen=True):
-    """A handler's result, the agent that did it, and how many seconds it ran."""
+    """A handler's result, the agent that did it, how many seconds it ran, and the units it took."""
 
     agent: str
     result: Any
     service_s: Seconds
+    units: float | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class Run:
     waiters: int = 0
     runner: asyncio.Task[None] | None = None
     alarm: asyncio.TimerHandle | None = None
+    charge: Charge = field(default_factory=Charge)
 
     @property
     def owner(self) -> Hashable | None:

@@ -26,6 +26,7 @@ from meshd.errors import (
 from meshd.platform import Platform
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.sink import SINK, LoopSink, Sink
+from meshd.units import CHARGE
 from meshd.work.admission import (
     Accept,
     Admission,
@@ -216,6 +217,7 @@ class Worker:
             key=key,
             digest=digest,
         )
+        context.run(CHARGE.set, run.charge)
         self._submit(run, deadline_s)
         return await self._await(run, deadline_s)
 
@@ -434,7 +436,7 @@ class Worker:
             return
         agent = run.definition.manifest.agent or self._name
         service_s = run.task.service_s(self._clock.now())
-        self._end(run, TaskState.COMPLETED, WorkResult(agent, value, service_s))
+        self._end(run, TaskState.COMPLETED, WorkResult(agent, value, service_s, run.charge.units))
 
     def _waited_too_long(self, run: Run) -> None:
         self._stop(run, TaskState.EXPIRED, run.too_late())

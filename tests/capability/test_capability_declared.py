@@ -63,6 +63,26 @@ def test_a_declared_schema_checks_inputs():
         stats.check({"file": object()})
 
 
+def test_prices_skill_and_attributes_are_declared_too():
+    (found,) = definitions_from_config(
+        tomllib.loads("""
+            [[capability]]
+            name = "scan"
+            command = ["true"]
+            cost_usd_per_call = 1
+            unit = "page"
+            proficiency = 0.8
+            attributes = { warehouse = ["A", "B"], gpu = "a100" }
+        """)["capability"]
+    )
+    manifest = found.manifest
+    assert (manifest.cost_usd_per_call, manifest.unit, manifest.proficiency) == (1.0, "page", 0.8)
+    assert manifest.attributes == {"warehouse": ("A", "B"), "gpu": "a100"}
+    assert "proficiency must be 0 to 1" in faults(
+        {"name": "a", "command": ["true"], "proficiency": 2.0}
+    )
+
+
 def test_structs_are_taken_as_well():
     (found,) = definitions_from_config([CapabilityConfig(name="a", command=("true",))])
     assert found.manifest.name == "a"

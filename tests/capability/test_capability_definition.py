@@ -76,6 +76,25 @@ async def test_arguments_of_the_decorator_reach_the_manifest():
     assert await count("a b") == 2
 
 
+def test_what_a_capability_costs_and_is_good_for_reaches_the_manifest():
+    @capability(
+        cost_usd_per_call=1, cost_usd_per_unit=0.5, unit="page", proficiency=1,
+        attributes={"warehouse": ["A", "B"], "gpu": "a100"},
+    )  # fmt: skip
+    def scan(page: str) -> str:
+        return page
+
+    (found,) = collect(scan)
+    manifest = found.manifest
+    assert (manifest.cost_usd_per_call, manifest.cost_usd_per_unit) == (1.0, 0.5)
+    assert (manifest.unit, manifest.proficiency) == ("page", 1.0)
+    assert manifest.attributes == {"warehouse": ("A", "B"), "gpu": "a100"}
+    with pytest.raises(TypeError, match="'prise'"):
+        capability("scan", prise=1.0)
+    with pytest.raises(UsageError, match="'gpu'"):
+        collect(capability("scan", attributes={"gpu": [1]})(lambda: None))
+
+
 class Base:
     @capability
     def first(self) -> str:

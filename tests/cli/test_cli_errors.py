@@ -108,6 +108,7 @@ def test_a_socket_of_someone_else_is_denied():
         (Code.INVALID_PARAMS, 2, "MESHD-E002"),
         (Code.METHOD_NOT_FOUND, 1, "MESHD-E018"),
         (Code.CYCLE, 1, "MESHD-E012"),
+        (Code.OVER_BUDGET, 6, "MESHD-E020"),
         (Code.UPSTREAM, 1, "MESHD-E016"),
         (Code.INTERNAL, 1, "MESHD-E019"),
         (-1, 1, "MESHD-E001"),

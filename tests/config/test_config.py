@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from meshd import config as config_module
 from meshd.config import (
-    CONFIG_BYTES_MAX,
     POLICIES,
     Config,
     default_state_dir,
@@ -22,6 +21,8 @@ from meshd.config import (
 from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.routing import policies as routing_policies
+from meshd.routing.settings import RoutingSettings
+from meshd.toml_file import FILE_BYTES_MAX
 
 
 def load(flags=None, env=None, paths=()):
@@ -101,6 +102,48 @@ def test_environment_texts_become_values():
     assert (node.slots, node.drain_s, node.mdns, node.queue) == (4, 2.5, False, 64)
     assert loaded.config.log.level == "debug"
     assert loaded.config.routing.weights == {"cpu": 1.0, "latency": 0.5}
+
+
+def test_region_and_labels_come_from_file_variable_and_flags(tmp_path):
+    file = written(tmp_path / "a.toml", '[node]\nregion = "eu-west"\nlabels = {gpu = "a100"}\n')
+    assert load(paths=[file]).config.node.region == "eu-west"
+    assert load(paths=[file]).config.node.labels == {"gpu": "a100"}
+    assert load(env={"MESHD_LABELS": "gpu=t4, disk=ssd"}).config.node.labels == {
+        "gpu": "t4", "disk": "ssd",
+    }  # fmt: skip
+    assert load({"labels": ("gpu=h100",)}, paths=[file]).config.node.labels == {"gpu": "h100"}
+    assert load({"labels": {"gpu": "h100"}}).config.node.labels == {"gpu": "h100"}
+
+
+def test_every_fault_of_region_and_labels_is_told():
+    found = faults({"region": "e u", "labels": {"a b": "x", "c": ""}})
+    assert [fault.partition(": ")[2].partition(" ")[0] for fault in found] == [
+        "node.region:", "node.labels:", "node.labels:",
+    ]  # fmt: skip
+    assert "name=value" in faults({"labels": ("gpu",)})[0]
+
+
+def test_tiers_shares_and_caps_are_checked_and_what_is_left_out_stays(tmp_path):
+    file = written(
+        tmp_path / "a.toml",
+        "[routing.tiers]\nleast = 0.5\n[routing.spend]\nnode_usd_per_day = 5\n",
+    )
+    routing = load(paths=[file]).config.routing
+    assert (routing.tiers, routing.spend) == ({"least": 0.5}, {"node_usd_per_day": 5.0})
+    settings = RoutingSettings(tiers=routing.tiers, spend=routing.spend)
+    assert settings.tiers == {"preferred": 0.95, "fallback": 0.9, "least": 0.5}
+    wrong = written(
+        tmp_path / "b.toml",
+        "[routing]\ntiers = {fallback = 0.99}\nshares = {matsch = 1}\n"
+        "spend = {caller_usd_per_hour = -1}\n",
+    )
+    found = faults(paths=[wrong])
+    assert ["must go down" in found[0], "unknown weight matsch" in found[1]] == [True, True]
+    assert "caller_usd_per_hour must be 0" in found[2]
+    with pytest.raises(UsageError) as caught:
+        RoutingSettings(tiers={"worst": 0.1}, spend={"week": 1.0}, shares={"cost": 0.0})
+    for words in ("unknown tier worst", "unknown cap week", "shares: at least one weight"):
+        assert words in caught.value.message
 
 
 def test_an_unknown_variable_is_a_warning_with_a_suggestion():
@@ -198,7 +241,7 @@ def test_environment_texts_that_mean_nothing_are_faults(variable, text):
         (b"a = \n", ":1:5: broken TOML: Invalid value"),
         (b"a = " + b"[" * 3000, ": broken TOML: nested too deeply"),
         (b'[node]\nname = "x', ": broken TOML: Unterminated string (at end of document)"),
-        (b"#" * (CONFIG_BYTES_MAX + 1), f": larger than {CONFIG_BYTES_MAX} bytes"),
+        (b"#" * (FILE_BYTES_MAX + 1), f": larger than {FILE_BYTES_MAX} bytes"),
         (b"node = 1\n", ": node: must be a table, written [node]"),
         (b"capability = 1\n", ": capability: must be tables, each written [[capability]]"),
         (b"[node]\nslots = true\n", ": node.slots: expected `int`, got `bool`"),

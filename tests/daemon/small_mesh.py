@@ -5,7 +5,7 @@ from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
 
 
-async def start_node(path, name="a", definitions=(), *, join=(), control_path=""):
+async def start_node(path, name="a", definitions=(), *, join=(), control_path="", **more):
     """A node on the loopback interface whose state is under `path`."""
     flags = {
         "name": name,
@@ -14,6 +14,7 @@ async def start_node(path, name="a", definitions=(), *, join=(), control_path=""
         "profile": "local",
         "state_dir": str(path / name),
         "join": [str(node.address) for node in join],
+        **more,
     }
     config = load_config(flags).config
     node = Node(config, definitions, SystemPlatform(), control_path=control_path)

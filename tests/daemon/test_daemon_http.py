@@ -38,11 +38,14 @@ LOAD = {
 }  # fmt: skip
 SUMMARY = {
     "name": TEXT, "version": TEXT, "idempotent": YES_NO, "agent": TEXT, "description": TEXT,
+    "cost_usd_per_call": NUMBER, "cost_usd_per_unit": NUMBER, "proficiency": Fraction,
+    "attributes": dict,
     "tags": [TEXT],
 }  # fmt: skip
 MANIFEST = SUMMARY | {
     "examples": [TEXT], "input_schema": dict, "output_schema": dict, "timeout_s": NUMBER,
     "concurrency": COUNT, "rate_per_s": NUMBER, "streaming": YES_NO,
+    "unit": TEXT,
 }  # fmt: skip
 HOLDER = {"node": NODE_ID, "name": TEXT, "state": TEXT, "local": YES_NO}
 DOUBT = {"confirmations": COUNT, "needed": COUNT, "since_s": NUMBER, "dead_in_s": NUMBER}
@@ -50,6 +53,7 @@ ROW = {
     "id": NODE_ID, "name": TEXT, "name_shared": YES_NO, "state": TEXT, "self": YES_NO,
     "address": TEXT, "port": COUNT,
     "url": URL, "epoch": COUNT, "incarnation": COUNT, "version": TEXT, "load": LOAD,
+    "region": TEXT, "labels": dict,
     "rtt_ms": Maybe(NUMBER), "rtt_estimate_ms": Maybe(NUMBER),
     "rtt_estimate_error": Maybe(NUMBER), "age_s": Maybe(NUMBER), "stale": YES_NO,
     "reachable": YES_NO, "doubt": Maybe(DOUBT),
@@ -163,6 +167,7 @@ def test_info(mesh):
     check(info, {
         "schema": TEXT, "agent": TEXT, "node": NODE_ID, "name": TEXT, "mesh": TEXT,
         "version": TEXT, "address": TEXT, "url": URL, "uptime_s": NUMBER, "incarnation": COUNT,
+        "region": TEXT, "labels": dict,
         "epoch": COUNT, "cpu": Percent, "mem": Percent, "load": LOAD, "capabilities": [TEXT],
     })  # fmt: skip
     assert (info["schema"], info["agent"], info["node"]) == ("meshd.info/1", "a", a.id)

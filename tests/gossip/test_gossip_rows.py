@@ -8,7 +8,7 @@ from meshd.capability.manifest import Manifest, encode_manifest, summarise
 from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.inputs import LoadSampled, StateSet
 from meshd.gossip.rows import ViewBuilder, manifest_from, own_entries, stale_after_s
-from meshd.model import Load, MemberState
+from meshd.model import Load, MemberState, Site
 from meshd.view import ClusterView
 
 MANIFEST = Manifest(name="count-words")
@@ -37,6 +37,41 @@ def test_a_row_shows_name_version_capabilities_and_load_of_a_peer():
     assert row.heard_at >= row.load_at > fabric.now - 2
     assert row.rtt_s > 0
     assert row.reachable
+
+
+def test_a_row_shows_where_and_what_a_peer_says_that_it_is():
+    fabric = meshed(2)
+    peer = fabric.nodes[1]
+    site = Site("eu-west", {"gpu": "a100"})
+    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (MANIFEST,), site)))
+    fabric.run(1)
+    row = build(fabric).by_node[peer.id]
+    assert (row.region, row.labels, row.name) == ("eu-west", {"gpu": "a100"}, "anna")
+    assert "site" not in own_entries("anna", "1.2.3", ())
+
+
+def test_labels_so_long_that_they_are_a_document_are_in_the_row_once_they_are_here():
+    fabric = meshed(2)
+    peer = fabric.nodes[1]
+    builder = ViewBuilder(fabric.config)
+    site = Site("eu", {f"label-{n}" + "x" * 40: "y" * 50 for n in range(16)})
+    fabric.step(peer, StateSet(own_entries("anna", "1.2.3", (), site)))
+    assert fabric.run(1, until=lambda: build(fabric, builder).by_node[peer.id].name == "anna")
+    assert build(fabric, builder).by_node[peer.id].region == ""
+    fabric.run(1)
+    assert build(fabric, builder).by_node[peer.id].labels == site.labels
+
+
+@pytest.mark.parametrize(
+    "odd", [b"\xc1", msgspec.msgpack.encode(("e u", {})), msgspec.msgpack.encode(("eu", [1]))]
+)
+def test_a_site_that_is_not_as_it_should_be_is_left_out(odd):
+    fabric = meshed(2)
+    peer = fabric.nodes[1]
+    fabric.step(peer, StateSet({"name": b"anna", "site": odd}))
+    fabric.run(1)
+    row = build(fabric).by_node[peer.id]
+    assert (row.name, row.region, row.labels) == ("anna", "", {})
 
 
 def test_a_node_that_says_nothing_goes_by_its_id_and_one_that_lies_keeps_only_what_is_right():

@@ -16,8 +16,8 @@ def node_id(n: int) -> NodeId:
     return NodeId(n.to_bytes(8))
 
 
-def offer(name="echo", *, version="1.0.0", idempotent=False, tags=()):
-    return CapabilitySummary(name, version, idempotent, "agent", "", tuple(tags), b"")
+def offer(name="echo", *, version="1.0.0", idempotent=False, tags=(), **worth: Any):
+    return CapabilitySummary(name, version, idempotent, "agent", "", tuple(tags), b"", **worth)
 
 
 def peer(n: int, **changes: Any) -> Peer:

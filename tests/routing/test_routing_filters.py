@@ -10,11 +10,12 @@ from routing_world import NOW, node_id, offer, peer, view
 from meshd.errors import Code, UsageError
 from meshd.model import Load, MemberState
 from meshd.routing.filters import Reason, eligible
-from meshd.routing.need import Need, version_matches
+from meshd.routing.need import Need
 from meshd.routing.policies import POLICIES, policy_named
 from meshd.routing.router import explain, nobody, plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding
+from meshd.routing.terms import parse_terms
 
 
 def make_plan(seen, need=None, now=NOW, **options):
@@ -27,6 +28,17 @@ def make_plan(seen, need=None, now=NOW, **options):
     return plan(seen, need or Need("echo"), now, **given_options)
 
 
+STORES = offer(
+    cost_usd_per_call=0.2, proficiency=0.8, attributes=(("warehouse", ("A", "B")),)
+)  # fmt: skip
+
+
+def terms(**asked):
+    parsed, faults = parse_terms(**asked)
+    assert not faults
+    return Need("echo", terms=parsed)
+
+
 @pytest.mark.parametrize(
     ("changes", "need", "reason"),
     [
@@ -37,6 +49,12 @@ def make_plan(seen, need=None, now=NOW, **options):
         ({}, Need("echo", is_idempotent=True), Reason.NOT_IDEMPOTENT),
         ({}, Need("echo", tried=frozenset({node_id(2)})), Reason.TRIED),
         ({}, Need("echo", hops=(node_id(2).hex(),)), Reason.VISITED),
+        ({}, Need("echo", version="^2"), Reason.VERSION),
+        ({"region": "us"}, terms(region="eu"), Reason.REGION),
+        ({"labels": {"gpu": "t4"}}, terms(labels={"gpu": "a100"}), Reason.LABELS),
+        ({"capabilities": (STORES,)}, terms(where=("warehouse in {C, D}",)), Reason.SCOPE),
+        ({"capabilities": (STORES,)}, terms(difficulty=0.9), Reason.TOO_HARD),
+        ({"capabilities": (STORES,)}, terms(cost_usd_max=0.1), Reason.TOO_EXPENSIVE),
         ({"state": MemberState.SUSPECT}, Need("echo"), Reason.SUSPECT),
         ({"state": MemberState.DEAD}, Need("echo"), Reason.DEAD),
         ({"state": MemberState.LEFT}, Need("echo"), Reason.LEFT),
@@ -62,6 +80,11 @@ def test_a_peer_is_left_out_for_the_right_reason(changes, need, reason):
         ({"capabilities": (offer("x"), offer(tags=("gpu", "big")))}, Need("echo", tags=("gpu",))),
         ({"load": None}, Need("echo", hops=(node_id(7).hex(),))),
         ({"capabilities": (offer(idempotent=True),)}, Need("echo", is_idempotent=True)),
+        ({"region": "eu-west"}, terms(region="eu")),
+        ({"labels": {"gpu": "a100", "x": "y"}}, terms(labels={"gpu": "a100"})),
+        ({"capabilities": (STORES,)}, terms(where=("warehouse in {B, C}",))),
+        ({"capabilities": (STORES,)}, terms(difficulty=0.8, cost_usd_max=0.2)),
+        ({}, terms(difficulty=0.5, cost_usd_max=0.0)),
     ],
 )  # fmt: skip
 def test_a_fitting_peer_is_a_candidate(changes, need):
@@ -87,10 +110,26 @@ def test_the_newer_of_reply_and_gossip_says_whether_a_peer_is_full():
     assert not eligible(seen, Need("echo"), NOW, reports=older)[0]
 
 
-def test_a_version_matches_by_whole_leading_parts():
-    assert version_matches("1.4.2", "1")
-    assert version_matches("1.4.2", "1.4.2")
-    assert not version_matches("11.4.2", "1")
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"region": "us"}, "is in another region: not us"),
+        ({"labels": {"gpu": "a100"}}, "lacks a wanted label: gpu=a100"),
+        ({"where": ("gpu", "warehouse=C")}, "does not meet a condition: gpu"),
+        ({"difficulty": 0.9}, "is not proficient enough: less than 0.9"),
+        ({"cost_usd_max": 0.1}, "is too expensive: more than $0.1"),
+    ],
+)
+def test_an_explanation_says_what_of_the_need_was_lacking(asked, why):
+    seen = view(peer(1, capabilities=(STORES,)))
+    made = make_plan(seen, terms(**asked))
+    assert [row["why"] for row in explain(made)["left_out"]] == [why]
+    assert f"n1: {why}" in nobody(made, seen).hint
+
+
+def test_a_version_that_is_not_offered_is_told_with_what_was_asked():
+    made = make_plan(view(peer(1)), Need("echo", version="^2"))
+    assert explain(made)["left_out"][0]["why"] == "offers another version: not ^2"
 
 
 @st.composite

@@ -1,0 +1,83 @@
+"""What a policy is, and what it may look at when it judges a peer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from meshd.clock import Instant
+from meshd.model import NodeId
+from meshd.routing.need import Need
+from meshd.routing.settings import SHARES, TIERS
+from meshd.routing.signals import Estimate, Outstanding
+from meshd.view import Peer
+
+Factors = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a policy may look at beside the peer itself.
+
+    `tiers` are the success that the policy `quality` asks for, `shares` what `composite` weighs;
+    `prepared` is what the policy worked out of all candidates before it judges each.
+    """
+
+    outstanding: Outstanding
+    random: Random
+    weights: Mapping[str, float]
+    me: NodeId
+    last: NodeId | None
+    """Who got the previous call for this capability, for turns."""
+    now: Instant
+    need: Need = field(default_factory=lambda: Need(""))
+    tiers: Mapping[str, float] = field(default_factory=lambda: TIERS)
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    prepared: Any = None
+
+    def estimate(self, peer: Peer) -> Estimate:
+        """What a call to the peer would meet now."""
+        return self.outstanding.estimate(peer, self.now, local=peer.node == self.me)
+
+    def cost_usd(self, peer: Peer) -> float:
+        """What the call is expected to cost there."""
+        need = self.need
+        offered = peer.offers(need.capability)
+        if offered is None:
+            return 0.0
+        return offered.cost_usd(1.0 if need.terms is None else need.terms.units)
+
+    def success(self, peer: Peer) -> float:
+        """The share of calls there that succeed, 0..1."""
+        return self.outstanding.history.success(peer, self.now)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named way to order candidates: the lowest cost is asked first.
+
+    `factors` names what the cost was made of; it is called for the few that are shown, `cost` for
+    all that are looked at. `is_sampled`: those are a random few, not all. `prepare` is called once
+    a plan, with all candidates, for what the scene then holds as `prepared`. Whom it `refuses` is
+    not asked at all.
+    """
+
+    name: str
+    summary: str
+    cost: Callable[[Peer, Scene], float]
+    factors: Callable[[Peer, Scene], Factors]
+    is_sampled: bool = False
+    prepare: Callable[[Sequence[Peer], Scene], Any] | None = None
+    refuses: Callable[[Peer, Scene], bool] | None = None
+
+
+def eta_factors(peer: Peer, scene: Scene) -> Factors:
+    """What the time until a call there is done is made of."""
+    e = scene.estimate(peer)
+    return {
+        "rif": e.rif,
+        "slots": e.slots,
+        "service_s": e.service_s,
+        "rtt_s": e.rtt_s,
+        "penalty_s": e.penalty_s,
+    }
