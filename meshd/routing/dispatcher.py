@@ -32,7 +32,8 @@ from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
+from meshd.routing.router import Plan, explain, nobody, plan
+from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
 from meshd.routing.spend import Ledger, units_of
@@ -76,6 +77,7 @@ class Dispatcher:
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
         self._settings = settings or RoutingSettings()
+        self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
         self._room = WaitingRoom(self._settings.queue_max)
         self._sleep = sleep
@@ -83,10 +85,21 @@ class Dispatcher:
         self._turns: dict[str, NodeId] = {}
         self._is_closed = False
 
-    @property
-    def deadline_s(self) -> Seconds:
-        """The deadline of calls that name none."""
-        return self._settings.deadline_s
+    def settings_for(self, capability: str) -> RoutingSettings:
+        """What holds for calls of this capability."""
+        return self._rules.of(capability)
+
+    def use(self, settings: RoutingSettings) -> None:
+        """Go on by these settings; calls under way do so from their next try.
+
+        `queue_max` stays as it was.
+
+        Raises:
+            UsageError: those of a capability are out of range; nothing changed.
+        """
+        self._rules = Rules(settings)
+        self._settings = settings
+        self.ledger.cap(settings.spend)
 
     @property
     def waiting(self) -> int:
@@ -122,7 +135,8 @@ class Dispatcher:
         self._check_hops(request)
         if not request.is_repeat:
             self.resilience.began(now)
-        limit_s = self._settings.deadline_s if request.deadline_s is None else request.deadline_s
+        usual_s = self.settings_for(request.capability).deadline_s
+        limit_s = usual_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
         attempts: list[Attempt] = []
         names = request.capability, *request.fallback
@@ -242,14 +256,15 @@ class Dispatcher:
         """
         asked = 0
         while True:
+            attempts_max = self._attempts_max(call)
             if self._is_closed:
                 raise call.ended(PeerError("this node is stopping", code=Code.CANCELLED))
             # Counted over the whole call: a busy peer among them must not buy it further rounds.
-            if call.error is not None and len(call.failed) >= ATTEMPTS_MAX:
+            if call.error is not None and len(call.failed) >= attempts_max:
                 await self._wait_for_somebody(call, call.error)
                 asked = 0
                 continue
-            if asked >= ATTEMPTS_MAX:
+            if asked >= attempts_max:
                 return None
             view = self._view()
             call.made = made = self._plan(call, view, is_detailed=call.request.explain)
@@ -267,6 +282,9 @@ class Dispatcher:
                 result = await self._attempt(call, made, peer, view)
                 if result is not None:
                     return result
+
+    def _attempts_max(self, call: Call) -> int:
+        return 1 + self.settings_for(call.request.capability).retries
 
     def _nobody(self, call: Call, made: Plan, view: ClusterView) -> MeshError:
         """The error for a plan without attempts; where a cap leaves too little, that says so."""
@@ -374,14 +392,17 @@ class Dispatcher:
         is_idempotent: bool = False,
     ) -> Plan:
         request, now = call.request, self._clock.now()
-        terms = self.ledger.terms(request.terms, request.caller, request.capability, now)
+        settings = self.settings_for(request.capability)
+        terms = self.ledger.terms(
+            request.terms, request.caller, request.capability, now, settings.cost_usd_max
+        )
         return plan(
             view,
             call.need(besides, is_idempotent=is_idempotent, terms=terms),
             now,
             outstanding=self.outstanding,
             random=self._random,
-            settings=self._settings,
+            settings=settings,
             policy=request.policy_asked,
             last=self._turns.get(request.capability),
             is_detailed=is_detailed,
@@ -443,8 +464,9 @@ class Dispatcher:
     def _hedge(self, call: Call, first: Running) -> Hedge | None:
         """A second copy for later, of work that may run twice and whose usual time is known."""
         may_run_twice = first.is_idempotent and call.sink is None and not call.request.to
-        is_last = len(call.failed) + 1 >= ATTEMPTS_MAX
-        if not (may_run_twice and self._settings.is_hedging) or is_last:
+        is_last = len(call.failed) + 1 >= self._attempts_max(call)
+        is_hedging = self.settings_for(call.request.capability).is_hedging
+        if not (may_run_twice and is_hedging) or is_last:
             return None
         after_s = self.resilience.hedge_after_s(call.request.capability)
         if after_s is None or after_s >= first.remaining_s:

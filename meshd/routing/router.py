@@ -11,13 +11,16 @@ from meshd.clock import Instant
 from meshd.errors import BudgetError, Code, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
 from meshd.routing.filters import Reason, Rejection, eligible
+from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
-from meshd.routing.settings import RETRIES_MAX, RoutingSettings
+from meshd.routing.settings import DEFAULT, RoutingSettings
 from meshd.routing.signals import Outstanding
 from meshd.view import ClusterView, Peer
 
 ATTEMPTS_MAX = 1 + RETRIES_MAX
+THE_CALL = "the call"
+"""Who chose the policy, where no setting did."""
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
@@ -37,7 +40,8 @@ class Plan:
     """Whom to ask, in order; who else was eligible; who was left out and why.
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
-    `scores` are those of the passed over, where they were asked for.
+    `scores` are those of the passed over, where they were asked for; `policy_from` says who chose
+    the policy.
     """
 
     need: Need
@@ -46,6 +50,7 @@ class Plan:
     passed_over: tuple[Peer, ...]
     rejected: tuple[Rejection, ...]
     scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
+    policy_from: str = DEFAULT
 
     @property
     def chosen(self) -> Candidate | None:
@@ -102,6 +107,7 @@ def plan(
         passed_over=tuple(rest),
         rejected=tuple(rejected),
         scores={c.peer.node: c for c in scored},
+        policy_from=THE_CALL if policy else settings.source,
     )
 
 
@@ -155,6 +161,7 @@ def explain(made: Plan) -> dict[str, Any]:
     first = made.chosen
     return {
         "policy": made.policy,
+        "policy_from": made.policy_from,
         "capability": made.need.capability,
         "chosen": None if first is None else _label(first.peer.node, first.peer.name),
         "candidates": [_row(c) for c in made.attempts],
