@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
@@ -20,9 +19,15 @@ from meshd.errors import UsageError
 from meshd.event_handler import VARIABLES, handlers_from_config
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, is_name
-from meshd.routing.settings import HOPS_MAX, RoutingSettings, weight_faults
+from meshd.routing.settings import (
+    HOPS_MAX,
+    BreakerSettings,
+    RoutingSettings,
+    breaker_faults,
+    weight_faults,
+)
+from meshd.toml_file import read_toml
 
-CONFIG_BYTES_MAX = 1024 * 1024
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
 ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = (
@@ -132,6 +137,7 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
     ] = _ROUTING.is_hedging
+    breaker: BreakerSettings = _ROUTING.breaker
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +200,11 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
 
     @property
+    def section(self) -> str:
+        """The table that it stands in, as TOML writes it."""
+        return self.path.rpartition(".")[0]
+
+    @property
     def variable(self) -> str:
         """Its environment variable."""
         return ENV_PREFIX + self.option.upper()
@@ -215,27 +226,33 @@ def options() -> tuple[Option, ...]:
 
 def _options() -> Iterator[Option]:
     for section, kind in get_type_hints(Config).items():
-        if section in _TABLES:
+        if section not in _TABLES:
+            yield from _options_of(section, kind)
+
+
+def _options_of(section: str, kind: Any) -> Iterator[Option]:
+    """Those of a section, and last those of the sections in it."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = kind()
+    for name, hint in hints.items():
+        path = f"{section}.{name}"
+        if get_origin(hint) is None:
+            yield from _options_of(path, hint)
             continue
-        hints = get_type_hints(kind, include_extras=True)
-        defaults = kind()
-        for field in msgspec.structs.fields(kind):
-            meta = get_args(hints[field.name])[1]
-            name = field.name if section == "node" else f"{section}_{field.name}"
-            yield Option(
-                path=f"{section}.{field.name}",
-                option=name,
-                type=hints[field.name],
-                description=meta.description,
-                default=getattr(defaults, field.name),
-            )
+        yield Option(
+            path=path,
+            option=path.removeprefix("node.").replace(".", "_"),
+            type=hint,
+            description=get_args(hint)[1].description,
+            default=getattr(defaults, name),
+        )
 
 
 _OPTIONS = tuple(_options())
 _BY_PATH = {option.path: option for option in _OPTIONS}
 _BY_OPTION = {option.option: option for option in _OPTIONS}
 _BY_VARIABLE = {option.variable: option for option in _OPTIONS}
-_SECTIONS = tuple(dict.fromkeys(option.path.partition(".")[0] for option in _OPTIONS))
+_SECTIONS = tuple(dict.fromkeys(option.section for option in _OPTIONS))
 
 
 def search_paths(env: Mapping[str, str]) -> tuple[Path, ...]:
@@ -323,7 +340,7 @@ class _Merge:
     def file(self, path: Path, *, required: bool) -> None:
         """Lay a TOML file over what there is."""
         try:
-            tables = _read_toml(path)
+            tables = read_toml(path)
         except FileNotFoundError:
             if required:
                 self.faults.append(f"{path}: there is no such file")
@@ -341,17 +358,22 @@ class _Merge:
             elif section not in _SECTIONS:
                 near = _near(section, (*_SECTIONS, *_TABLES))
                 self.faults.append(f"{path}: {section}: unknown section{near}")
-            elif not isinstance(table, dict):
-                self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
             else:
                 self._section(path, section, table)
 
-    def _section(self, path: Path, section: str, table: dict[str, Any]) -> None:
+    def _section(self, path: Path, section: str, table: Any) -> None:
+        if not isinstance(table, dict):
+            self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
+            return
         for key, given in table.items():
-            value, option = given, _BY_PATH.get(f"{section}.{key}")
+            here = f"{section}.{key}"
+            if here in _SECTIONS:
+                self._section(path, here, given)
+                continue
+            value, option = given, _BY_PATH.get(here)
             if option is None:
-                known = [o.path.partition(".")[2] for o in _OPTIONS if o.path.startswith(section)]
-                self.faults.append(f"{path}: {section}.{key}: unknown key{_near(key, known)}")
+                known = [o.path.rpartition(".")[2] for o in _OPTIONS if o.section == section]
+                self.faults.append(f"{path}: {here}: unknown key{_near(key, known)}")
                 continue
             if _is_path(option):
                 value = _anchored(value, path.parent)
@@ -407,47 +429,19 @@ class _Merge:
 
     def loaded(self) -> Loaded:
         """The result, once there are no faults."""
-        sections = {
-            section: {
-                path.partition(".")[2]: value
-                for path, value in self.values.items()
-                if path.partition(".")[0] == section
-            }
-            for section in _SECTIONS
-        }
+        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for path, value in self.values.items():
+            section, _, key = path.rpartition(".")
+            sections[section][key] = value
+        breaker = BreakerSettings(**sections["routing.breaker"])
         config = Config(
             node=NodeConfig(**sections["node"]),
             log=LogConfig(**sections["log"]),
-            routing=RoutingConfig(**sections["routing"]),
+            routing=RoutingConfig(**sections["routing"], breaker=breaker),
             limits=LimitsConfig(**sections["limits"]),
             **{section: tables for section, (tables, _) in self.tables.items()},
         )
         return Loaded(config, self.origins, tuple(self.warnings), tuple(self.files))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no TOML; the text begins with `:line:column: ` where that is known.
-    """
-    with path.open("rb") as file:
-        data = file.read(CONFIG_BYTES_MAX + 1)
-    if len(data) > CONFIG_BYTES_MAX:
-        raise ValueError(f": larger than {CONFIG_BYTES_MAX} bytes")
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f":{line}: not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        if match is None:
-            raise ValueError(f": broken TOML: {error}") from error
-        raise ValueError(f":{match[2]}:{match[3]}: broken TOML: {match[1]}") from error
-    except RecursionError as error:
-        raise ValueError(": broken TOML: nested too deeply") from error
 
 
 def read_capability_file(path: Path) -> tuple[dict[str, Any], ...]:
@@ -457,7 +451,7 @@ def read_capability_file(path: Path) -> tuple[dict[str, Any], ...]:
         UsageError: it cannot be read, is no TOML, or holds anything else; the message says where.
     """
     try:
-        tables = _read_toml(path)
+        tables = read_toml(path)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}",
@@ -534,6 +528,10 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "node.drain_s", "must be a finite number of seconds"
     for fault in weight_faults(values["routing.weights"]):
         yield "routing.weights", fault
+    breaker = "routing.breaker."
+    of = {k.removeprefix(breaker): v for k, v in values.items() if k.startswith(breaker)}
+    for key, fault in breaker_faults(of):
+        yield breaker + key, fault
 
 
 def _all_faults(faults: Sequence[str]) -> str:

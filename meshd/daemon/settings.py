@@ -25,6 +25,7 @@ def routing_settings(config: Config) -> RoutingSettings:
         weights=routing.weights,
         hops_max=routing.hops_max,
         is_hedging=routing.hedge,
+        breaker=routing.breaker,
     )
 
 

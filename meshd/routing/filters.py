@@ -30,15 +30,22 @@ class Reason(StrEnum):
     DRAINING = "is draining"
     NOT_READY = "is not ready"
     FULL = "is full"
-    EJECTED = "is ejected after failures"
+    EJECTED = "is ejected"
+    CIRCUIT = "is not asked while it fails everywhere"
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A peer that was left out."""
+    """A peer that was left out; `detail` says more where the reason alone does not say enough."""
 
     node: NodeId
     name: str
     reason: Reason
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason with its detail."""
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 
 Reports = Mapping[NodeId, tuple[Load, Instant]]

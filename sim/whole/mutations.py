@@ -12,10 +12,10 @@ from typing import Any
 import meshd.routing.dispatcher as dispatcher_module
 import meshd.routing.filters as filters_module
 from meshd.errors import NoCandidateError
+from meshd.routing.breaker import Breaker
 from meshd.routing.call import Call
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
-from meshd.routing.signals import Outstanding
 from meshd.rpc.server import RpcServer
 from meshd.view import ClusterView
 from meshd.work.admission import Admission, Outcome
@@ -106,9 +106,8 @@ def _loses_replies(original: Any) -> Any:
 
 
 def _all_try_at_once(_original: Any) -> Any:
-    def is_barred(self: Outstanding, peer: Any, now: float) -> bool:
-        record = self._ejected.get(peer.node)
-        return record is not None and now < (record.ejected_until or 0.0)
+    def is_barred(self: Breaker, now: float) -> bool:
+        return self.until is not None and now < self.until
 
     return is_barred
 
@@ -198,9 +197,9 @@ MUTATIONS = tuple(
         ("refuses", "says of every other call that nobody could take it",
          Dispatcher, "delegate", _refuses_every_other, "delegate_steady"),
         ("never_ejects", "goes on asking who fails",
-         Outstanding, "_eject", _nothing, "delegate_failing"),
+         Breaker, "_open", _nothing, "delegate_failing"),
         ("no_half_open", "sends everything to who may be well again",
-         Outstanding, "_is_barred", _all_try_at_once, "delegate_ejected"),
+         Breaker, "is_barred", _all_try_at_once, "delegate_ejected"),
         ("silent_changes", "does not tell what it offers no more",
          Worker, "remove", _silent_changes, "delegate_seasons"),
         ("keeps_slots", "does not free the slot of a run that took too long",
