@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from meshd.clock import Instant, Seconds
 from meshd.model import NodeId
 from meshd.routing.settings import BreakerSettings
@@ -33,8 +35,7 @@ class Opening:
     lasts_s: Seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Passage:
+class Passage(msgspec.Struct, frozen=True, eq=False):
     """One call under way through one circuit; `opening` counts those that were when it began."""
 
     began: Instant
@@ -193,8 +194,7 @@ class Circuit:
     left_s: Seconds
     repeats: int
 
-    @property
-    def text(self) -> str:
+    def __str__(self) -> str:
         """`3 failures in a row; its circuit is open for another 42 s`."""
         if self.state is BreakerState.OPEN:
             return f"{self.why}; its circuit is open for another {self.left_s:.3g} s"

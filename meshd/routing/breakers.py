@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
 from meshd.clock import Instant
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
@@ -43,11 +45,14 @@ FAILED_AT_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Which candidates may be asked, which of these are trials, which are left out and why."""
+    """Which candidates may be asked, which of these are trials, which are left out and why.
+
+    The reasons are said by `str()`: most plans are never explained.
+    """
 
     kept: list[Peer]
     trials: Sequence[NodeId] = ()
-    ejected: Sequence[tuple[Peer, str]] = ()
+    ejected: Sequence[tuple[Peer, object]] = ()
 
 
 class _Own:
@@ -131,8 +136,7 @@ class _Table(Generic[_K, _C]):
         return gone
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Crossing:
+class Crossing(msgspec.Struct, frozen=True, eq=False):
     """One call under way, through the circuit at its node and that of the whole capability."""
 
     node: NodeId
@@ -257,24 +261,25 @@ class Breakers:
         if not self._tripped:
             return Admission(candidates)
         trials: list[NodeId] = []
-        barred: list[tuple[Instant, Peer, str]] = []
+        barred: list[tuple[Instant, Peer, object]] = []
         for peer in candidates:
-            circuits = self._circuits_of(peer)
-            if not circuits:
+            if peer.node not in self._tripped:
                 continue
+            circuits = self._circuits_of(peer)
             own = circuits.get(capability)
             if own is None:
                 until, why = self._sickness(circuits, peer, capability, now)
+                if until is not None:
+                    barred.append((until, peer, why))
             elif own.breaker.is_barred(now):
-                until = own.breaker.until
-                why = Circuit.of(own.breaker, capability, peer.node, now).text
+                barred.append((own.breaker.until or now, peer, own.breaker))
             else:
                 trials.append(peer.node)
-                continue
-            if until is not None:
-                barred.append((until, peer, why))
         barred.sort(key=lambda row: (-row[0], row[1].node))
-        ejected = [(peer, why) for _, peer, why in barred[: len(candidates) // EJECTED_PART]]
+        ejected = [
+            (peer, Circuit.of(why, capability, peer.node, now) if isinstance(why, Breaker) else why)
+            for _, peer, why in barred[: len(candidates) // EJECTED_PART]
+        ]
         out = {peer.node for peer, _ in ejected}
         return Admission([p for p in candidates if p.node not in out], trials, ejected)
 

@@ -35,12 +35,12 @@ class Reason(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A peer that was left out; `detail` says more where the reason alone does not say enough."""
+    """A peer that was left out; `detail`, by its `str()`, says more where the reason is not all."""
 
     node: NodeId
     name: str
     reason: Reason
-    detail: str = ""
+    detail: object = ""
 
     @property
     def why(self) -> str:

@@ -13,9 +13,10 @@ from meshd.model import NodeId
 from meshd.routing.breaker import Circuit
 from meshd.routing.breakers import Admission, Breakers
 from meshd.routing.filters import Reason, Rejection, eligible
+from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
-from meshd.routing.settings import RETRIES_MAX, RoutingSettings
+from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outstanding
 from meshd.view import ClusterView, Peer
 
@@ -119,7 +120,7 @@ def _through(
     circuit = None if need.pinned else breakers.refusal(need.capability, candidates, now)
     if circuit is None:
         return None, breakers.admit(candidates, need.capability, now)
-    return circuit, Admission([], ejected=[(peer, circuit.text) for peer in candidates])
+    return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
 
 
 def _sample(
@@ -215,7 +216,7 @@ def _refused(circuit: Circuit) -> PeerError:
     left_s = circuit.left_s
     when = f"in {left_s:.3g} s" if left_s else "by one call now"
     return PeerError(
-        f"{circuit.capability!r} is not called while it fails everywhere: {circuit.text}",
+        f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
         hint=f"it is tried again {when}; till then give a fallback, name a node, or wait",
         code=Code.CIRCUIT_OPEN,
         data={"retry_after_s": round(left_s, 3)},

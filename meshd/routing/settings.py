@@ -9,9 +9,7 @@ from msgspec import Meta
 
 from meshd.clock import Seconds
 from meshd.errors import UsageError
-
-RETRIES_MAX = 3
-"""Further candidates after the first: what a call may cost when peers refuse."""
+from meshd.routing.limits import RETRIES_MAX
 
 HOPS_MAX = 16
 """Nodes that one piece of work may come through; it also bounds the list on the wire."""

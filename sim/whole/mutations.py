@@ -11,8 +11,10 @@ from typing import Any
 
 import meshd.routing.dispatcher as dispatcher_module
 import meshd.routing.filters as filters_module
+from meshd.clock import Instant
 from meshd.errors import NoCandidateError
-from meshd.routing.breaker import Breaker
+from meshd.routing.breaker import Breaker, Circuit
+from meshd.routing.breakers import Breakers
 from meshd.routing.call import Call
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
@@ -112,6 +114,16 @@ def _all_try_at_once(_original: Any) -> Any:
     return is_barred
 
 
+def _refuses_too_soon(original: Any) -> Any:
+    def refusal(self: Breakers, capability: str, candidates: Any, now: Instant) -> Any:
+        whole = self._whole.rows.get(capability)
+        if whole is not None and whole.breaker.streak > 1:
+            return Circuit.of(whole.breaker, capability, None, now)
+        return original(self, capability, candidates, now)
+
+    return refusal
+
+
 def _refuses_every_other(original: Any) -> Any:
     asked = itertools.count()
 
@@ -200,6 +212,8 @@ MUTATIONS = tuple(
          Breaker, "_open", _nothing, "delegate_failing"),
         ("no_half_open", "sends everything to who may be well again",
          Breaker, "is_barred", _all_try_at_once, "delegate_ejected"),
+        ("refuses_too_soon", "ends calls at once after the second failure",
+         Breakers, "refusal", _refuses_too_soon, "delegate_failing"),
         ("silent_changes", "does not tell what it offers no more",
          Worker, "remove", _silent_changes, "delegate_seasons"),
         ("keeps_slots", "does not free the slot of a run that took too long",

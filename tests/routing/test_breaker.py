@@ -43,7 +43,7 @@ class One:
         return self.breaker.state(now)
 
     def text(self, now=NOW):
-        return Circuit.of(self.breaker, "echo", None, now).text
+        return str(Circuit.of(self.breaker, "echo", None, now))
 
 
 def opened():

@@ -284,4 +284,4 @@ def test_whatever_fails_at_least_two_thirds_may_be_asked_and_an_open_one_only_be
     if len(ejected) < len(candidates) // 3:
         assert all(p in ejected for p in barred)
     assert not set(admitted.trials) & {p.node for p in barred}
-    assert all(why for _, why in admitted.ejected)
+    assert all(str(why) for _, why in admitted.ejected)

@@ -1,6 +1,7 @@
 """Circuits in calls: fallbacks taken at once, waiting for the better, one call that tries."""
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -143,6 +144,21 @@ async def test_of_two_calls_that_gathered_bids_together_one_tries():
     await asyncio.wait_for(asyncio.gather(first, second), 5)
 
 
+async def test_of_two_calls_that_gathered_bids_together_one_tries_a_whole_capability():
+    world = world_of()
+    await fail_calls(world, TEN)
+    later(world, 10)
+    world.invoker.offers = {n: bid(1.0) for n in (2, 3, 4)}
+    gate = asyncio.Event()
+    world.answer(dict.fromkeys((2, 3, 4), gate))
+    calls = [asyncio.create_task(world.delegate(offers=3)) for _ in range(2)]
+    (refused,), (tries,) = await asyncio.wait(calls, timeout=5, return_when="FIRST_COMPLETED")
+    assert refused.exception().code == Code.CIRCUIT_OPEN
+    gate.set()
+    await asyncio.wait_for(tries, 5)
+    assert len(world.invoker.asked) == 1
+
+
 async def test_of_two_second_copies_one_tries():
     loads = {n: Load(in_flight=n, slots=4, service_s=0.1) for n in range(2, 6)}
     world = World(me(), *(peer(n, capabilities=SAFE, load=load) for n, load in loads.items()))
@@ -154,6 +170,9 @@ async def test_of_two_second_copies_one_tries():
     world.answer(dict.fromkeys(loads, gate))
     calls = [asyncio.create_task(world.delegate(policy="least_loaded")) for _ in range(2)]
     async with asyncio.timeout(5):
+        while len(world.invoker.asked) < 2:
+            await asyncio.sleep(0)
+        time.sleep(0.02)  # plays work: the loop is blocked, and then both timers are due at once
         while world.dispatcher.resilience.hedges < 2:
             await asyncio.sleep(0)
         while 3 not in world.invoker.order:
