@@ -19,15 +19,7 @@ from meshd.errors import UsageError
 from meshd.event_handler import VARIABLES, handlers_from_config
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
-from meshd.routing.settings import (
-    HOPS_MAX,
-    SHARES,
-    SPEND_CAPS,
-    RoutingSettings,
-    spend_faults,
-    tier_faults,
-    weight_faults,
-)
+from meshd.routing import settings as rules
 from meshd.toml_file import read_toml
 
 SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
@@ -51,7 +43,7 @@ FilePath = NewType("FilePath", str)
 """A path; in a TOML file, relative to that file. `~` is the home directory."""
 
 
-_ROUTING = RoutingSettings()
+_ROUTING = rules.RoutingSettings()
 """Its own defaults are the defaults here."""
 
 
@@ -141,7 +133,11 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
     hops_max: Annotated[
         int,
-        _about(f"Delegations that one task may go through, 1..{HOPS_MAX}.", ge=1, le=HOPS_MAX),
+        _about(
+            f"Delegations that one task may go through, 1..{rules.HOPS_MAX}.",
+            ge=1,
+            le=rules.HOPS_MAX,
+        ),
     ] = _ROUTING.hops_max
     hedge: Annotated[
         bool,
@@ -157,8 +153,9 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
     spend: Annotated[
         dict[str, float],
-        _about(f"What may be spent, USD: {', '.join(SPEND_CAPS)}. Default: no bound."),
+        _about(f"What may be spent, USD: {', '.join(rules.SPEND_CAPS)}. Default: no bound."),
     ] = msgspec.field(default_factory=dict)
+    breaker: rules.BreakerSettings = _ROUTING.breaker
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +218,11 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
 
     @property
+    def section(self) -> str:
+        """The table that it stands in, as TOML writes it."""
+        return self.path.rpartition(".")[0]
+
+    @property
     def variable(self) -> str:
         """Its environment variable."""
         return ENV_PREFIX + self.option.upper()
@@ -242,27 +244,33 @@ def options() -> tuple[Option, ...]:
 
 def _options() -> Iterator[Option]:
     for section, kind in get_type_hints(Config).items():
-        if section in _TABLES:
+        if section not in _TABLES:
+            yield from _options_of(section, kind)
+
+
+def _options_of(section: str, kind: Any) -> Iterator[Option]:
+    """Those of a section, and last those of the sections in it."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = kind()
+    for name, hint in hints.items():
+        path = f"{section}.{name}"
+        if get_origin(hint) is None:
+            yield from _options_of(path, hint)
             continue
-        hints = get_type_hints(kind, include_extras=True)
-        defaults = kind()
-        for field in msgspec.structs.fields(kind):
-            meta = get_args(hints[field.name])[1]
-            name = field.name if section == "node" else f"{section}_{field.name}"
-            yield Option(
-                path=f"{section}.{field.name}",
-                option=name,
-                type=hints[field.name],
-                description=meta.description,
-                default=getattr(defaults, field.name),
-            )
+        yield Option(
+            path=path,
+            option=path.removeprefix("node.").replace(".", "_"),
+            type=hint,
+            description=get_args(hint)[1].description,
+            default=getattr(defaults, name),
+        )
 
 
 _OPTIONS = tuple(_options())
 _BY_PATH = {option.path: option for option in _OPTIONS}
 _BY_OPTION = {option.option: option for option in _OPTIONS}
 _BY_VARIABLE = {option.variable: option for option in _OPTIONS}
-_SECTIONS = tuple(dict.fromkeys(option.path.partition(".")[0] for option in _OPTIONS))
+_SECTIONS = tuple(dict.fromkeys(option.section for option in _OPTIONS))
 
 
 def search_paths(env: Mapping[str, str]) -> tuple[Path, ...]:
@@ -368,17 +376,22 @@ class _Merge:
             elif section not in _SECTIONS:
                 near = _near(section, (*_SECTIONS, *_TABLES))
                 self.faults.append(f"{path}: {section}: unknown section{near}")
-            elif not isinstance(table, dict):
-                self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
             else:
                 self._section(path, section, table)
 
-    def _section(self, path: Path, section: str, table: dict[str, Any]) -> None:
+    def _section(self, path: Path, section: str, table: Any) -> None:
+        if not isinstance(table, dict):
+            self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
+            return
         for key, given in table.items():
-            value, option = given, _BY_PATH.get(f"{section}.{key}")
+            here = f"{section}.{key}"
+            if here in _SECTIONS:
+                self._section(path, here, given)
+                continue
+            value, option = given, _BY_PATH.get(here)
             if option is None:
-                known = [o.path.partition(".")[2] for o in _OPTIONS if o.path.startswith(section)]
-                self.faults.append(f"{path}: {section}.{key}: unknown key{_near(key, known)}")
+                known = [o.path.rpartition(".")[2] for o in _OPTIONS if o.section == section]
+                self.faults.append(f"{path}: {here}: unknown key{_near(key, known)}")
                 continue
             if _is_path(option):
                 value = _anchored(value, path.parent)
@@ -440,18 +453,15 @@ class _Merge:
 
     def loaded(self) -> Loaded:
         """The result, once there are no faults."""
-        sections = {
-            section: {
-                path.partition(".")[2]: value
-                for path, value in self.values.items()
-                if path.partition(".")[0] == section
-            }
-            for section in _SECTIONS
-        }
+        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for path, value in self.values.items():
+            section, _, key = path.rpartition(".")
+            sections[section][key] = value
+        breaker = rules.BreakerSettings(**sections["routing.breaker"])
         config = Config(
             node=NodeConfig(**sections["node"]),
             log=LogConfig(**sections["log"]),
-            routing=RoutingConfig(**sections["routing"]),
+            routing=RoutingConfig(**sections["routing"], breaker=breaker),
             limits=LimitsConfig(**sections["limits"]),
             **{section: tables for section, (tables, _) in self.tables.items()},
         )
@@ -521,12 +531,16 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
     for path, found in (
-        ("weights", weight_faults(values["routing.weights"])),
-        ("tiers", tier_faults(values["routing.tiers"])),
-        ("shares", weight_faults(values["routing.shares"], tuple(SHARES))),
-        ("spend", spend_faults(values["routing.spend"])),
+        ("weights", rules.weight_faults(values["routing.weights"])),
+        ("tiers", rules.tier_faults(values["routing.tiers"])),
+        ("shares", rules.weight_faults(values["routing.shares"], tuple(rules.SHARES))),
+        ("spend", rules.spend_faults(values["routing.spend"])),
     ):
         yield from ((f"routing.{path}", fault) for fault in found)
+    breaker = "routing.breaker."
+    of = {k.removeprefix(breaker): v for k, v in values.items() if k.startswith(breaker)}
+    for key, fault in rules.breaker_faults(of):
+        yield breaker + key, fault
 
 
 def _all_faults(faults: Sequence[str]) -> str:

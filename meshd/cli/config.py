@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ def _values(config: Any) -> dict[str, Any]:
 
     found = {}
     for option in options():
-        section, _, key = option.path.partition(".")
-        found[option.path] = getattr(getattr(config, section), key)
+        found[option.path] = attrgetter(option.path)(config)
     return found
 
 
@@ -67,7 +67,7 @@ def toml_lines(values: dict[str, Any], origins: dict[str, str], palette: Palette
     lines: list[str] = []
     last = ""
     for path, value in values.items():
-        section, _, key = path.partition(".")
+        section, _, key = path.rpartition(".")
         if section != last:
             lines += [""] * bool(lines) + [palette.paint(f"[{section}]", "bold")]
             last = section

@@ -9,7 +9,7 @@ from meshd.cli.options import complete_capabilities, complete_nodes, duration
 from meshd.cli.output import escape, json_text, latency
 from meshd.cli.session import Session
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
-from meshd.routing.settings import RETRIES_MAX
+from meshd.routing.limits import RETRIES_MAX
 
 TIMEOUT_S = 30.0
 GRACE_S = 2.0

@@ -28,6 +28,7 @@ def routing_settings(config: Config) -> RoutingSettings:
         tiers=routing.tiers,
         shares=routing.shares,
         spend=routing.spend,
+        breaker=routing.breaker,
     )
 
 

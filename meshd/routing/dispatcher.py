@@ -17,6 +17,7 @@ from meshd.deadline import Deadline
 from meshd.errors import Code, DeadlineError, MeshError, PeerError
 from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
+from meshd.routing.breakers import Breakers
 from meshd.routing.call import (
     WAIT_MAX_S,
     Call,
@@ -77,6 +78,7 @@ class Dispatcher:
         self._random = random
         self._settings = settings or RoutingSettings()
         self.ledger = Ledger(self._settings.spend)
+        self.breakers = Breakers(self._settings.breaker)
         self._room = WaitingRoom(self._settings.queue_max)
         self._sleep = sleep
         self._running: dict[NodeId, dict[int, Running]] = {}
@@ -116,7 +118,7 @@ class Dispatcher:
             DeadlineError: time ran out.
             UsageError: bad policy or input; nothing ran.
             PeerError: the peer failed and the work may not be sent elsewhere, or all failed; or
-                this node stops.
+                the capability fails everywhere (CIRCUIT_OPEN, nothing ran); or this node stops.
         """
         now = self._clock.now()
         self._check_hops(request)
@@ -254,16 +256,19 @@ class Dispatcher:
             view = self._view()
             call.made = made = self._plan(call, view, is_detailed=call.request.explain)
             if made.chosen is None:
-                self._note_full(call, made, view)
-                if call.offer_s is not None:
-                    return None
+                if made.circuit is None:
+                    self._note_full(call, made, view)
+                    if call.offer_s is not None:
+                        return None
                 await self._wait_for_somebody(call, call.error or self._nobody(call, made, view))
                 asked = 0
             elif call.owes_pause:
                 await self._back_off(call)
             else:
-                asked += 1
                 peer = await self._bidders.best(call, made, view.me) or made.chosen.peer
+                if self._is_overtaken(call, made, peer):
+                    continue
+                asked += 1
                 result = await self._attempt(call, made, peer, view)
                 if result is not None:
                     return result
@@ -276,6 +281,16 @@ class Dispatcher:
         asked_usd = error.data["cheapest_usd"]
         now = self._clock.now()
         return self.ledger.refusal(request.caller, request.capability, asked_usd, now) or error
+
+    def _is_overtaken(self, call: Call, made: Plan, peer: Peer) -> bool:
+        """Whether another call took the place that a half-open circuit had when this was planned.
+
+        That can be where something was awaited since.
+        """
+        capability, now = call.request.capability, self._clock.now()
+        if not call.request.to and self.breakers.refusal(capability, (peer,), now) is not None:
+            return True
+        return peer.node in made.trials and self.breakers.is_barred_at(peer, capability, now)
 
     async def _back_off(self, call: Call) -> None:
         """Pause after a failure, if one more try is within the node's budget.
@@ -382,6 +397,7 @@ class Dispatcher:
             outstanding=self.outstanding,
             random=self._random,
             settings=self._settings,
+            breakers=self.breakers,
             policy=request.policy_asked,
             last=self._turns.get(request.capability),
             is_detailed=is_detailed,
@@ -458,12 +474,14 @@ class Dispatcher:
                 return None
             if not self.resilience.may_hedge(self._clock.now()):
                 return None
-            return self._second(call, made.chosen.peer, view.me)
+            return self._second(call, made, made.chosen.peer, view.me)
 
         return Hedge(after_s, begin, lambda: first.abandon("a second copy answered before it"))
 
-    async def _second(self, call: Call, peer: Peer, me: NodeId) -> Won:
+    async def _second(self, call: Call, made: Plan, peer: Peer, me: NodeId) -> Won:
         started = self._clock.now()
+        if self._is_overtaken(call, made, peer):
+            raise PeerError("another call is sent there first", code=Code.CIRCUIT_OPEN)
         running = self._prepare(call, peer, started)
         try:
             return await self._tracked(running, me)
@@ -472,25 +490,36 @@ class Dispatcher:
             raise
 
     async def _tracked(self, running: Running, me: NodeId) -> Won:
-        """The peer's reply, whole and checked, with the try entered in the signals."""
+        """The peer's reply, whole and checked, with the try entered in circuits and signals."""
         call, peer = running.call, running.peer
-        if call.trying is not None:
-            await call.trying(peer)
-        started = self._clock.now()
+        # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
+        # that it does.
+        crossing = self.breakers.begin(
+            peer, call.request.capability, self._clock.now(), is_pinned=bool(call.request.to)
+        )
+        try:
+            if call.trying is not None:
+                await call.trying(peer)
+            return await self._counted(running, me)
+        finally:
+            self.breakers.end(crossing, running.outcome, self._clock.now(), self._view)
+
+    async def _counted(self, running: Running, me: NodeId) -> Won:
+        peer, started = running.peer, self._clock.now()
         eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
-        self._take_turn(call.request.capability, peer.node)
+        self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
-        offered = peer.offers(call.request.capability)
-        purchase = self.ledger.begin(call.request.caller, offered, started)
-        outcome, is_charged, reply = Outcome.NEUTRAL, True, None
+        capability, caller = running.call.request.capability, running.call.request.caller
+        purchase = self.ledger.begin(caller, peer.offers(capability), started)
+        is_charged, reply = True, None
         try:
             reply = await self._invoke(running, me)
             answer = peer_result(reply)
-            outcome = Outcome.OK
+            running.outcome = Outcome.OK
             return Won(peer, reply, answer, purchase)
         except MeshError as error:
-            outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
+            running.outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
             is_charged = not error.definite
             raise
         finally:
@@ -498,7 +527,11 @@ class Dispatcher:
             if purchase is not None:
                 self.ledger.end(purchase, units_of(reply), now, is_charged=is_charged)
             self.outstanding.end(
-                peer.node, outcome, now, took_s=now - started, deadline_s=running.remaining_s
+                peer.node,
+                running.outcome,
+                now,
+                took_s=now - started,
+                deadline_s=running.remaining_s,
             )
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:

@@ -9,7 +9,8 @@ import msgspec
 from meshd.errors import PeerError, UsageError
 from meshd.model import check_name, is_name
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
-from meshd.routing.settings import HOPS_MAX, RETRIES_MAX
+from meshd.routing.limits import RETRIES_MAX
+from meshd.routing.settings import HOPS_MAX
 from meshd.routing.terms import NO_TERMS, Terms, parse_terms
 from meshd.routing.versions import version_fault
 
