@@ -1,11 +1,9 @@
 """The configuration of `meshd start`: defaults < TOML files < `MESHD_*` < flags, all checked."""
 
-import difflib
 import math
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
@@ -17,23 +15,22 @@ from meshd.capability.declared import definitions_from_config
 from meshd.discovery.address import parse_advertise, parse_bind, parse_seed
 from meshd.errors import UsageError
 from meshd.event_handler import VARIABLES, handlers_from_config
+from meshd.faults import all_told, converted, meant
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
+from meshd.paths import default_state_dir, expanded, search_paths
 from meshd.routing import settings as rules
+from meshd.routing.policy_file import read_policy_file
+from meshd.routing.rules import KINDS, Tables, read_tables, tables_faults, value_faults
 from meshd.toml_file import read_toml
 
-SYSTEM_CONFIG = Path("/etc/meshd/meshd.toml")
 ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = (
     frozenset({"MESHD_CONFIG", "MESHD_SOCKET", "MESHD_NODE", "MESHD_COLOR"}) | VARIABLES
 )
 """Variables of the command line itself and of handlers, which are no settings of a node."""
 
-Policy = Literal[
-    "adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random", "fastest",
-    "cheapest", "quality", "composite", "skill", "sticky",
-]  # fmt: skip
-POLICIES = get_args(Policy)
+POLICIES = get_args(rules.PolicyName)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -126,11 +123,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[routing]`: how work finds its node where the caller does not say."""
 
-    policy: Annotated[Policy, _about("Default policy.")] = "adaptive"
-    weights: Annotated[
-        dict[str, float],
-        _about("Of the policy `weighted`: cpu, mem and latency to numbers.", max_length=32),
-    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
+    policy: rules.PolicySetting = "adaptive"
+    weights: rules.WeightsSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
     hops_max: Annotated[
         int,
         _about(
@@ -139,21 +133,24 @@ class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
             le=rules.HOPS_MAX,
         ),
     ] = _ROUTING.hops_max
-    hedge: Annotated[
-        bool,
-        _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
-    ] = _ROUTING.is_hedging
-    tiers: Annotated[
-        dict[str, float],
-        _about("Of the policy `quality`, least success of each tier: preferred, fallback, least."),
-    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
-    shares: Annotated[
-        dict[str, float],
-        _about("Of the policy `composite`: match, trust, availability and cost to numbers."),
-    ] = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
+    hedge: rules.HedgeSetting = _ROUTING.is_hedging
+    tiers: rules.TiersSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
+    shares: rules.SharesSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
+    sample: rules.SampleSetting = _ROUTING.sample
+    retries: rules.RetriesSetting = _ROUTING.retries
+    deadline_s: rules.DeadlineSetting = _ROUTING.deadline_s
+    fallback: rules.FallbackSetting = ()
+    cost_usd_max: rules.CostSetting = _ROUTING.cost_usd_max
     spend: Annotated[
         dict[str, float],
         _about(f"What may be spent, USD: {', '.join(rules.SPEND_CAPS)}. Default: no bound."),
+    ] = msgspec.field(default_factory=dict)
+    policy_file: Annotated[
+        FilePath, _about("File of policies by capability, read again when it changes.")
+    ] = FilePath("")
+    capability: Annotated[
+        dict[str, rules.Overrides],
+        _about("What some capabilities have of their own, written [routing.capability.NAME]."),
     ] = msgspec.field(default_factory=dict)
     breaker: rules.BreakerSettings = _ROUTING.breaker
 
@@ -271,23 +268,7 @@ _BY_PATH = {option.path: option for option in _OPTIONS}
 _BY_OPTION = {option.option: option for option in _OPTIONS}
 _BY_VARIABLE = {option.variable: option for option in _OPTIONS}
 _SECTIONS = tuple(dict.fromkeys(option.section for option in _OPTIONS))
-
-
-def search_paths(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where TOML files may be, the weakest first: the system's, then the user's."""
-    base = env.get("XDG_CONFIG_HOME") or str(_home(env) / ".config")
-    return (SYSTEM_CONFIG, Path(base) / "meshd" / "meshd.toml")
-
-
-def default_state_dir(env: Mapping[str, str], mesh: str, name: str) -> Path:
-    """Where a node keeps its state unless told otherwise."""
-    if sys.platform == "darwin":
-        base = _home(env) / "Library" / "Application Support"
-    else:
-        given = env.get("XDG_STATE_HOME", "")
-        # A relative one does not count, here as in `control.state_dir_root`: XDG base directories.
-        base = Path(given) if given.startswith("/") else _home(env) / ".local" / "state"
-    return base / "meshd" / mesh / name
+_POLICY_FILE, _RULES = _BY_PATH["routing.policy_file"], _BY_PATH["routing.capability"]
 
 
 def load_config(
@@ -316,6 +297,8 @@ def load_config(
     else:
         for path in search_paths(env) if paths is None else paths:
             merge.file(path, required=False)
+    policies = flags.get(_POLICY_FILE.option) or env.get(_POLICY_FILE.variable)
+    merge.policy_file(str(policies or merge.values[_POLICY_FILE.path]), env)
     merge.environment(env)
     merge.flags(flags)
     _derive(merge, env, socket.gethostname() if hostname is None else hostname)
@@ -323,7 +306,7 @@ def load_config(
         merge.fault(key, fault)
     merge.check_tables()
     if merge.faults:
-        raise UsageError(_all_faults(merge.faults), data={"faults": merge.faults})
+        raise UsageError(all_told(merge.faults), data={"faults": merge.faults})
     return merge.loaded()
 
 
@@ -336,24 +319,41 @@ class _Merge:
         self.faults: list[str] = []
         self.warnings: list[str] = []
         self.files: list[Path] = []
+        self.policies = ""
         self.tables: dict[str, tuple[tuple[dict[str, Any], ...], Path]] = {
             section: ((), Path()) for section in _TABLES
         }
 
     def fault(self, path: str, fault: str) -> None:
         """Note what is wrong with the value that holds now."""
-        self.faults.append(f"{self.origins[path]}: {path}: {fault}")
+        origin = self.origins[path]
+        if origin == self.policies:  # there it is called otherwise
+            path = path.replace("routing.", "" if path.startswith(_RULES.path) else "default.", 1)
+        self.faults.append(f"{origin}: {path}: {fault}")
 
     def take(self, option: Option, value: Any, origin: str, *, lax: bool) -> None:
         """Convert one value and lay it over the earlier ones; a wrong one is a fault."""
-        try:
-            converted = msgspec.convert(value, option.type, strict=not lax)
-        except (msgspec.ValidationError, UnicodeDecodeError) as error:
-            fault = _choices(option, value) or _lower_first(str(error))
-            self.faults.append(f"{origin}: {option.path}: {fault}")
+        if option is _RULES:
+            self._rules(read_tables(value), origin)
             return
-        self.values[option.path] = converted
-        self.origins[option.path] = origin
+        try:
+            self._lay(option.path, converted(value, option.type, strict=not lax), origin)
+        except ValueError as error:
+            self.faults.append(f"{origin}: {option.path}: {error}")
+
+    def _lay(self, path: str, value: Any, origin: str) -> None:
+        self.values[path] = value
+        self.origins[path] = origin
+
+    def _rules(self, tables: Tables, origin: str) -> None:
+        """Lay the tables of capabilities over the earlier ones, key by key."""
+        for path, fault in tables.faults:
+            self.faults.append(f"{origin}: {f'{_RULES.path}.{path}'.rstrip('.')}: {fault}")
+        laid = dict(self.values[_RULES.path])
+        for name, given in tables.values.items():
+            laid[name] = msgspec.structs.replace(laid.get(name, rules.Overrides()), **given)
+            self.origins |= {f"{_RULES.path}.{name}.{key}": origin for key in given}
+        self._lay(_RULES.path, laid, origin)
 
     def file(self, path: Path, *, required: bool) -> None:
         """Lay a TOML file over what there is."""
@@ -374,10 +374,22 @@ class _Merge:
             if section in _TABLES:
                 self._many(path, section, table)
             elif section not in _SECTIONS:
-                near = _near(section, (*_SECTIONS, *_TABLES))
+                near = meant(section, (*_SECTIONS, *_TABLES))
                 self.faults.append(f"{path}: {section}: unknown section{near}")
             else:
                 self._section(path, section, table)
+
+    def policy_file(self, path: str, env: Mapping[str, str]) -> None:
+        """Lay the policy file over what the TOML files say, if there is one."""
+        if not path:
+            return
+        self.policies = origin = expanded(path, env)
+        found = read_policy_file(Path(origin))
+        self.faults += [f"{origin}{fault}" for fault in found.faults]
+        for key, value in found.default.items():
+            self._lay(f"routing.{key}", value, origin)
+        self._rules(Tables(found.tables.values), origin)
+        self.files.append(Path(origin))
 
     def _section(self, path: Path, section: str, table: Any) -> None:
         if not isinstance(table, dict):
@@ -391,7 +403,7 @@ class _Merge:
             value, option = given, _BY_PATH.get(here)
             if option is None:
                 known = [o.path.rpartition(".")[2] for o in _OPTIONS if o.section == section]
-                self.faults.append(f"{path}: {here}: unknown key{_near(key, known)}")
+                self.faults.append(f"{path}: {here}: unknown key{meant(key, known)}")
                 continue
             if _is_path(option):
                 value = _anchored(value, path.parent)
@@ -422,7 +434,7 @@ class _Merge:
             option = _BY_VARIABLE.get(variable)
             if option is None:
                 if variable not in CLIENT_VARIABLES:
-                    near = _near(variable, [*_BY_VARIABLE, *CLIENT_VARIABLES])
+                    near = meant(variable, [*_BY_VARIABLE, *CLIENT_VARIABLES])
                     self.warnings.append(f"${variable}: unknown variable, ignored{near}")
             elif env[variable]:
                 text = env[variable]
@@ -440,7 +452,7 @@ class _Merge:
                 continue
             option = _BY_OPTION.get(name)
             if option is None:
-                self.faults.append(f"--{name}: unknown option{_near(name, list(_BY_OPTION))}")
+                self.faults.append(f"--{name}: unknown option{meant(name, list(_BY_OPTION))}")
                 continue
             given = str(value) if isinstance(value, Path) else value
             if isinstance(option.default, dict) and not isinstance(value, Mapping):
@@ -498,7 +510,7 @@ def _derive(merge: _Merge, env: Mapping[str, str], hostname: str) -> None:
         values["node.name"] = _name_from_host(hostname)
     for option in _OPTIONS:
         if _is_path(option) and values[option.path]:
-            values[option.path] = FilePath(_expand(values[option.path], env))
+            values[option.path] = FilePath(expanded(values[option.path], env))
     mesh, name = values["node.mesh"], values["node.name"]
     if not values["node.state_dir"] and is_name(mesh) and is_name(name):
         values["node.state_dir"] = FilePath(str(default_state_dir(env, mesh, name)))
@@ -530,36 +542,23 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"node.{field}", fault
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
-    for path, found in (
-        ("weights", rules.weight_faults(values["routing.weights"])),
-        ("tiers", rules.tier_faults(values["routing.tiers"])),
-        ("shares", rules.weight_faults(values["routing.shares"], tuple(rules.SHARES))),
-        ("spend", rules.spend_faults(values["routing.spend"])),
-    ):
-        yield from ((f"routing.{path}", fault) for fault in found)
+    yield from ((f"routing.{path}", fault) for path, fault in _routing_faults(values))
     breaker = "routing.breaker."
     of = {k.removeprefix(breaker): v for k, v in values.items() if k.startswith(breaker)}
     for key, fault in rules.breaker_faults(of):
         yield breaker + key, fault
 
 
-def _all_faults(faults: Sequence[str]) -> str:
-    if len(faults) == 1:
-        return f"the configuration is wrong: {faults[0]}"
-    return f"the configuration has {len(faults)} faults:" + "".join(f"\n  {f}" for f in faults)
-
-
-def _choices(option: Option, value: Any) -> str:
-    """What may stand where one of a few words is wanted, and a wrong word was given."""
-    words = get_args(get_args(option.type)[0])
-    if get_origin(get_args(option.type)[0]) is not Literal or not isinstance(value, str):
-        return ""
-    return f"{value[:80]!r} is none of {', '.join(words)}{_near(value, words)}"
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def _routing_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in KINDS:
+        yield from ((key, fault) for fault in value_faults(key, values[f"routing.{key}"]))
+    tiers = values["routing.tiers"]
+    faults = rules.tier_faults(tiers)
+    yield from (("tiers", fault) for fault in faults)
+    yield from (("spend", fault) for fault in rules.spend_faults(values["routing.spend"]))
+    over = rules.TIERS if faults else {**rules.TIERS, **tiers}  # one wrong default is one fault
+    for path, fault in tables_faults(values[_RULES.path], over):
+        yield f"capability.{path}", fault
 
 
 def _is_path(option: Option) -> bool:
@@ -577,22 +576,7 @@ def _is_toml(value: Any) -> bool:
     return isinstance(value, str) and value.endswith(".toml")
 
 
-def _expand(path: str, env: Mapping[str, str]) -> str:
-    if path == "~" or path.startswith("~/"):
-        return str(_home(env)) + path[1:]
-    return path
-
-
-def _home(env: Mapping[str, str]) -> Path:
-    home = env.get("HOME")
-    return Path(home) if home else Path.home()
-
-
 def _name_from_host(hostname: str) -> str:
     """The host's short name, made valid."""
     short = re.sub(r"[^A-Za-z0-9._-]", "-", hostname.partition(".")[0])[:NAME_CHARS_MAX].strip("-.")
     return short or "node"
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -55,6 +55,7 @@ from meshd.daemon.task_side import MeshTask, TaskSide, TaskStatus
 from meshd.errors import NoDaemonError, UsageError
 from meshd.happening import Event
 from meshd.priority import PRIORITY_DEFAULT
+from meshd.routing.limits import DEADLINE_S, DEADLINE_UNNAMED_S_MAX
 from meshd.sink import PartQueue, Sink
 from meshd.telemetry.log import event, get_logger
 from meshd.work.origin import ORIGIN
@@ -63,7 +64,6 @@ __all__ = [
     "Event", "Found", "Mesh", "MeshTask", "Query", "Reply", "TaskStatus", "capability",
 ]  # fmt: skip
 
-DEADLINE_DEFAULT_S: Seconds = 30.0
 GRACE_S: Seconds = 2.0
 """How much longer than the deadline the daemon may take to say that it has passed."""
 NAME_TRIES = 16
@@ -336,7 +336,8 @@ class Mesh(EventSide, TaskSide):
         Args:
             capability: its name.
             input: JSON values; for Python functions an object of their parameters.
-            deadline_s: give up after this long; 30 s, or what is left of the caller's own time.
+            deadline_s: give up after this long; else as the node is configured (30 s), and in a
+                handler after 30 s or what is left of its own caller's time.
             to: a node's name or id, to insist on it.
             policy: how to choose, if not as the node is configured.
             idempotency_key: a repeated key returns the first result.
@@ -386,22 +387,22 @@ class Mesh(EventSide, TaskSide):
             PeerError: it failed; `definite` says whether it surely had no effect.
         """
         origin = ORIGIN.get()
-        if deadline_s is None:
-            deadline_s = DEADLINE_DEFAULT_S
         if origin.deadline is not None and self._link is not None:
-            deadline_s = min(deadline_s, origin.deadline.remaining(self._link.clock.now()))
-        params: dict[str, Any] = {
-            "capability": capability, "input": input, "deadline_ms": max(1.0, deadline_s * 1_000),
-        }  # fmt: skip
+            left_s = origin.deadline.remaining(self._link.clock.now())
+            deadline_s = min(DEADLINE_S if deadline_s is None else deadline_s, left_s)
         optional = {
             "to": to, "policy": policy, "idempotency_key": idempotency_key, "explain": explain,
             "hops": list(origin.hops),
             "priority": 0 if priority == PRIORITY_DEFAULT else priority,
             "fallback": list(fallback), "wait": wait, "offers": offers,
         }  # fmt: skip
+        params: dict[str, Any] = {"capability": capability, "input": input}
+        if deadline_s is not None:
+            params["deadline_ms"] = max(1.0, deadline_s * 1_000)
         params |= {key: value for key, value in optional.items() if value}
         params |= params_of(preferences)
-        answer: dict[str, Any] = await self._request("delegate", params, deadline_s + GRACE_S, sink)
+        wait_s = GRACE_S + (DEADLINE_UNNAMED_S_MAX if deadline_s is None else deadline_s)
+        answer: dict[str, Any] = await self._request("delegate", params, wait_s, sink)
         return answer
 
     async def stream(

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import repository
@@ -12,16 +13,19 @@ from meshd.cli.app import SECTIONS, root
 from meshd.config import Option, options
 from meshd.gossip.config import PROFILES, profile
 from meshd.gossip.numbers import Number, consequences, numbers
+from meshd.routing.rules import KINDS
 
 PAGE = repository.ROOT / "docs" / "USAGE.md"
 SIZES = (10, 100)
 """Nodes of the meshes for which the page tells what follows from a profile."""
-_PART = re.compile(r"<!-- (commands|settings|profiles) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+_PART = re.compile(r"<!-- (commands|settings|rules|profiles) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
 def written(text: str) -> str:
     """The page with each part as it should be."""
-    made = {"commands": commands(), "settings": settings(), "profiles": profiles()}
+    made = {
+        "commands": commands(), "settings": settings(), "rules": rules(), "profiles": profiles(),
+    }  # fmt: skip
     return _PART.sub(lambda m: f"<!-- {m[1]} -->\n{made[m[1]]}<!-- end -->\n", text)
 
 
@@ -65,6 +69,13 @@ def settings() -> str:
             lines += [f"\n### [{section}]\n", "| key | default | meaning |", "| --- | --- | --- |"]
         lines.append(f"| `{key}` | {_default(option)} | {_cell(option.description)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def rules() -> str:
+    """Every key that the table of a capability may have."""
+    about = ((name, get_args(kind)[1].description) for name, kind in KINDS.items())
+    rows = (f"| `{name}` | {_cell(text)} |" for name, text in about)
+    return "\n".join(["", *_table(["key", "meaning"]), *rows]) + "\n\n"
 
 
 def profiles() -> str:

@@ -18,7 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "start": "Run the daemon in the foreground.",
         "stop": "Leave the mesh and stop the daemon.",
         "status": "Show the health of the local node.",
-        "reload": "Read the capabilities again.",
+        "reload": "Read capabilities and policies again.",
         "join": "Join the mesh of other nodes.",
         "leave": "Leave the mesh; the daemon stays up.",
     },

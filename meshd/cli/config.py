@@ -1,5 +1,6 @@
 """`meshd config`: show, locate and check the configuration that `meshd start` would use."""
 
+import math
 import os
 from collections.abc import Sequence
 from operator import attrgetter
@@ -12,6 +13,7 @@ from meshd.cli.options import connection_options, examples, json_option
 from meshd.cli.output import Cell, Column, Palette, escape, json_text, plural, table
 from meshd.cli.session import Session, current, emit, emit_json
 
+RULES = "routing.capability"
 SIZE_MAX = 100_000
 SIZE_DEFAULT = 10
 """Nodes of a mesh for which numbers are told where no daemon runs that could count them."""
@@ -38,7 +40,7 @@ def command() -> None:
 @json_option
 @current
 def show(session: Session, *, file: str | None, origin: bool, as_json: bool) -> None:
-    """Show every setting, as TOML."""
+    """Show every setting, as TOML; what the policy file says is among [routing]."""
     from meshd.config import load_config
 
     loaded = load_config({"config": file})
@@ -47,18 +49,24 @@ def show(session: Session, *, file: str | None, origin: bool, as_json: bool) -> 
     values = _values(loaded.config)
     if as_json:
         files = [str(path) for path in loaded.files]
+        values = _finite(values)
         document = {"schema": "meshd.config/1", "settings": values, "files": files}
         emit_json({**document, "origins": loaded.origins, "warnings": list(loaded.warnings)})
         return
-    emit(toml_lines(values, loaded.origins if origin else {}, session.palette()))
+    palette = session.palette()
+    tables = values.pop(RULES)
+    lines = toml_lines(values, loaded.origins if origin else {}, palette)
+    emit([*lines, *rule_lines(tables, loaded.origins if origin else {}, palette)])
 
 
 def _values(config: Any) -> dict[str, Any]:
+    import msgspec
+
     from meshd.config import options
 
     found = {}
     for option in options():
-        found[option.path] = attrgetter(option.path)(config)
+        found[option.path] = msgspec.to_builtins(attrgetter(option.path)(config))
     return found
 
 
@@ -76,7 +84,30 @@ def toml_lines(values: dict[str, Any], origins: dict[str, str], palette: Palette
     return lines
 
 
+def _finite(value: Any) -> Any:
+    """The value with null for what is not bounded: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return None if value == math.inf else value
+
+
+def rule_lines(
+    tables: dict[str, dict[str, Any]], origins: dict[str, str], palette: Palette
+) -> list[str]:
+    """The tables of capabilities, as `toml_lines` writes the others; last, as they are in one."""
+    lines: list[str] = []
+    for name, rules in tables.items():
+        lines += ["", palette.paint(f"[{RULES}.{json_text(name)}]", "bold")]
+        for key, value in rules.items():
+            origin = origins.get(f"{RULES}.{name}.{key}")
+            comment = palette.paint(f"  # {escape(origin)}", "dim") if origin else ""
+            lines.append(f"{key} = {_toml(value)}{comment}")
+    return lines
+
+
 def _toml(value: Any) -> str:
+    if value == math.inf:
+        return "inf"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json_text(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return json_text(value)
@@ -87,7 +118,7 @@ def _toml(value: Any) -> str:
 @current
 def path(session: Session, *, as_json: bool) -> None:
     """Show which TOML files are read, the weakest first."""
-    from meshd.config import search_paths
+    from meshd.paths import search_paths
 
     explicit = os.environ.get("MESHD_CONFIG")
     paths = [Path(explicit).expanduser()] if explicit else list(search_paths(os.environ))
@@ -104,13 +135,21 @@ def path(session: Session, *, as_json: bool) -> None:
 @click.argument("file")
 @json_option
 def check(*, file: str, as_json: bool) -> None:
-    """Check one TOML file. Every fault is listed; nothing is started."""
+    """Check one TOML file, a configuration or a policy file. Every fault is listed."""
     from meshd.config import load_config
+    from meshd.routing.policy_file import is_policy_file
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MESHD_")}
-    loaded = load_config({"config": file}, environment)
+    is_policy = is_policy_file(Path(file).expanduser())
+    if is_policy:
+        loaded = load_config({"routing_policy_file": file}, environment, ())
+    else:
+        loaded = load_config({"config": file}, environment)
     if as_json:
         emit_json({"schema": "meshd.config_check/1", "file": file, "ok": True})
+    elif is_policy:
+        found = plural(len(loaded.config.routing.capability), "capability", "capabilities")
+        emit([f"{escape(file)}: ok, has policies of {found} beside the default"])
     else:
         found = plural(len(loaded.config.capability), "capability", "capabilities")
         handlers = plural(len(loaded.config.handler), "handler", "handlers")

@@ -9,9 +9,8 @@ from meshd.cli.options import complete_capabilities, complete_nodes, duration
 from meshd.cli.output import escape, json_text, latency
 from meshd.cli.session import Session
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
-from meshd.routing.limits import RETRIES_MAX
+from meshd.routing.limits import DEADLINE_S, DEADLINE_UNNAMED_S_MAX, RETRIES_MAX
 
-TIMEOUT_S = 30.0
 GRACE_S = 2.0
 """How much longer than the deadline the daemon may take to say that it has passed."""
 
@@ -37,7 +36,8 @@ def handover_options(function: Command, *, also: str = "") -> Command:
             "timeout_s",
             type=duration,
             metavar="TIME",
-            help=f"Give up after this long (5s, 500ms, 2m); default {TIMEOUT_S:g}s{also}.",
+            help=f"Give up after this long (5s, 500ms, 2m); default {DEADLINE_S:g}s,"
+            f" or as the node is configured{also}.",
         ),
         click.option("--policy", metavar="NAME", help="How to choose, e.g. least_loaded."),
         click.option("--explain", is_flag=True, help="Say on stderr why this node was chosen."),
@@ -114,7 +114,8 @@ def hand_over(
         MeshError: nobody could, or the one who could failed.
     """
     params = delegate_params(request, **choices)
-    timeout_s = params["deadline_ms"] / 1_000 + GRACE_S
+    limit_ms = params.get("deadline_ms", DEADLINE_UNNAMED_S_MAX * 1_000)
+    timeout_s = limit_ms / 1_000 + GRACE_S
     answer: dict[str, Any]
     if on_part is None:
         answer = session.call("delegate", params, timeout_s=timeout_s)
@@ -165,8 +166,9 @@ def delegate_params(
         "affinity": affinity,
     }
     given = {key: value for key, value in optional.items() if value is not None}
-    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
-    return {**request, "deadline_ms": max(1, round(timeout_s * 1000)), **given}
+    if timeout_s is not None:
+        given["deadline_ms"] = max(1, round(timeout_s * 1_000))
+    return {**request, **given}
 
 
 def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -211,10 +213,10 @@ def explanation(explain: Any) -> list[str]:
     candidates = explain.get("candidates") or []
     left_out = explain.get("left_out") or []
     ranked = [f"{_name(c)} ({_score(c)})" for c in candidates]
-    made = (
-        f"{escape(explain.get('capability', '?'))} by policy {escape(explain.get('policy', '?'))}"
-    )
-    lines = [f"{made} → {ranked[0] if ranked else 'nobody'}"]
+    capability, policy = (escape(explain.get(key, "?")) for key in ("capability", "policy"))
+    source = explain.get("policy_from")
+    policy += f" (from {escape(source)})" if source else ""
+    lines = [f"{capability} by policy {policy} → {ranked[0] if ranked else 'nobody'}"]
     lines += [f"  then {text}" for text in ranked[1:]]
     lines += [f"  not {_name(o)}: {escape(o.get('why', '?'))}" for o in left_out[:LEFT_OUT_MAX]]
     if len(left_out) > LEFT_OUT_MAX:

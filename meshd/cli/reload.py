@@ -1,4 +1,4 @@
-"""`meshd reload`: read the capabilities again, without a restart."""
+"""`meshd reload`: read capabilities and policies again, without a restart."""
 
 import click
 
@@ -11,7 +11,7 @@ TIMEOUT_S = 30.0
 
 @click.command(
     "reload",
-    short_help="Read the capabilities again.",
+    short_help="Read capabilities and policies again.",
     epilog=examples(
         "meshd reload",
     ),
@@ -20,9 +20,9 @@ TIMEOUT_S = 30.0
 @connection_options(hidden=True)
 @current
 def command(session: Session, *, as_json: bool) -> None:
-    """Read the capabilities again, as SIGHUP does: modules, TOML files and the configuration.
+    """Read capabilities and policies again, as SIGHUP does: modules, TOML files, the configuration.
 
-    What is wrong changes nothing. All other settings take a restart.
+    What is wrong changes nothing. Settings but those of [routing] take a restart.
     """
     result = session.call("reload", timeout_s=TIMEOUT_S)
     if as_json:
@@ -30,4 +30,6 @@ def command(session: Session, *, as_json: bool) -> None:
         return
     changed = ", ".join(escape(name) for name in result["changed"]) or "nothing"
     offered = ", ".join(escape(name) for name in result["capabilities"]) or "nothing"
-    emit([f"changed: {changed}", f"offers: {offered}"])
+    lines = [f"changed: {changed}", f"offers: {offered}"]
+    routing = ", ".join(escape(key) for key in result.get("routing") or [])
+    emit([*lines, f"routing: {routing}"] if routing else lines)

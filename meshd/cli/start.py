@@ -43,6 +43,10 @@ _FLAGS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             "help": "Capabilities to offer.",
         },
     ),
+    (
+        ("--routing-policy-file",),
+        {"metavar": "FILE", "help": "Policies by capability, read again when it changes."},
+    ),
     (("--region",), {"metavar": "NAME", "help": "Where this node is, e.g. eu-west."}),
     (
         ("--label", "labels"),

@@ -237,9 +237,9 @@ class ControlMethods:
 
     async def _reload(self, params: Nothing, context: CallContext) -> dict[str, Any]:
         del params, context
-        changed = self._node.reload()
+        changed, routing = self._node.reload()
         names = [manifest.name for manifest in self._node.worker.manifests()]
-        return {"capabilities": names, "changed": list(changed)}
+        return {"capabilities": names, "changed": list(changed), "routing": list(routing)}
 
     async def _doctor(self, params: DoctorParams, context: CallContext) -> dict[str, Any]:
         del context

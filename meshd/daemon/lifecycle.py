@@ -15,6 +15,7 @@ from meshd.config import Config
 from meshd.daemon.event_commands import EventCommands
 from meshd.daemon.node import Node
 from meshd.daemon.platform import LoopFactory, SystemPlatform
+from meshd.daemon.routing_watch import Reread, RoutingWatch
 from meshd.errors import MeshError, UsageError
 from meshd.event_handler import handlers_from_config
 from meshd.telemetry import log
@@ -32,8 +33,8 @@ def run(
 ) -> int:
     """Run a daemon until it is asked to stop; returns the exit code.
 
-    `reread` is asked for the configuration again at each reload, which takes the capabilities from
-    it; without it those of `config` are loaded anew.
+    `reread` is asked for the configuration again at each reload, which takes capabilities, handlers
+    and routing from it; without it those of `config` are loaded anew.
 
     Raises:
         UsageError: it could not be started; every fault of the capabilities is listed.
@@ -100,12 +101,13 @@ async def _serve(
 ) -> int:
     node = Node(config, definitions_of(config), SystemPlatform(factory))
     commands = EventCommands(node)
+    routing = RoutingWatch(node, reread)
 
-    def reload() -> tuple[CapabilityDefinition, ...]:
-        fresh = reread()
+    def reload() -> Reread:
+        fresh = routing.read()
         definitions = definitions_of(fresh, fresh=True)
         commands.use(handlers_from_config(fresh.handler))
-        return definitions
+        return definitions, routing.use(fresh.routing)
 
     node.reload_with(reload)
     if ready_file:
@@ -114,12 +116,14 @@ async def _serve(
         try:
             await node.start()
             commands.use(handlers_from_config(config.handler))
+            routing.start()
             if ready_file:
                 _write_ready(Path(ready_file), node)
             _tell_systemd("READY=1")
             await node.stopping.wait()
             _tell_systemd("STOPPING=1")
         finally:
+            await routing.stop()
             await commands.stop()
             await node.stop(node.stopping.drain_s)
             if ready_file:
@@ -141,11 +145,12 @@ def _signals(node: Node) -> Iterator[None]:
 
     def reload() -> None:
         try:
-            changed = node.reload()
+            changed, routing = node.reload()
         except MeshError as error:
             event(logger, "error", "reload_failed", reason=str(error))
         else:
-            event(logger, "info", "reloaded", changed=",".join(changed))
+            event(logger, "info", "reloaded", changed=",".join(changed),
+                  routing=",".join(routing))  # fmt: skip
 
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
     for number, handler in handlers.items():

@@ -16,6 +16,7 @@ from meshd.daemon.event_methods import PROGRAM_METHODS
 from meshd.daemon.happenings import Answerer, Asked
 from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
+from meshd.daemon.routing_watch import RoutingWatch
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoDaemonError, UsageError
 from meshd.happening import payload_from, payload_shape
@@ -82,8 +83,9 @@ class EmbeddedLink:
 
     kind = "embedded"
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, routing: RoutingWatch | None = None) -> None:
         self._node = node
+        self._routing = routing
         self._has_news = False
 
     @classmethod
@@ -97,7 +99,9 @@ class EmbeddedLink:
         loaded = load_config(flags)
         node = Node(loaded.config, definitions, SystemPlatform(), control_path="")
         await node.start()
-        return cls(node)
+        routing = RoutingWatch(node, lambda: load_config(flags).config)
+        routing.start()
+        return cls(node, routing)
 
     @property
     def node_name(self) -> str:
@@ -140,6 +144,8 @@ class EmbeddedLink:
 
     async def close(self) -> None:
         """Leave the mesh."""
+        if self._routing is not None:
+            await self._routing.stop()
         await self._node.stop(DRAIN_S)
 
 

@@ -27,6 +27,7 @@ from meshd.routing.request import (
     DelegateResult,
     request_from_params,
 )
+from meshd.routing.rules import completed
 from meshd.routing.settings import HOPS_MAX
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.sink import Sink, UntilGone
@@ -357,9 +358,11 @@ class RemoteMethods:
             MeshError: as `Dispatcher.delegate` does.
         """
         request = self.request_of(params)
+        settings = self._node.dispatcher.settings_for(request.capability)
+        request = completed(request, settings)
         asked_s = request.deadline_s
         if asked_s is None:
-            asked_s = self._node.dispatcher.deadline_s
+            asked_s = settings.deadline_s
         if context.deadline_s is not None:
             asked_s = min(asked_s, context.deadline_s)
         request = msgspec.structs.replace(request, deadline_s=asked_s, caller=context.who)
@@ -373,7 +376,9 @@ class RemoteMethods:
             request.input,
             lambda: self._node.dispatcher.delegate(request, sink),
             timeout_s=asked_s + ANSWER_GRACE_S,
-            may_repeat=lambda: self.is_idempotent(request.capability),
+            may_repeat=lambda: all(
+                self.is_idempotent(name) for name in (request.capability, *request.fallback)
+            ),
         )
 
     def request_of(self, params: Params) -> DelegateRequest:

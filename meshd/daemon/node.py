@@ -21,6 +21,7 @@ from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.naming import address_at
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
+from meshd.daemon.routing_watch import Reread
 from meshd.daemon.run_keeper import RunKeeper
 from meshd.daemon.settings import gossip_config, routing_settings, server_limits
 from meshd.daemon.stopping import Stopping
@@ -143,7 +144,7 @@ class Node:
         self.problems: dict[str, str] = {}
         self.foreign: dict[Address, tuple[str, Instant]] = {}  # versions spoken, last noticed when
         self.happenings = Happenings(self)
-        self._reload: Callable[[], tuple[CapabilityDefinition, ...]] | None = None
+        self._reload: Callable[[], Reread] | None = None
         self.methods = RemoteMethods(self)
         self.task_methods = TaskMethods(self)
         self._register_methods()
@@ -269,7 +270,7 @@ class Node:
         self._dispatcher = Dispatcher(
             clock=self.clock, view=self.view, invoker=self._links, local=self.methods.work_here,
             local_offer=self.methods.offer_here,
-            random=self.platform.random("routing"), settings=routing_settings(self.config),
+            random=self.platform.random("routing"), settings=routing_settings(self.config.routing),
         )  # fmt: skip
         await self._server.start_tcp(tcp)
         if self.control_path:
@@ -396,12 +397,12 @@ class Node:
             self.gossip.rejoin()
             self._tell_load()
 
-    def reload_with(self, load: Callable[[], tuple[CapabilityDefinition, ...]]) -> None:
-        """What `reload` reads the capabilities by."""
+    def reload_with(self, load: Callable[[], Reread]) -> None:
+        """What `reload` reads the files by."""
         self._reload = load
 
-    def reload(self) -> tuple[str, ...]:
-        """Read the capabilities again; returns the names of those that changed.
+    def reload(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Read files again: the names of capabilities, and keys of `[routing]`, that changed.
 
         Raises:
             UsageError: they are wrong now, or this node has nothing to read them from; those that
@@ -409,7 +410,8 @@ class Node:
         """
         if self._reload is None:
             raise UsageError("this node's capabilities come from a program, not from files")
-        return self.worker.replace(self._reload())
+        definitions, routing = self._reload()
+        return self.worker.replace(definitions), routing
 
     async def _close(self) -> None:
         await self._cancel_leaving()

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from meshd.config import Config
+from meshd.config import Config, RoutingConfig
 from meshd.gossip.config import GossipConfig, profile
 from meshd.routing.settings import RoutingSettings
 from meshd.rpc.limits import ServerLimits
@@ -17,9 +17,8 @@ def gossip_config(config: Config) -> GossipConfig:
     )
 
 
-def routing_settings(config: Config) -> RoutingSettings:
+def routing_settings(routing: RoutingConfig) -> RoutingSettings:
     """Routing's settings from the configuration."""
-    routing = config.routing
     return RoutingSettings(
         policy=routing.policy,
         weights=routing.weights,
@@ -29,6 +28,12 @@ def routing_settings(config: Config) -> RoutingSettings:
         shares=routing.shares,
         spend=routing.spend,
         breaker=routing.breaker,
+        sample=routing.sample,
+        retries=routing.retries,
+        deadline_s=routing.deadline_s,
+        fallback=routing.fallback,
+        cost_usd_max=routing.cost_usd_max,
+        by_capability=routing.capability,
     )
 
 

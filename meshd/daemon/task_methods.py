@@ -9,6 +9,7 @@ from meshd.clock import Seconds
 from meshd.errors import NoCandidateError, UsageError
 from meshd.model import NodeId
 from meshd.routing.request import ID_DIGITS, choices_of
+from meshd.routing.rules import completed
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.sink import Sink
 from meshd.tasks.keeper import Tasks
@@ -148,6 +149,9 @@ class TaskMethods:
 
     async def _submit(self, params: Params, context: CallContext) -> dict[str, Any]:
         request = self._node.methods.request_of(params)
+        # Kept with the task: whether it may begin anew depends on its fallbacks, too.
+        settings = self._node.dispatcher.settings_for(request.capability)
+        request = completed(request, settings)
         assert isinstance(params, dict), "checked before"
         given: dict[str, Any] = {
             "capability": request.capability, "input": request.input, "priority": request.priority,

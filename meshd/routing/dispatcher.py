@@ -19,7 +19,6 @@ from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
 from meshd.routing.breakers import Breakers
 from meshd.routing.call import (
-    WAIT_MAX_S,
     Call,
     Hedge,
     Invoker,
@@ -31,23 +30,20 @@ from meshd.routing.call import (
 from meshd.routing.decisions import Decisions
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
+from meshd.routing.patience import Patience
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import ATTEMPTS_MAX, Plan, explain, nobody, plan
+from meshd.routing.router import Plan, explain, nobody, plan
+from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
 from meshd.routing.spend import Ledger, units_of
-from meshd.routing.waiting import Place, WaitingRoom
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
 BUDGET_MIN_S: Seconds = 0.001
 """Less than this is not worth sending: the wire carries whole milliseconds."""
 
-OFFER_SLACK = 1.5
-"""A busy peer's ETA is an estimate: one of up to this times the remaining time is waited for."""
-
-WAIT_MIN_S: Seconds = 0.005
 TURNS_MAX = 1024
 
 
@@ -77,23 +73,34 @@ class Dispatcher:
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
         self._settings = settings or RoutingSettings()
+        self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
         self.breakers = Breakers(self._settings.breaker)
-        self._room = WaitingRoom(self._settings.queue_max)
-        self._sleep = sleep
+        self._patience = Patience(clock, random, sleep, self._settings.queue_max)
         self._running: dict[NodeId, dict[int, Running]] = {}
         self._turns: dict[str, NodeId] = {}
         self._is_closed = False
 
-    @property
-    def deadline_s(self) -> Seconds:
-        """The deadline of calls that name none."""
-        return self._settings.deadline_s
+    def settings_for(self, capability: str) -> RoutingSettings:
+        """What holds for calls of this capability."""
+        return self._rules.of(capability)
+
+    def use(self, settings: RoutingSettings) -> None:
+        """Go on by these settings; calls under way do so from their next try.
+
+        `queue_max` stays as it was.
+
+        Raises:
+            UsageError: those of a capability are out of range; nothing changed.
+        """
+        self._rules = Rules(settings)
+        self._settings = settings
+        self.ledger.cap(settings.spend)
 
     @property
     def waiting(self) -> int:
         """How many calls wait here for a worker."""
-        return len(self._room)
+        return len(self._patience.room)
 
     @property
     def dispatch_per_s(self) -> float:
@@ -124,7 +131,8 @@ class Dispatcher:
         self._check_hops(request)
         if not request.is_repeat:
             self.resilience.began(now)
-        limit_s = self._settings.deadline_s if request.deadline_s is None else request.deadline_s
+        usual_s = self.settings_for(request.capability).deadline_s
+        limit_s = usual_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
         attempts: list[Attempt] = []
         names = request.capability, *request.fallback
@@ -159,7 +167,9 @@ class Dispatcher:
             result = await self._ask_candidates(call)
             if result is not None:
                 return result
-            await self._wait_for_room(call)
+            remaining_s = call.deadline.remaining(self._clock.now())
+            kept_s = self._settings.reserve_s(remaining_s) + BUDGET_MIN_S
+            await self._patience.for_room(call, kept_s=kept_s)
 
     def plan(self, request: DelegateRequest, *, is_detailed: bool = False) -> Plan:
         """The plan that this request would get now, without calling anyone.
@@ -182,7 +192,7 @@ class Dispatcher:
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone; wake who waits for any."""
-        self._room.tell_news()
+        self._patience.room.tell_news()
         for node in list(self._running):
             if node == view.me:
                 continue
@@ -244,14 +254,15 @@ class Dispatcher:
         """
         asked = 0
         while True:
+            attempts_max = self._attempts_max(call)
             if self._is_closed:
                 raise call.ended(PeerError("this node is stopping", code=Code.CANCELLED))
             # Counted over the whole call: a busy peer among them must not buy it further rounds.
-            if call.error is not None and len(call.failed) >= ATTEMPTS_MAX:
-                await self._wait_for_somebody(call, call.error)
+            if call.error is not None and len(call.failed) >= attempts_max:
+                await self._patience.for_somebody(call, call.error)
                 asked = 0
                 continue
-            if asked >= ATTEMPTS_MAX:
+            if asked >= attempts_max:
                 return None
             view = self._view()
             call.made = made = self._plan(call, view, is_detailed=call.request.explain)
@@ -260,7 +271,9 @@ class Dispatcher:
                     self._note_full(call, made, view)
                     if call.offer_s is not None:
                         return None
-                await self._wait_for_somebody(call, call.error or self._nobody(call, made, view))
+                await self._patience.for_somebody(
+                    call, call.error or self._nobody(call, made, view)
+                )
                 asked = 0
             elif call.owes_pause:
                 await self._back_off(call)
@@ -272,6 +285,9 @@ class Dispatcher:
                 result = await self._attempt(call, made, peer, view)
                 if result is not None:
                     return result
+
+    def _attempts_max(self, call: Call) -> int:
+        return 1 + self.settings_for(call.request.capability).retries
 
     def _nobody(self, call: Call, made: Plan, view: ClusterView) -> MeshError:
         """The error for a plan without attempts; where a cap leaves too little, that says so."""
@@ -305,79 +321,12 @@ class Dispatcher:
             call.owes_pause = False
             pause_s = min(self.resilience.pause_s(call.failures), call.deadline.remaining(now))
             if pause_s > 0:
-                await self._sleep(pause_s)
+                await self._patience.sleep(pause_s)
         elif call.may_wait(error):
-            await self._wait_for_somebody(call, error)
+            await self._patience.for_somebody(call, error)
         else:
             error.message += " (and this node's budget of retries is used up)"
             raise call.ended(error)
-
-    async def _wait_for_somebody(self, call: Call, error: MeshError) -> None:
-        """Wait for the mesh to change, for callers who asked for that; then all are asked anew.
-
-        Raises:
-            MeshError: the given one, where there is no point in waiting, or no place.
-        """
-        now = self._clock.now()
-        left_s = call.deadline.remaining(now)
-        if left_s <= WAIT_MIN_S or not call.may_wait(error):
-            raise call.ended(error)
-        wait_s = max(WAIT_MIN_S, call.failed_until - now) if call.failed else WAIT_MAX_S
-        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=False):
-            raise call.ended(error)
-        call.ask_anew(self._clock.now())
-
-    async def _wait_for_room(self, call: Call) -> None:
-        """Wait for about half of the best ETA, then everyone who was busy may be asked again.
-
-        Half, as a worker's queue has a place long before the work would be done; spread, so that
-        not all who wait come back at once.
-
-        Raises:
-            BusyError: the best offer is too late, or this node's queue is full.
-        """
-        now = self._clock.now()
-        offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
-        assert offer_s is not None, "who refuses makes an offer"
-        if not call.request.is_patient:
-            raise call.ended(call.busy(offer_s, "this call does not wait"))
-        left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
-        is_too_late = offer_s > OFFER_SLACK * remaining_s and not call.request.is_queued
-        if is_too_late or left_s < WAIT_MIN_S:
-            raise call.ended(call.busy(offer_s, f"only {remaining_s:.3g} s remain"))
-        wait_s = min(max(offer_s * self._random.uniform(0.25, 0.75), WAIT_MIN_S), WAIT_MAX_S)
-        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=True):
-            raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
-        call.ask_anew(self._clock.now())
-
-    async def _wait(
-        self, call: Call, wait_s: Seconds, left_s: Seconds, *, is_for_room: bool
-    ) -> bool:
-        """Wait so long, or until it is this call's turn; false if there is no place for it."""
-        now, request = self._clock.now(), call.request
-        place = Place(
-            request.capability,
-            request.priority,
-            is_for_room,
-            due=Instant(now + wait_s),
-            latest=Instant(now + left_s),
-        )
-        if not self._room.enter(place):
-            return False
-        try:
-            while True:
-                sleeping = asyncio.ensure_future(self._sleep(max(0.0, place.due - now)))
-                place.wake = sleeping.cancel
-                try:
-                    await asyncio.wait((sleeping,))
-                finally:
-                    sleeping.cancel()
-                if place.is_woken or self._room.takes_turn(place):
-                    break
-                now = self._clock.now()
-        finally:
-            self._room.leave(place)
-        return not place.is_displaced
 
     def _plan(
         self,
@@ -389,14 +338,17 @@ class Dispatcher:
         is_idempotent: bool = False,
     ) -> Plan:
         request, now = call.request, self._clock.now()
-        terms = self.ledger.terms(request.terms, request.caller, request.capability, now)
+        settings = self.settings_for(request.capability)
+        terms = self.ledger.terms(
+            request.terms, request.caller, request.capability, now, settings.cost_usd_max
+        )
         return plan(
             view,
             call.need(besides, is_idempotent=is_idempotent, terms=terms),
             now,
             outstanding=self.outstanding,
             random=self._random,
-            settings=self._settings,
+            settings=settings,
             breakers=self.breakers,
             policy=request.policy_asked,
             last=self._turns.get(request.capability),
@@ -459,8 +411,9 @@ class Dispatcher:
     def _hedge(self, call: Call, first: Running) -> Hedge | None:
         """A second copy for later, of work that may run twice and whose usual time is known."""
         may_run_twice = first.is_idempotent and call.sink is None and not call.request.to
-        is_last = len(call.failed) + 1 >= ATTEMPTS_MAX
-        if not (may_run_twice and self._settings.is_hedging) or is_last:
+        is_last = len(call.failed) + 1 >= self._attempts_max(call)
+        is_hedging = self.settings_for(call.request.capability).is_hedging
+        if not (may_run_twice and is_hedging) or is_last:
             return None
         after_s = self.resilience.hedge_after_s(call.request.capability)
         if after_s is None or after_s >= first.remaining_s:

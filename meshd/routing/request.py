@@ -10,14 +10,13 @@ from meshd.errors import PeerError, UsageError
 from meshd.model import check_name, is_name
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.routing.limits import RETRIES_MAX
-from meshd.routing.settings import HOPS_MAX
+from meshd.routing.settings import FALLBACKS_MAX, HOPS_MAX
 from meshd.routing.terms import NO_TERMS, Terms, parse_terms
 from meshd.routing.versions import version_fault
 
 ID_DIGITS = 16
 TAGS_MAX = 16
 KEY_CHARS_MAX = 128
-FALLBACKS_MAX = 4
 DEADLINE_MS_MAX = 86_400_000
 _HEX = frozenset("0123456789abcdef")
 

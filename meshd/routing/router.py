@@ -16,11 +16,13 @@ from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import DEFAULT, RoutingSettings
 from meshd.routing.signals import Outstanding
 from meshd.view import ClusterView, Peer
 
 ATTEMPTS_MAX = 1 + RETRIES_MAX
+THE_CALL = "the call"
+"""Who chose the policy, where no setting did."""
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
@@ -41,7 +43,8 @@ class Plan:
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
     `scores` are those of the passed over, where they were asked for; `trials` are nodes with
-    a half-open circuit, `circuit` is that of the whole capability, where it lets no call pass.
+    a half-open circuit, `circuit` is that of the whole capability, where it lets no call pass;
+    `policy_from` says who chose the policy.
     """
 
     need: Need
@@ -52,6 +55,7 @@ class Plan:
     scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
     trials: Collection[NodeId] = ()
     circuit: Circuit | None = None
+    policy_from: str = DEFAULT
 
     @property
     def chosen(self) -> Candidate | None:
@@ -116,6 +120,7 @@ def plan(
         scores={c.peer.node: c for c in scored},
         trials=admitted.trials,
         circuit=circuit,
+        policy_from=THE_CALL if policy else settings.source,
     )
 
 
@@ -182,6 +187,7 @@ def explain(made: Plan) -> dict[str, Any]:
     first = made.chosen
     return {
         "policy": made.policy,
+        "policy_from": made.policy_from,
         "capability": made.need.capability,
         "chosen": None if first is None else _label(first.peer.node, first.peer.name),
         "candidates": [_row(c) for c in made.attempts],

@@ -1,15 +1,20 @@
 """What an operator may set about routing, with its bounds."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from meshd.clock import Seconds
 from meshd.errors import UsageError
-from meshd.routing.limits import RETRIES_MAX
+from meshd.model import is_name
+from meshd.routing.limits import DEADLINE_S, DEADLINE_UNNAMED_S_MAX, RETRIES_MAX
+
+SAMPLE_MIN = 2
+FALLBACKS_MAX = 4
 
 HOPS_MAX = 16
 """Nodes that one piece of work may come through; it also bounds the list on the wire."""
@@ -103,6 +108,86 @@ def breaker_faults(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         yield "open_s_max", f"must be at least {', '.join(longest)}"
 
 
+DEFAULT = "default"
+"""The source of settings that are no capability's own."""
+
+PolicyName = Literal[
+    "adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random", "fastest",
+    "cheapest", "quality", "composite", "skill", "sticky",
+]  # fmt: skip
+"""What a configuration may name; `pinned` is what naming a node means."""
+
+
+def _about(text: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+PolicySetting = Annotated[PolicyName, _about("How to choose where the call does not say.")]
+SampleSetting = Annotated[
+    int,
+    _about(
+        "Peers that a policy which draws some looks at,"
+        f" {SAMPLE_MIN}..{1 + RETRIES_MAX}: more find fast ones sooner, fewer herd less.",
+        ge=SAMPLE_MIN,
+        le=1 + RETRIES_MAX,
+    ),
+]
+WeightsSetting = Annotated[
+    dict[str, float],
+    _about("Of the policy `weighted`: cpu, mem and latency to numbers.", max_length=32),
+]
+TiersSetting = Annotated[
+    dict[str, float],
+    _about("Of the policy `quality`, least success of each tier: preferred, fallback, least."),
+]
+SharesSetting = Annotated[
+    dict[str, float],
+    _about("Of the policy `composite`: match, trust, availability and cost to numbers."),
+]
+FallbackSetting = Annotated[
+    tuple[str, ...],
+    _about(
+        f"Capabilities, {FALLBACKS_MAX} at most, to try with the same input where nobody can do it"
+        " and the call names none.",
+        max_length=FALLBACKS_MAX,
+    ),
+]
+RetriesSetting = Annotated[
+    int,
+    _about(f"Further candidates after the first, 0..{RETRIES_MAX}.", ge=0, le=RETRIES_MAX),
+]
+HedgeSetting = Annotated[
+    bool,
+    _about("Send idempotent work that takes long to a second peer, for 1 call in 20 at most."),
+]
+DeadlineSetting = Annotated[
+    float,
+    _about(
+        f"Seconds for a call that names no deadline, at most {DEADLINE_UNNAMED_S_MAX:g}.",
+        gt=0,
+        le=DEADLINE_UNNAMED_S_MAX,
+    ),
+]
+CostSetting = Annotated[
+    float, _about("USD that a call may be expected to cost at most, also if it allows more.", ge=0)
+]
+
+
+class Overrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What calls of some capabilities have in place of the default; None is as by default."""
+
+    policy: PolicySetting | None = None
+    sample: SampleSetting | None = None
+    weights: WeightsSetting | None = None
+    tiers: TiersSetting | None = None
+    shares: SharesSetting | None = None
+    fallback: FallbackSetting | None = None
+    retries: RetriesSetting | None = None
+    hedge: HedgeSetting | None = None
+    deadline_s: DeadlineSetting | None = None
+    cost_usd_max: CostSetting | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingSettings:
     """Settings of one node's routing.
@@ -114,13 +199,19 @@ class RoutingSettings:
         weights: what the policy `weighted` weighs; each 0 or more, one above 0.
         hops_max: how often one piece of work may be passed on before it is taken for a cycle.
         queue_max: calls that may wait at once, for a busy peer to have room or for any at all.
-        deadline_s: the deadline of calls that name none, seconds.
+        deadline_s: the deadline of calls that name none, seconds, above 0, at most 600.
         reserve_fraction: share of the remaining time that a hop keeps for the way back, 0..0.5.
         reserve_s_max: upper bound of that reserve, seconds.
         is_hedging: whether idempotent work that takes long is sent to a second peer.
         tiers: success that the policy `quality` asks for: `preferred` over `fallback` over `least`,
             each 0..1; those left out are as in `TIERS`.
         shares: what the policy `composite` weighs; each 0 or more, one above 0.
+        fallback: capabilities to try where nobody can do what is asked, and the call names none.
+        retries: further candidates after the first, 0..3.
+        cost_usd_max: what a call may be expected to cost, USD; infinity is no bound.
+        by_capability: what capabilities have of their own, by name or by a beginning and `*`;
+            see `meshd.routing.rules`.
+        source: `default`, or the key of `by_capability` that these are laid over by.
         spend: what each caller, and the node, may spend in an hour and in a day, USD, by the names
             in `SPEND_CAPS`; what is left out is not bounded.
         breaker: when circuits open, and for how long.
@@ -134,7 +225,7 @@ class RoutingSettings:
     weights: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.7, "latency": 0.3})
     hops_max: int = 8
     queue_max: int = 256
-    deadline_s: Seconds = 30.0
+    deadline_s: Seconds = DEADLINE_S
     reserve_fraction: float = 0.1
     reserve_s_max: Seconds = 0.05
     is_hedging: bool = True
@@ -142,21 +233,31 @@ class RoutingSettings:
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     spend: Mapping[str, float] = field(default_factory=dict)
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    fallback: Sequence[str] = ()
+    retries: int = RETRIES_MAX
+    cost_usd_max: float = math.inf
+    by_capability: Mapping[str, Overrides] = field(default_factory=dict)
+    source: str = DEFAULT
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
         faults = [
             text
             for bad, text in (
-                (not 2 <= self.sample <= 1 + RETRIES_MAX, f"sample must be 2..{1 + RETRIES_MAX}"),
+                (
+                    not SAMPLE_MIN <= self.sample <= 1 + RETRIES_MAX,
+                    f"sample must be {SAMPLE_MIN}..{1 + RETRIES_MAX}",
+                ),
+                (not 0 <= self.retries <= RETRIES_MAX, f"retries must be 0..{RETRIES_MAX}"),
                 (not 1 <= self.hops_max <= HOPS_MAX, f"hops_max must be 1..{HOPS_MAX}"),
                 (not 0 <= self.queue_max <= 65_536, "queue_max must be 0..65536"),
                 (
-                    not 0.0 < self.deadline_s <= 86_400.0,
-                    "deadline_s must be above 0, at most a day",
+                    not 0.0 < self.deadline_s <= DEADLINE_UNNAMED_S_MAX,
+                    f"deadline_s must be above 0, at most {DEADLINE_UNNAMED_S_MAX:g}",
                 ),
                 (not 0.0 <= self.reserve_fraction <= 0.5, "reserve_fraction must be 0..0.5"),
                 (not 0.0 <= self.reserve_s_max <= 10.0, "reserve_s_max must be 0..10"),
+                (not self.cost_usd_max >= 0.0, "cost_usd_max must be 0 or more"),  # bars NaN too
             )
             if bad
         ]
@@ -164,6 +265,7 @@ class RoutingSettings:
         faults += [f"tiers: {fault}" for fault in tier_faults(self.tiers)]
         faults += [f"shares: {fault}" for fault in weight_faults(self.shares, tuple(SHARES))]
         faults += [f"spend: {fault}" for fault in spend_faults(self.spend)]
+        faults += [f"fallback: {fault}" for fault in fallback_faults(self.fallback)]
         if faults:
             raise UsageError("routing: " + "; ".join(faults), hint="correct these settings")
         object.__setattr__(self, "tiers", {**TIERS, **self.tiers})
@@ -207,3 +309,10 @@ def spend_faults(caps: Mapping[str, float]) -> list[str]:
         for name, usd in caps.items()
         if not 0.0 <= usd <= SPEND_MAX_USD
     ]
+
+
+def fallback_faults(names: Sequence[str]) -> list[str]:
+    """What is wrong with these names of capabilities, in sentences; empty if nothing is."""
+    wrong = [f"{name[:80]!r} is not a valid name" for name in names if not is_name(name)]
+    too_many = [f"at most {FALLBACKS_MAX} capabilities"] if len(names) > FALLBACKS_MAX else []
+    return wrong + too_many

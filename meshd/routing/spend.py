@@ -104,15 +104,25 @@ class Ledger:
         self._rows: dict[tuple[str, str], Row] = {}
         self._units: dict[str, tuple[float, int]] = {}
 
+    def cap(self, caps: Mapping[str, float]) -> None:
+        """These caps hold from now on, also for what was spent before."""
+        self._caps = dict(caps)
+
     def terms(
-        self, asked: Terms | None, caller: str, capability: str, now: Instant
+        self,
+        asked: Terms | None,
+        caller: str,
+        capability: str,
+        now: Instant,
+        most_usd: float = math.inf,
     ) -> Terms | None:
         """What is asked of candidates, with what the caller may still spend, and the usual units.
 
-        None where nothing is.
+        None where nothing is. Nor may a call be expected to cost more than `most_usd`.
         """
         units, _ = self._units.get(capability, (1.0, 0))
-        terms = within(asked or NO_TERMS, self.left_usd(caller, now), units)
+        left_usd = min(most_usd, self.left_usd(caller, now))
+        terms = within(asked or NO_TERMS, left_usd, units)
         return None if terms is NO_TERMS else terms
 
     def left_usd(self, caller: str, now: Instant) -> float:

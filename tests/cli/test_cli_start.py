@@ -25,7 +25,8 @@ INFO = {"url": "http://192.168.1.17:6374"}
 ALL_FLAGS = """
 start --name b --mesh m --bind 127.0.0.1:0 --advertise 127.0.0.1 --join a --join c:1 --peers-file p
 --no-mdns --iface lo --iface eth0 --capability x:y --capability z.toml --slots 3 --profile local
---state-dir s --log-level error --log-format json --loop asyncio --ready-file r --drain 2s --config
+--state-dir s --log-level error --log-format json --loop asyncio --ready-file r --drain 2s
+--routing-policy-file p.toml --config
 """
 
 
@@ -52,9 +53,11 @@ def test_start_needs_no_flags(meshd, lifecycle):
     assert lifecycle.ready_file is None
 
 
-def test_every_flag_of_start_reaches_the_configuration(meshd, lifecycle, home):
+def test_every_flag_of_start_reaches_the_configuration(meshd, lifecycle, home, monkeypatch):
     config = home / "meshd.toml"
     config.write_text("[routing]\nhops_max = 3\n")
+    monkeypatch.chdir(home)
+    (home / "p.toml").write_text("[default]\nretries = 1\n")
     done = meshd(*ALL_FLAGS.split(), str(config))
     assert (done.exit, done.err) == (0, "")
     node = lifecycle.config.node
@@ -67,7 +70,7 @@ def test_every_flag_of_start_reaches_the_configuration(meshd, lifecycle, home):
     assert (node.peers_file, node.mdns, node.slots, node.profile) == ("p", False, 3, "local")
     assert (node.state_dir, node.loop, node.drain_s) == ("s", "asyncio", 2.0)
     assert (lifecycle.config.log.level, lifecycle.config.log.format) == ("error", "json")
-    assert lifecycle.config.routing.hops_max == 3
+    assert (lifecycle.config.routing.hops_max, lifecycle.config.routing.retries) == (3, 1)
     assert lifecycle.ready_file == "r"
 
 
@@ -242,6 +245,50 @@ def test_what_config_show_prints_passes_the_check(meshd, home):
     file = home / "all.toml"
     file.write_text(meshd("config", "show", "--origin").out)
     assert meshd("config", "check", str(file)).exit == 0
+
+
+def test_config_show_has_the_tables_of_capabilities_with_their_origins(meshd, home):
+    policies = home / "p.toml"
+    policies.write_text("[default]\nretries = 1\n[capability.'a.*']\ncost_usd_max = inf\n")
+    file = home / "all.toml"
+    file.write_text(
+        f"[routing]\npolicy_file = '{policies}'\n[routing.capability.b]\nfallback = ['c']\n"
+    )
+    shown = meshd("config", "show", "--origin", "--config", str(file)).out
+    routing = tomllib.loads(shown)["routing"]
+    assert (routing["retries"], routing["cost_usd_max"]) == (1, float("inf"))
+    assert routing["capability"] == {
+        "b": {"fallback": ["c"]},
+        "a.*": {"cost_usd_max": float("inf")},
+    }
+    assert f"retries = 1  # {policies}\n" in shown
+    assert f'[routing.capability."a.*"]\ncost_usd_max = inf  # {policies}\n' in shown
+    assert f'fallback = ["c"]  # {file}\n' in shown
+    settings = meshd("config", "show", "--json", "--config", str(file)).json["settings"]
+    assert settings["routing.cost_usd_max"] is None
+    assert settings["routing.capability"] == {
+        "b": {"fallback": ["c"]},
+        "a.*": {"cost_usd_max": None},
+    }
+    again = home / "again.toml"
+    again.write_text(shown)
+    assert meshd("config", "check", str(again)).exit == 0
+
+
+def test_config_check_takes_policy_files_and_what_a_configuration_names(meshd, home):
+    policies = home / "p.toml"
+    policies.write_text("[default]\n[capability.a]\nretries = 1\n[capability.b]\n")
+    done = meshd("config", "check", str(policies))
+    assert done.out == f"{policies}: ok, has policies of 2 capabilities beside the default\n"
+    assert meshd("config", "check", str(policies), "--json").json["ok"] is True
+    policies.write_text("[default]\nretires = 1\n[capability.a]\nretries = 4\n")
+    config = home / "c.toml"
+    config.write_text("[routing]\npolicy_file = 'p.toml'\n")
+    for file in (policies, config):
+        done = meshd("config", "check", str(file))
+        assert done.exit == 2
+        assert "default.retires: unknown key; did you mean retries?" in done.err
+        assert f"{policies}: capability.a.retries: expected `int` <= 3" in done.err
 
 
 def test_config_path_tells_where_files_are_read(meshd, home, monkeypatch):

@@ -9,17 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import config as config_module
+from meshd import paths
 from meshd.config import (
     POLICIES,
     Config,
-    default_state_dir,
     load_config,
     options,
-    search_paths,
 )
 from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
+from meshd.paths import default_state_dir, search_paths
 from meshd.routing import policies as routing_policies
 from meshd.routing.settings import BreakerSettings, RoutingSettings
 from meshd.toml_file import FILE_BYTES_MAX
@@ -141,7 +140,7 @@ def test_tiers_shares_and_caps_are_checked_and_what_is_left_out_stays(tmp_path):
         "spend = {caller_usd_per_hour = -1}\n",
     )
     found = faults(paths=[wrong])
-    assert ["must go down" in found[0], "unknown weight matsch" in found[1]] == [True, True]
+    assert ["unknown weight matsch" in found[0], "must go down" in found[1]] == [True, True]
     assert "caller_usd_per_hour must be 0" in found[2]
     with pytest.raises(UsageError) as caught:
         RoutingSettings(tiers={"worst": 0.1}, spend={"week": 1.0}, shares={"cost": 0.0})
@@ -287,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
 
 def test_files_are_searched_in_the_system_and_for_the_user(tmp_path, monkeypatch):
     system = written(tmp_path / "system.toml", "[node]\nslots = 3\n")
-    monkeypatch.setattr(config_module, "SYSTEM_CONFIG", system)
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", system)
     (tmp_path / "meshd").mkdir()
     written(tmp_path / "meshd" / "meshd.toml", "[node]\nqueue = 5\n")
     loaded = load_config({}, {"HOME": "/h", "XDG_CONFIG_HOME": str(tmp_path)}, hostname="x")

@@ -98,4 +98,4 @@ def test_circuits_have_the_names_of_their_nodes_and_are_counted_beyond_those_sho
 def test_what_the_configuration_says_of_breakers_holds(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[routing.breaker]\nfailures = 7\n")
-    assert routing_settings(load_config({"config": path}, {}).config).breaker.failures == 7
+    assert routing_settings(load_config({"config": path}, {}).config.routing).breaker.failures == 7

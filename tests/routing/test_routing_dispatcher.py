@@ -323,7 +323,7 @@ async def test_peers_known_to_be_full_are_waited_for_like_busy_ones():
         world.clock.pass_s(seconds)
         world.view = view(me(), peer(2))
 
-    world.dispatcher._sleep = sleep
+    world.dispatcher._patience.sleep = sleep
     assert (await world.delegate())["delegated_to"]["node"] == "n2"
     assert world.clock.time > NOW
 
