@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -19,28 +19,9 @@ from meshd.faults import all_told, converted, meant
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
 from meshd.paths import default_state_dir, expanded, search_paths
+from meshd.routing import settings as rules
 from meshd.routing.policy_file import read_policy_file
 from meshd.routing.rules import KINDS, Tables, read_tables, tables_faults, value_faults
-from meshd.routing.settings import (
-    HOPS_MAX,
-    SPEND_CAPS,
-    TIERS,
-    CostSetting,
-    DeadlineSetting,
-    FallbackSetting,
-    HedgeSetting,
-    Overrides,
-    PolicyName,
-    PolicySetting,
-    RetriesSetting,
-    RoutingSettings,
-    SampleSetting,
-    SharesSetting,
-    TiersSetting,
-    WeightsSetting,
-    spend_faults,
-    tier_faults,
-)
 from meshd.toml_file import read_toml
 
 ENV_PREFIX = "MESHD_"
@@ -49,7 +30,7 @@ CLIENT_VARIABLES = (
 )
 """Variables of the command line itself and of handlers, which are no settings of a node."""
 
-POLICIES = get_args(PolicyName)
+POLICIES = get_args(rules.PolicyName)
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -59,7 +40,7 @@ FilePath = NewType("FilePath", str)
 """A path; in a TOML file, relative to that file. `~` is the home directory."""
 
 
-_ROUTING = RoutingSettings()
+_ROUTING = rules.RoutingSettings()
 """Its own defaults are the defaults here."""
 
 
@@ -142,31 +123,36 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[routing]`: how work finds its node where the caller does not say."""
 
-    policy: PolicySetting = "adaptive"
-    weights: WeightsSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
+    policy: rules.PolicySetting = "adaptive"
+    weights: rules.WeightsSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.weights))
     hops_max: Annotated[
         int,
-        _about(f"Delegations that one task may go through, 1..{HOPS_MAX}.", ge=1, le=HOPS_MAX),
+        _about(
+            f"Delegations that one task may go through, 1..{rules.HOPS_MAX}.",
+            ge=1,
+            le=rules.HOPS_MAX,
+        ),
     ] = _ROUTING.hops_max
-    hedge: HedgeSetting = _ROUTING.is_hedging
-    tiers: TiersSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
-    shares: SharesSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
-    sample: SampleSetting = _ROUTING.sample
-    retries: RetriesSetting = _ROUTING.retries
-    deadline_s: DeadlineSetting = _ROUTING.deadline_s
-    fallback: FallbackSetting = ()
-    cost_usd_max: CostSetting = _ROUTING.cost_usd_max
+    hedge: rules.HedgeSetting = _ROUTING.is_hedging
+    tiers: rules.TiersSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.tiers))
+    shares: rules.SharesSetting = msgspec.field(default_factory=lambda: dict(_ROUTING.shares))
+    sample: rules.SampleSetting = _ROUTING.sample
+    retries: rules.RetriesSetting = _ROUTING.retries
+    deadline_s: rules.DeadlineSetting = _ROUTING.deadline_s
+    fallback: rules.FallbackSetting = ()
+    cost_usd_max: rules.CostSetting = _ROUTING.cost_usd_max
     spend: Annotated[
         dict[str, float],
-        _about(f"What may be spent, USD: {', '.join(SPEND_CAPS)}. Default: no bound."),
+        _about(f"What may be spent, USD: {', '.join(rules.SPEND_CAPS)}. Default: no bound."),
     ] = msgspec.field(default_factory=dict)
     policy_file: Annotated[
         FilePath, _about("File of policies by capability, read again when it changes.")
     ] = FilePath("")
     capability: Annotated[
-        dict[str, Overrides],
+        dict[str, rules.Overrides],
         _about("What some capabilities have of their own, written [routing.capability.NAME]."),
     ] = msgspec.field(default_factory=dict)
+    breaker: rules.BreakerSettings = _ROUTING.breaker
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +215,11 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
 
     @property
+    def section(self) -> str:
+        """The table that it stands in, as TOML writes it."""
+        return self.path.rpartition(".")[0]
+
+    @property
     def variable(self) -> str:
         """Its environment variable."""
         return ENV_PREFIX + self.option.upper()
@@ -250,28 +241,34 @@ def options() -> tuple[Option, ...]:
 
 def _options() -> Iterator[Option]:
     for section, kind in get_type_hints(Config).items():
-        if section in _TABLES:
+        if section not in _TABLES:
+            yield from _options_of(section, kind)
+
+
+def _options_of(section: str, kind: Any) -> Iterator[Option]:
+    """Those of a section, and last those of the sections in it."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = kind()
+    for name, hint in hints.items():
+        path = f"{section}.{name}"
+        if get_origin(hint) is None:
+            yield from _options_of(path, hint)
             continue
-        hints = get_type_hints(kind, include_extras=True)
-        defaults = kind()
-        for field in msgspec.structs.fields(kind):
-            meta = get_args(hints[field.name])[1]
-            name = field.name if section == "node" else f"{section}_{field.name}"
-            yield Option(
-                path=f"{section}.{field.name}",
-                option=name,
-                type=hints[field.name],
-                description=meta.description,
-                default=getattr(defaults, field.name),
-            )
+        yield Option(
+            path=path,
+            option=path.removeprefix("node.").replace(".", "_"),
+            type=hint,
+            description=get_args(hint)[1].description,
+            default=getattr(defaults, name),
+        )
 
 
 _OPTIONS = tuple(_options())
 _BY_PATH = {option.path: option for option in _OPTIONS}
 _BY_OPTION = {option.option: option for option in _OPTIONS}
 _BY_VARIABLE = {option.variable: option for option in _OPTIONS}
+_SECTIONS = tuple(dict.fromkeys(option.section for option in _OPTIONS))
 _POLICY_FILE, _RULES = _BY_PATH["routing.policy_file"], _BY_PATH["routing.capability"]
-_SECTIONS = tuple(dict.fromkeys(option.path.partition(".")[0] for option in _OPTIONS))
 
 
 def load_config(
@@ -354,7 +351,7 @@ class _Merge:
             self.faults.append(f"{origin}: {f'{_RULES.path}.{path}'.rstrip('.')}: {fault}")
         laid = dict(self.values[_RULES.path])
         for name, given in tables.values.items():
-            laid[name] = msgspec.structs.replace(laid.get(name, Overrides()), **given)
+            laid[name] = msgspec.structs.replace(laid.get(name, rules.Overrides()), **given)
             self.origins |= {f"{_RULES.path}.{name}.{key}": origin for key in given}
         self._lay(_RULES.path, laid, origin)
 
@@ -379,8 +376,6 @@ class _Merge:
             elif section not in _SECTIONS:
                 near = meant(section, (*_SECTIONS, *_TABLES))
                 self.faults.append(f"{path}: {section}: unknown section{near}")
-            elif not isinstance(table, dict):
-                self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
             else:
                 self._section(path, section, table)
 
@@ -396,12 +391,19 @@ class _Merge:
         self._rules(Tables(found.tables.values), origin)
         self.files.append(Path(origin))
 
-    def _section(self, path: Path, section: str, table: dict[str, Any]) -> None:
+    def _section(self, path: Path, section: str, table: Any) -> None:
+        if not isinstance(table, dict):
+            self.faults.append(f"{path}: {section}: must be a table, written [{section}]")
+            return
         for key, given in table.items():
-            value, option = given, _BY_PATH.get(f"{section}.{key}")
+            here = f"{section}.{key}"
+            if here in _SECTIONS:
+                self._section(path, here, given)
+                continue
+            value, option = given, _BY_PATH.get(here)
             if option is None:
-                known = [o.path.partition(".")[2] for o in _OPTIONS if o.path.startswith(section)]
-                self.faults.append(f"{path}: {section}.{key}: unknown key{meant(key, known)}")
+                known = [o.path.rpartition(".")[2] for o in _OPTIONS if o.section == section]
+                self.faults.append(f"{path}: {here}: unknown key{meant(key, known)}")
                 continue
             if _is_path(option):
                 value = _anchored(value, path.parent)
@@ -463,18 +465,15 @@ class _Merge:
 
     def loaded(self) -> Loaded:
         """The result, once there are no faults."""
-        sections = {
-            section: {
-                path.partition(".")[2]: value
-                for path, value in self.values.items()
-                if path.partition(".")[0] == section
-            }
-            for section in _SECTIONS
-        }
+        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for path, value in self.values.items():
+            section, _, key = path.rpartition(".")
+            sections[section][key] = value
+        breaker = rules.BreakerSettings(**sections["routing.breaker"])
         config = Config(
             node=NodeConfig(**sections["node"]),
             log=LogConfig(**sections["log"]),
-            routing=RoutingConfig(**sections["routing"]),
+            routing=RoutingConfig(**sections["routing"], breaker=breaker),
             limits=LimitsConfig(**sections["limits"]),
             **{section: tables for section, (tables, _) in self.tables.items()},
         )
@@ -544,16 +543,20 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
     yield from ((f"routing.{path}", fault) for path, fault in _routing_faults(values))
+    breaker = "routing.breaker."
+    of = {k.removeprefix(breaker): v for k, v in values.items() if k.startswith(breaker)}
+    for key, fault in rules.breaker_faults(of):
+        yield breaker + key, fault
 
 
 def _routing_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in KINDS:
         yield from ((key, fault) for fault in value_faults(key, values[f"routing.{key}"]))
     tiers = values["routing.tiers"]
-    faults = tier_faults(tiers)
+    faults = rules.tier_faults(tiers)
     yield from (("tiers", fault) for fault in faults)
-    yield from (("spend", fault) for fault in spend_faults(values["routing.spend"]))
-    over = TIERS if faults else {**TIERS, **tiers}  # one wrong default is one fault
+    yield from (("spend", fault) for fault in rules.spend_faults(values["routing.spend"]))
+    over = rules.TIERS if faults else {**rules.TIERS, **tiers}  # one wrong default is one fault
     for path, fault in tables_faults(values[_RULES.path], over):
         yield f"capability.{path}", fault
 

@@ -63,7 +63,7 @@ def settings() -> str:
     lines = []
     section = ""
     for option in options():
-        here, _, key = option.path.partition(".")
+        here, _, key = option.path.rpartition(".")
         if here != section:
             section = here
             lines += [f"\n### [{section}]\n", "| key | default | meaning |", "| --- | --- | --- |"]

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ def _values(config: Any) -> dict[str, Any]:
 
     found = {}
     for option in options():
-        section, _, key = option.path.partition(".")
-        found[option.path] = msgspec.to_builtins(getattr(getattr(config, section), key))
+        found[option.path] = msgspec.to_builtins(attrgetter(option.path)(config))
     return found
 
 
@@ -75,7 +75,7 @@ def toml_lines(values: dict[str, Any], origins: dict[str, str], palette: Palette
     lines: list[str] = []
     last = ""
     for path, value in values.items():
-        section, _, key = path.partition(".")
+        section, _, key = path.rpartition(".")
         if section != last:
             lines += [""] * bool(lines) + [palette.paint(f"[{section}]", "bold")]
             last = section

@@ -12,6 +12,7 @@ from meshd.cli.session import Session, current, emit, emit_json, is_tty
 from meshd.cli.watch import watch as repeat
 
 GOSSIP_COUNTERS_SHOWN = ("packets_sent", "packets_received", "bytes_sent", "bytes_received")
+CIRCUITS_SHOWN = 8
 
 
 @click.command(
@@ -64,6 +65,7 @@ def lines(document: dict[str, Any], palette: Palette) -> list[str]:
         ("address", _text(document, "address")),
         ("members", _members(document.get("members") or {}, palette)),
         ("tasks", ", ".join(f"{n} {escape(k).replace('_', ' ')}" for k, n in tasks.items())),
+        ("circuits", _circuits(document.get("circuits") or {})),
         ("gossip", _gossip(document.get("gossip") or {})),
         ("discovery", "\n".join(_source(s) for s in document.get("discovery") or [])),
         ("socket", _text(document, "socket")),
@@ -86,6 +88,21 @@ def _daemon(document: dict[str, Any]) -> str:
 def _members(members: dict[str, int], palette: Palette) -> str:
     counted = [(state, members.get(state, 0)) for state in STATE_STYLES]
     return ", ".join(palette.paint(f"{n} {s}", STATE_STYLES[s] if n else "dim") for s, n in counted)
+
+
+def _circuits(circuits: dict[str, Any]) -> str:
+    """One line for each that is not closed, the first few; nothing where all are."""
+    rows = circuits.get("rows") or []
+    shown = [_circuit(row) for row in rows[:CIRCUITS_SHOWN]]
+    rest = circuits.get("open", 0) + circuits.get("half_open", 0) - len(shown)
+    return "\n".join([*shown, *([f"{rest} more: --json"] if rest > 0 else [])])
+
+
+def _circuit(row: dict[str, Any]) -> str:
+    where = f"at {escape(row.get('name') or row['node'])}" if row.get("node") else "everywhere"
+    is_open = row.get("state") == "open"
+    state = f"open for {age(row.get('left_s'))}" if is_open else "half-open"
+    return f"{escape(row.get('capability', '?'))} {where}: {state}, {escape(row.get('why', '?'))}"
 
 
 def _gossip(counters: dict[str, int]) -> str:

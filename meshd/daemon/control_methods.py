@@ -10,6 +10,7 @@ from meshd.daemon.doctor import diagnose, only_by_stream
 from meshd.daemon.explaining import explain_shape
 from meshd.daemon.methods import Nothing
 from meshd.daemon.naming import clash_notes, the_one
+from meshd.daemon.shapes import circuits_shape
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState
 from meshd.errors import MeshError, NoCandidateError, UsageError
@@ -106,6 +107,7 @@ class ControlMethods:
         for peer in view.peers:
             members[peer.state.name.lower()] += 1
         problems = self._problems()
+        breakers = node.dispatcher.breakers
         return {
             "schema": "meshd.status/1",
             "healthy": not problems,
@@ -128,6 +130,9 @@ class ControlMethods:
                 "failed": counters.failed,
                 "refused": counters.refused,
             },
+            "circuits": circuits_shape(
+                breakers.shown(view, node.clock.now()), view, opened=breakers.opened
+            ),
             "gossip": dict(node.gossip.counters()),
             "discovery": [
                 {"source": s.source, "state": s.state.value, "detail": s.detail}

@@ -1,5 +1,6 @@
 """What a node counts, as Prometheus text at `/metrics`."""
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 from meshd.model import MemberState
@@ -26,6 +27,9 @@ class NodeMetrics:
         registry.read("meshd_ended_tasks_total", "Ended tasks.", self._tasks, ("outcome",))
         registry.read("meshd_running_tasks", "Tasks that run or wait.", self._running, ("state",))
         registry.read("meshd_rpc_events_total", "Refused or faulty calls.", self._rpc, ("event",))
+        opened, kept = "Circuits that opened.", "Circuits that are not closed."
+        registry.read("meshd_circuits_opened_total", opened, self._opened, ("scope",))
+        registry.read("meshd_circuits", kept, self._circuits, ("scope", "state"))
         registry.read("meshd_cpu_ratio", "CPU use, 0..1.", self._cpu)
         registry.read("meshd_memory_ratio", "Memory use, 0..1.", self._memory)
 
@@ -83,6 +87,22 @@ class NodeMetrics:
 
     def _rpc(self) -> Values:
         return {(name,): float(value) for name, value in self._node.server.counters.items()}
+
+    def _opened(self) -> Values:
+        breakers = self._node.dispatcher.breakers
+        return {
+            ("node",): float(breakers.opened_at_nodes),
+            ("capability",): float(breakers.opened_whole),
+        }
+
+    def _circuits(self) -> Values:
+        node = self._node
+        kinds = product(("node", "capability"), ("open", "half_open"))
+        counts: dict[tuple[str, ...], float] = dict.fromkeys(kinds, 0.0)
+        for circuit in node.dispatcher.breakers.shown(node.view(), node.clock.now()):
+            scope = "capability" if circuit.node is None else "node"
+            counts[scope, circuit.state.value] += 1
+        return counts
 
     def _cpu(self) -> float:
         return self._node.machine_load.cpu_fraction

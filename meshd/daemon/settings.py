@@ -27,6 +27,7 @@ def routing_settings(routing: RoutingConfig) -> RoutingSettings:
         tiers=routing.tiers,
         shares=routing.shares,
         spend=routing.spend,
+        breaker=routing.breaker,
         sample=routing.sample,
         retries=routing.retries,
         deadline_s=routing.deadline_s,

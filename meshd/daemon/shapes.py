@@ -1,5 +1,6 @@
 """The JSON that a node answers with: rows and documents, made from frozen values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -7,7 +8,11 @@ import msgspec
 from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.clock import Instant, Seconds
 from meshd.model import Load
+from meshd.routing.breaker import BreakerState, Circuit
 from meshd.view import ClusterView, Doubt, Peer
+
+CIRCUITS_SHOWN_MAX = 64
+"""Rows of circuits in `status`; the counts are of all."""
 
 
 def url_of(peer: Peer) -> str:
@@ -99,6 +104,32 @@ def doubt_shape(doubt: Doubt | None, now: Instant) -> dict[str, Any] | None:
         "needed": doubt.needed,
         "since_s": round(max(0.0, now - doubt.since), 3),
         "dead_in_s": round(max(0.0, doubt.deadline - now), 3),
+    }
+
+
+def circuits_shape(
+    circuits: Sequence[Circuit], view: ClusterView, *, opened: int
+) -> dict[str, Any]:
+    """The circuits that are not closed; `opened` is how often any did since the node started."""
+    is_open = sum(circuit.state is BreakerState.OPEN for circuit in circuits)
+    return {
+        "open": is_open,
+        "half_open": len(circuits) - is_open,
+        "opened": opened,
+        "rows": [_circuit(circuit, view) for circuit in circuits[:CIRCUITS_SHOWN_MAX]],
+    }
+
+
+def _circuit(circuit: Circuit, view: ClusterView) -> dict[str, Any]:
+    peer = None if circuit.node is None else view.get(circuit.node)
+    return {
+        "capability": circuit.capability,
+        "node": None if circuit.node is None else circuit.node.hex(),
+        "name": None if peer is None else peer.name,
+        "state": circuit.state.value,
+        "why": circuit.why,
+        "left_s": round(circuit.left_s, 3),
+        "repeats": circuit.repeats,
     }
 
 

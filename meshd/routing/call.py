@@ -297,7 +297,7 @@ class Running:
     """A try that is under way at a peer.
 
     `remaining_s` is what the caller still waits; `budget_s` is told to the peer: less the reserve
-    for the way back.
+    for the way back; `outcome` is what it says about the peer.
     """
 
     def __init__(
@@ -315,6 +315,7 @@ class Running:
         self.budget_s = budget_s
         self.lost = ""
         self.is_over = False
+        self.outcome = Outcome.NEUTRAL
         summary = peer.offers(call.request.capability)
         self.is_idempotent = summary is not None and summary.idempotent
 

@@ -17,8 +17,8 @@ from meshd.deadline import Deadline
 from meshd.errors import Code, DeadlineError, MeshError, PeerError
 from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
+from meshd.routing.breakers import Breakers
 from meshd.routing.call import (
-    WAIT_MAX_S,
     Call,
     Hedge,
     Invoker,
@@ -30,6 +30,7 @@ from meshd.routing.call import (
 from meshd.routing.decisions import Decisions
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
+from meshd.routing.patience import Patience
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
 from meshd.routing.router import Plan, explain, nobody, plan
@@ -37,17 +38,12 @@ from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
 from meshd.routing.spend import Ledger, units_of
-from meshd.routing.waiting import Place, WaitingRoom
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
 BUDGET_MIN_S: Seconds = 0.001
 """Less than this is not worth sending: the wire carries whole milliseconds."""
 
-OFFER_SLACK = 1.5
-"""A busy peer's ETA is an estimate: one of up to this times the remaining time is waited for."""
-
-WAIT_MIN_S: Seconds = 0.005
 TURNS_MAX = 1024
 
 
@@ -79,8 +75,8 @@ class Dispatcher:
         self._settings = settings or RoutingSettings()
         self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
-        self._room = WaitingRoom(self._settings.queue_max)
-        self._sleep = sleep
+        self.breakers = Breakers(self._settings.breaker)
+        self._patience = Patience(clock, random, sleep, self._settings.queue_max)
         self._running: dict[NodeId, dict[int, Running]] = {}
         self._turns: dict[str, NodeId] = {}
         self._is_closed = False
@@ -104,7 +100,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """How many calls wait here for a worker."""
-        return len(self._room)
+        return len(self._patience.room)
 
     @property
     def dispatch_per_s(self) -> float:
@@ -129,7 +125,7 @@ class Dispatcher:
             DeadlineError: time ran out.
             UsageError: bad policy or input; nothing ran.
             PeerError: the peer failed and the work may not be sent elsewhere, or all failed; or
-                this node stops.
+                the capability fails everywhere (CIRCUIT_OPEN, nothing ran); or this node stops.
         """
         now = self._clock.now()
         self._check_hops(request)
@@ -171,7 +167,9 @@ class Dispatcher:
             result = await self._ask_candidates(call)
             if result is not None:
                 return result
-            await self._wait_for_room(call)
+            remaining_s = call.deadline.remaining(self._clock.now())
+            kept_s = self._settings.reserve_s(remaining_s) + BUDGET_MIN_S
+            await self._patience.for_room(call, kept_s=kept_s)
 
     def plan(self, request: DelegateRequest, *, is_detailed: bool = False) -> Plan:
         """The plan that this request would get now, without calling anyone.
@@ -194,7 +192,7 @@ class Dispatcher:
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone; wake who waits for any."""
-        self._room.tell_news()
+        self._patience.room.tell_news()
         for node in list(self._running):
             if node == view.me:
                 continue
@@ -261,7 +259,7 @@ class Dispatcher:
                 raise call.ended(PeerError("this node is stopping", code=Code.CANCELLED))
             # Counted over the whole call: a busy peer among them must not buy it further rounds.
             if call.error is not None and len(call.failed) >= attempts_max:
-                await self._wait_for_somebody(call, call.error)
+                await self._patience.for_somebody(call, call.error)
                 asked = 0
                 continue
             if asked >= attempts_max:
@@ -269,16 +267,21 @@ class Dispatcher:
             view = self._view()
             call.made = made = self._plan(call, view, is_detailed=call.request.explain)
             if made.chosen is None:
-                self._note_full(call, made, view)
-                if call.offer_s is not None:
-                    return None
-                await self._wait_for_somebody(call, call.error or self._nobody(call, made, view))
+                if made.circuit is None:
+                    self._note_full(call, made, view)
+                    if call.offer_s is not None:
+                        return None
+                await self._patience.for_somebody(
+                    call, call.error or self._nobody(call, made, view)
+                )
                 asked = 0
             elif call.owes_pause:
                 await self._back_off(call)
             else:
-                asked += 1
                 peer = await self._bidders.best(call, made, view.me) or made.chosen.peer
+                if self._is_overtaken(call, made, peer):
+                    continue
+                asked += 1
                 result = await self._attempt(call, made, peer, view)
                 if result is not None:
                     return result
@@ -295,6 +298,16 @@ class Dispatcher:
         now = self._clock.now()
         return self.ledger.refusal(request.caller, request.capability, asked_usd, now) or error
 
+    def _is_overtaken(self, call: Call, made: Plan, peer: Peer) -> bool:
+        """Whether another call took the place that a half-open circuit had when this was planned.
+
+        That can be where something was awaited since.
+        """
+        capability, now = call.request.capability, self._clock.now()
+        if not call.request.to and self.breakers.refusal(capability, (peer,), now) is not None:
+            return True
+        return peer.node in made.trials and self.breakers.is_barred_at(peer, capability, now)
+
     async def _back_off(self, call: Call) -> None:
         """Pause after a failure, if one more try is within the node's budget.
 
@@ -308,79 +321,12 @@ class Dispatcher:
             call.owes_pause = False
             pause_s = min(self.resilience.pause_s(call.failures), call.deadline.remaining(now))
             if pause_s > 0:
-                await self._sleep(pause_s)
+                await self._patience.sleep(pause_s)
         elif call.may_wait(error):
-            await self._wait_for_somebody(call, error)
+            await self._patience.for_somebody(call, error)
         else:
             error.message += " (and this node's budget of retries is used up)"
             raise call.ended(error)
-
-    async def _wait_for_somebody(self, call: Call, error: MeshError) -> None:
-        """Wait for the mesh to change, for callers who asked for that; then all are asked anew.
-
-        Raises:
-            MeshError: the given one, where there is no point in waiting, or no place.
-        """
-        now = self._clock.now()
-        left_s = call.deadline.remaining(now)
-        if left_s <= WAIT_MIN_S or not call.may_wait(error):
-            raise call.ended(error)
-        wait_s = max(WAIT_MIN_S, call.failed_until - now) if call.failed else WAIT_MAX_S
-        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=False):
-            raise call.ended(error)
-        call.ask_anew(self._clock.now())
-
-    async def _wait_for_room(self, call: Call) -> None:
-        """Wait for about half of the best ETA, then everyone who was busy may be asked again.
-
-        Half, as a worker's queue has a place long before the work would be done; spread, so that
-        not all who wait come back at once.
-
-        Raises:
-            BusyError: the best offer is too late, or this node's queue is full.
-        """
-        now = self._clock.now()
-        offer_s, remaining_s = call.offer_s, call.deadline.remaining(now)
-        assert offer_s is not None, "who refuses makes an offer"
-        if not call.request.is_patient:
-            raise call.ended(call.busy(offer_s, "this call does not wait"))
-        left_s = remaining_s - self._settings.reserve_s(remaining_s) - BUDGET_MIN_S
-        is_too_late = offer_s > OFFER_SLACK * remaining_s and not call.request.is_queued
-        if is_too_late or left_s < WAIT_MIN_S:
-            raise call.ended(call.busy(offer_s, f"only {remaining_s:.3g} s remain"))
-        wait_s = min(max(offer_s * self._random.uniform(0.25, 0.75), WAIT_MIN_S), WAIT_MAX_S)
-        if not await self._wait(call, min(wait_s, left_s), left_s, is_for_room=True):
-            raise call.ended(call.busy(offer_s, f"{self.waiting} calls wait here already"))
-        call.ask_anew(self._clock.now())
-
-    async def _wait(
-        self, call: Call, wait_s: Seconds, left_s: Seconds, *, is_for_room: bool
-    ) -> bool:
-        """Wait so long, or until it is this call's turn; false if there is no place for it."""
-        now, request = self._clock.now(), call.request
-        place = Place(
-            request.capability,
-            request.priority,
-            is_for_room,
-            due=Instant(now + wait_s),
-            latest=Instant(now + left_s),
-        )
-        if not self._room.enter(place):
-            return False
-        try:
-            while True:
-                sleeping = asyncio.ensure_future(self._sleep(max(0.0, place.due - now)))
-                place.wake = sleeping.cancel
-                try:
-                    await asyncio.wait((sleeping,))
-                finally:
-                    sleeping.cancel()
-                if place.is_woken or self._room.takes_turn(place):
-                    break
-                now = self._clock.now()
-        finally:
-            self._room.leave(place)
-        return not place.is_displaced
 
     def _plan(
         self,
@@ -403,6 +349,7 @@ class Dispatcher:
             outstanding=self.outstanding,
             random=self._random,
             settings=settings,
+            breakers=self.breakers,
             policy=request.policy_asked,
             last=self._turns.get(request.capability),
             is_detailed=is_detailed,
@@ -480,12 +427,14 @@ class Dispatcher:
                 return None
             if not self.resilience.may_hedge(self._clock.now()):
                 return None
-            return self._second(call, made.chosen.peer, view.me)
+            return self._second(call, made, made.chosen.peer, view.me)
 
         return Hedge(after_s, begin, lambda: first.abandon("a second copy answered before it"))
 
-    async def _second(self, call: Call, peer: Peer, me: NodeId) -> Won:
+    async def _second(self, call: Call, made: Plan, peer: Peer, me: NodeId) -> Won:
         started = self._clock.now()
+        if self._is_overtaken(call, made, peer):
+            raise PeerError("another call is sent there first", code=Code.CIRCUIT_OPEN)
         running = self._prepare(call, peer, started)
         try:
             return await self._tracked(running, me)
@@ -494,25 +443,36 @@ class Dispatcher:
             raise
 
     async def _tracked(self, running: Running, me: NodeId) -> Won:
-        """The peer's reply, whole and checked, with the try entered in the signals."""
+        """The peer's reply, whole and checked, with the try entered in circuits and signals."""
         call, peer = running.call, running.peer
-        if call.trying is not None:
-            await call.trying(peer)
-        started = self._clock.now()
+        # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
+        # that it does.
+        crossing = self.breakers.begin(
+            peer, call.request.capability, self._clock.now(), is_pinned=bool(call.request.to)
+        )
+        try:
+            if call.trying is not None:
+                await call.trying(peer)
+            return await self._counted(running, me)
+        finally:
+            self.breakers.end(crossing, running.outcome, self._clock.now(), self._view)
+
+    async def _counted(self, running: Running, me: NodeId) -> Won:
+        peer, started = running.peer, self._clock.now()
         eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
-        self._take_turn(call.request.capability, peer.node)
+        self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
-        offered = peer.offers(call.request.capability)
-        purchase = self.ledger.begin(call.request.caller, offered, started)
-        outcome, is_charged, reply = Outcome.NEUTRAL, True, None
+        capability, caller = running.call.request.capability, running.call.request.caller
+        purchase = self.ledger.begin(caller, peer.offers(capability), started)
+        is_charged, reply = True, None
         try:
             reply = await self._invoke(running, me)
             answer = peer_result(reply)
-            outcome = Outcome.OK
+            running.outcome = Outcome.OK
             return Won(peer, reply, answer, purchase)
         except MeshError as error:
-            outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
+            running.outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
             is_charged = not error.definite
             raise
         finally:
@@ -520,7 +480,11 @@ class Dispatcher:
             if purchase is not None:
                 self.ledger.end(purchase, units_of(reply), now, is_charged=is_charged)
             self.outstanding.end(
-                peer.node, outcome, now, took_s=now - started, deadline_s=running.remaining_s
+                peer.node,
+                running.outcome,
+                now,
+                took_s=now - started,
+                deadline_s=running.remaining_s,
             )
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:

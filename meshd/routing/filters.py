@@ -44,20 +44,21 @@ class Reason(StrEnum):
     DRAINING = "is draining"
     NOT_READY = "is not ready"
     FULL = "is full"
-    EJECTED = "is ejected after failures"
+    EJECTED = "is ejected"
+    CIRCUIT = "is not asked while it fails everywhere"
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A peer that was left out. `detail` is what of the need it does not meet, where that helps."""
+    """A peer that was left out; `detail`, by its `str()`, says more where the reason is not all."""
 
     node: NodeId
     name: str
     reason: Reason
-    detail: str = ""
+    detail: object = ""
 
     @property
     def why(self) -> str:
-        """The reason as people read it."""
+        """The reason with its detail."""
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 

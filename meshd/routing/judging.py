@@ -78,7 +78,7 @@ def _composite_factors(peer: Peer, scene: Scene) -> Factors:
     """
     e = scene.estimate(peer)
     availability = e.slots / (e.slots + e.rif)
-    if scene.outstanding.is_failing(peer, scene.now):
+    if scene.is_failing(peer):
         availability *= OPEN_CIRCUIT_SHARE
     highest_usd = scene.prepared
     return {

@@ -1,7 +1,7 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from random import Random
@@ -10,6 +10,8 @@ from typing import Any
 from meshd.clock import Instant
 from meshd.errors import BudgetError, Code, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
+from meshd.routing.breaker import Circuit
+from meshd.routing.breakers import Admission, Breakers
 from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
@@ -40,8 +42,9 @@ class Plan:
     """Whom to ask, in order; who else was eligible; who was left out and why.
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
-    `scores` are those of the passed over, where they were asked for; `policy_from` says who chose
-    the policy.
+    `scores` are those of the passed over, where they were asked for; `trials` are nodes with
+    a half-open circuit, `circuit` is that of the whole capability, where it lets no call pass;
+    `policy_from` says who chose the policy.
     """
 
     need: Need
@@ -50,6 +53,8 @@ class Plan:
     passed_over: tuple[Peer, ...]
     rejected: tuple[Rejection, ...]
     scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
+    trials: Collection[NodeId] = ()
+    circuit: Circuit | None = None
     policy_from: str = DEFAULT
 
     @property
@@ -66,11 +71,12 @@ def plan(
     outstanding: Outstanding,
     random: Random,
     settings: RoutingSettings,
+    breakers: Breakers | None = None,
     policy: str = "",
     last: NodeId | None = None,
     is_detailed: bool = False,
 ) -> Plan:
-    """Run the pipeline: filter, ejection, sample, rank.
+    """Run the pipeline: filter, circuits, sample, rank.
 
     With `is_detailed`, candidates that were passed over are scored too (for explanations); without
     it they carry no factors, which keeps a plan cheap.
@@ -82,12 +88,17 @@ def plan(
     if chosen.name == "pinned" and not need.pinned:
         raise UsageError("the policy pinned needs a node", hint="say which one with `to`")
     candidates, rejected = eligible(view, need, now, reports=outstanding.reports)
-    outstanding.observe(view)
-    candidates, ejected = outstanding.admit(candidates, now)
-    rejected += [Rejection(p.node, p.name, Reason.EJECTED) for p in ejected]
+    circuit, admitted = None, Admission(candidates)
+    if breakers is not None and candidates:
+        circuit, admitted = _through(breakers, candidates, need, now)
+        why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
+        rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
+    for node in admitted.trials:
+        outstanding.pardon(node)
+    candidates = admitted.kept
     scene = Scene(
         outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
-        settings.shares,
+        settings.shares, breakers,
     )  # fmt: skip
     if chosen.refuses is not None:
         candidates, refused = _parted(candidates, chosen.refuses, scene)
@@ -107,6 +118,8 @@ def plan(
         passed_over=tuple(rest),
         rejected=tuple(rejected),
         scores={c.peer.node: c for c in scored},
+        trials=admitted.trials,
+        circuit=circuit,
         policy_from=THE_CALL if policy else settings.source,
     )
 
@@ -124,6 +137,19 @@ def _parted(
         else:
             taken.append(peer)
     return taken, refused
+
+
+def _through(
+    breakers: Breakers, candidates: list[Peer], need: Need, now: Instant
+) -> tuple[Circuit | None, Admission]:
+    """Whom circuits let pass, and the circuit that lets nobody pass, if one does.
+
+    Who names a node wants that one tried, whatever happened elsewhere.
+    """
+    circuit = None if need.pinned else breakers.refusal(need.capability, candidates, now)
+    if circuit is None:
+        return None, breakers.admit(candidates, need.capability, now)
+    return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
 
 
 def _sample(
@@ -189,6 +215,8 @@ def nobody(made: Plan, view: ClusterView) -> PeerError:
     Where only nodes that passed this work on could take it, that is a cycle: waiting is of no use.
     """
     need = made.need
+    if made.circuit is not None:
+        return _refused(made.circuit)
     by_reason: dict[Reason, list[str]] = {}
     by_why: dict[str, list[str]] = {}
     for rejection in made.rejected:
@@ -238,6 +266,17 @@ def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any
         f"nobody takes {need.capability!r} for at most ${terms.cost_usd_max:g}",
         hint=f"the cheapest asks ${cheapest_usd:g}; {hint}",
         data={**data, "cost_usd_max": terms.cost_usd_max, "cheapest_usd": cheapest_usd},
+    )
+
+
+def _refused(circuit: Circuit) -> PeerError:
+    left_s = circuit.left_s
+    when = f"in {left_s:.3g} s" if left_s else "by one call now"
+    return PeerError(
+        f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
+        hint=f"it is tried again {when}; till then give a fallback, name a node, or wait",
+        code=Code.CIRCUIT_OPEN,
+        data={"retry_after_s": round(left_s, 3)},
     )
 
 

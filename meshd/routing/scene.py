@@ -7,6 +7,7 @@ from typing import Any
 
 from meshd.clock import Instant
 from meshd.model import NodeId
+from meshd.routing.breakers import Breakers
 from meshd.routing.need import Need
 from meshd.routing.settings import SHARES, TIERS
 from meshd.routing.signals import Estimate, Outstanding
@@ -33,6 +34,7 @@ class Scene:
     need: Need = field(default_factory=lambda: Need(""))
     tiers: Mapping[str, float] = field(default_factory=lambda: TIERS)
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    breakers: Breakers | None = None
     prepared: Any = None
 
     def estimate(self, peer: Peer) -> Estimate:
@@ -46,6 +48,12 @@ class Scene:
         if offered is None:
             return 0.0
         return offered.cost_usd(1.0 if need.terms is None else need.terms.units)
+
+    def is_failing(self, peer: Peer) -> bool:
+        """Whether its circuit is open: it gets no calls, or one to see how it is."""
+        if self.breakers is None:
+            return False
+        return self.breakers.is_barred_at(peer, self.need.capability, self.now)
 
     def success(self, peer: Peer) -> float:
         """The share of calls there that succeed, 0..1."""

@@ -1,11 +1,12 @@
 """What an operator may set about routing, with its bounds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from meshd.clock import Seconds
 from meshd.errors import UsageError
@@ -30,6 +31,82 @@ SPEND_CAPS = (
     "caller_usd_per_hour", "caller_usd_per_day", "node_usd_per_hour", "node_usd_per_day",
 )  # fmt: skip
 SPEND_MAX_USD = 1e9
+WINDOW_MAX = 64
+"""Results that a circuit can remember."""
+FAILURES_MAX = 1_000
+OPEN_S_MIN: Seconds = 0.1
+OPEN_S_MAX: Seconds = 86_400.0
+
+
+def _count(text: str, most: int) -> Meta:
+    return Meta(description=f"{text}, 1..{most}.", ge=1, le=most)
+
+
+def _time(text: str) -> Meta:
+    bounds = f"{OPEN_S_MIN:g}..{OPEN_S_MAX:g}"
+    return Meta(description=f"{text}, {bounds}.", ge=OPEN_S_MIN, le=OPEN_S_MAX)
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[routing.breaker]`: when circuits open, and for how long.
+
+    There is a circuit for each capability at each node, and one for each capability wherever it
+    is offered. The n-th opening in short succession lasts n times as long.
+    Source: ROUTING notes (3 in a row, 60 s; under 80 %, 30 s). `capability_open_s` is shorter: an
+    open capability has nobody else to go to, so each second of it costs calls.
+
+    Raises:
+        UsageError: a value is outside its range; the message names every such value.
+    """
+
+    failures: Annotated[
+        int, _count("Failures in a row that open the circuit of a capability at a node", WINDOW_MAX)
+    ] = 3
+    failures_open_s: Annotated[
+        float, _time("Seconds that it then stays open, before one call tries it")
+    ] = 60.0
+    success_min: Annotated[
+        float, Meta(description="Share of successes below which it opens too, 0..1.", ge=0, le=1)
+    ] = 0.8
+    window: Annotated[int, _count("Of so many last results", WINDOW_MAX)] = 20
+    samples_min: Annotated[
+        int, _count("Results that there must be before the share counts", WINDOW_MAX)
+    ] = 10
+    rate_open_s: Annotated[float, _time("Seconds that it then stays open")] = 30.0
+    capability_failures: Annotated[
+        int, _count("Failures in a row, at all its nodes, that open a capability", FAILURES_MAX)
+    ] = 10
+    capability_open_s: Annotated[
+        float, _time("Seconds for which calls of it then fail at once, before one call tries it")
+    ] = 10.0
+    open_s_max: Annotated[
+        float, _time("Seconds that a circuit is open at most, however often it opened")
+    ] = 600.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        faults = [f"{key} {fault}" for key, fault in breaker_faults(msgspec.structs.asdict(self))]
+        if faults:
+            raise UsageError("breaker: " + "; ".join(faults), hint="correct these settings")
+
+
+_BOUNDS: Mapping[str, Meta] = {
+    name: get_args(hint)[1]
+    for name, hint in get_type_hints(BreakerSettings, include_extras=True).items()
+}
+
+
+def breaker_faults(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """What is wrong with these settings of breakers, each by its name."""
+    for name, meta in _BOUNDS.items():
+        if not float(meta.ge or 0) <= values[name] <= float(meta.le or 0):  # bars NaN as well
+            yield name, f"must be {meta.ge:g}..{meta.le:g}"
+    if values["samples_min"] > values["window"]:
+        yield "samples_min", "must be at most window, or the share never counts"
+    longest = ("failures_open_s", "rate_open_s", "capability_open_s")
+    if values["open_s_max"] < max(values[name] for name in longest):
+        yield "open_s_max", f"must be at least {', '.join(longest)}"
+
 
 DEFAULT = "default"
 """The source of settings that are no capability's own."""
@@ -137,6 +214,7 @@ class RoutingSettings:
         source: `default`, or the key of `by_capability` that these are laid over by.
         spend: what each caller, and the node, may spend in an hour and in a day, USD, by the names
             in `SPEND_CAPS`; what is left out is not bounded.
+        breaker: when circuits open, and for how long.
 
     Raises:
         UsageError: a value is outside its range; the message names every such value.
@@ -154,6 +232,7 @@ class RoutingSettings:
     tiers: Mapping[str, float] = field(default_factory=lambda: TIERS)
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     spend: Mapping[str, float] = field(default_factory=dict)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
     fallback: Sequence[str] = ()
     retries: int = RETRIES_MAX
     cost_usd_max: float = math.inf

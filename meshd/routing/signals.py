@@ -7,7 +7,6 @@ everything to the node that looked idle last.
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -16,7 +15,7 @@ import msgspec
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, Load, NodeId
 from meshd.routing.history import History
-from meshd.view import ClusterView, Peer
+from meshd.view import Peer
 
 PEERS_MAX = 4096
 """Peers with first-hand records; beyond it the longest unused idle record is forgotten."""
@@ -40,13 +39,9 @@ FAILURE_S_MAX: Seconds = 60.0
 FAILURE_WEIGHT = 0.3
 FAILURE_HALF_LIFE_S: Seconds = 10.0
 
-STREAK_MAX = 3
-RECENT_RESULTS = 10
-EJECT_S: Seconds = 30.0
-EJECTIONS_MAX = 10
-SAME_CALL_S = 1e-6
-"""A call is known by when it began, give or take what adding and taking away its length costs."""
-EJECTIONS_FORGOTTEN_S: Seconds = 300.0
+ERRORS_STEP = 0.01
+"""By so much the share of errors that a peer reports has to grow, to be news."""
+
 RATE_HALF_LIFE_S: Seconds = 5.0
 SLOTS_MAX = 4096
 FIGURE_MAX = 1e9
@@ -91,11 +86,11 @@ class _Record:
     """First-hand knowledge of one peer."""
 
     __slots__ = (
-        "ejected_until", "ejections", "epoch", "events", "failure_at", "failure_s", "mine",
-        "mine_at_report", "report_at", "results", "samples", "service_s", "streak", "trials",
+        "epoch", "events", "failure_at", "failure_s", "is_pardoned", "mine", "mine_at_report",
+        "report_at", "samples", "service_s",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: Epoch) -> None:
         self.mine = 0
         self.mine_at_report = 0
         self.report_at: Instant | None = None
@@ -104,17 +99,8 @@ class _Record:
         self.samples = 0
         self.failure_s = 0.0
         self.failure_at = Instant(0.0)
-        self.epoch: Epoch | None = None
-        self.forgive()
-
-    def forgive(self) -> None:
-        """Start with a clean slate, as after a restart of the peer."""
-        self.results: deque[bool] = deque(maxlen=RECENT_RESULTS)
-        self.streak = 0
-        self.failure_s = 0.0
-        self.ejections = 0
-        self.ejected_until: Instant | None = None
-        self.trials: list[Instant] = []
+        self.epoch = epoch
+        self.is_pardoned = False
 
     def penalty_s(self, now: Instant) -> Seconds:
         """The expected cost of failing there, which fades while nothing more fails."""
@@ -142,7 +128,7 @@ class _Record:
 
 
 class Outstanding:
-    """Own calls in flight, newest load reports, and ejection, for each peer."""
+    """Own calls in flight, newest load reports, and what failures cost, for each peer."""
 
     def __init__(self, *, peers_max: int = PEERS_MAX) -> None:
         self.reports: dict[NodeId, tuple[Load, Instant]] = {}
@@ -150,21 +136,18 @@ class Outstanding:
         self.history = History(nodes_max=peers_max)
         self._peers_max = peers_max
         self._records: dict[NodeId, _Record] = {}
-        self._ejected: dict[NodeId, _Record] = {}
+        self._errors: dict[NodeId, tuple[float, Instant]] = {}
+        """The share of errors that each told, and when it grew last."""
 
     def begin(self, peer: Peer, now: Instant) -> None:
-        """A call to `peer` starts. Verdicts on an earlier run of it are forgotten."""
+        """A call to `peer` starts. The failures of an earlier run of it are forgotten."""
         node = peer.node
-        record = self._records.pop(node, None) or _Record()
+        record = self._records.pop(node, None) or _Record(peer.epoch)
         self._records[node] = record
-        if record.epoch is not None and record.epoch != peer.epoch:
-            record.forgive()
-            self._ejected.pop(node, None)
-        record.epoch = peer.epoch
+        if record.epoch != peer.epoch:
+            record.epoch, record.failure_s, record.is_pardoned = peer.epoch, 0.0, False
         record.mine += 1
         record.events.append(_Event(now, 1, now))
-        if record.ejected_until is not None and now >= record.ejected_until:
-            record.trials.append(now)
         if len(self._records) > self._peers_max:
             self._forget_oldest()
 
@@ -184,11 +167,21 @@ class Outstanding:
         if outcome is not Outcome.NEUTRAL:
             self.history.note(node, record.epoch, now, is_good=outcome is Outcome.OK)
         if outcome is Outcome.OK:
-            self._succeeded(node, record, took_s)
+            record.samples = min(record.samples + 1, SERVICE_SAMPLES)
+            record.service_s += (took_s - record.service_s) / record.samples
+            record.failure_s *= 1.0 - FAILURE_WEIGHT
         elif outcome is Outcome.FAILED:
             self._failed(node, record, deadline_s, now)
-        else:
-            self._tried_in_vain(record, Instant(now - took_s))
+
+    def pardon(self, node: NodeId) -> None:
+        """What failed there is to be tried again: it costs nothing until more fails.
+
+        Else its past would keep away the very calls that can tell that it is over. That holds for
+        the share of errors that it reports as well: those may be all that it ever ran.
+        """
+        record = self._records.get(node)
+        if record is not None:
+            record.is_pardoned, record.failure_s = True, 0.0
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
@@ -221,37 +214,30 @@ class Outstanding:
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
         slots = 1 if load is None else max(1, load.slots)
         service_s = _service_s(load, record)
-        penalty_s = 0.0 if record is None else record.penalty_s(now)
-        if load is not None and load.error_fraction:
-            penalty_s += load.error_fraction * FAILURE_FACTOR * service_s
+        known = record if record is not None and record.epoch == peer.epoch else None
+        penalty_s = 0.0 if known is None else known.penalty_s(now)
+        is_pardoned = known is not None and known.is_pardoned
+        if load is not None and load.error_fraction and not is_pardoned:
+            penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s)
 
-    def admit(self, candidates: Sequence[Peer], now: Instant) -> tuple[list[Peer], list[Peer]]:
-        """Split candidates into those that may be asked and those that stay ejected.
+    def _errors_told(self, node: NodeId, load: Load, now: Instant) -> float:
+        """The share of errors that a peer reports; it fades while it grows no more.
 
-        At most a third stays ejected: where more fail, the fault is hardly theirs alone. A peer
-        whose time is over gets one call at a time until one succeeds (half-open).
-        Source: ROUTING notes; Envoy's outlier detection bounds ejection likewise.
+        The share is of its last runs, however old: whoever gets no calls for it could never show
+        that it is well again.
         """
-        if not self._ejected:
-            return list(candidates), []
-        barred = [p for p in candidates if self._is_barred(p, now)]
-        barred.sort(key=lambda p: (-(self._ejected[p.node].ejected_until or 0.0), p.node))
-        out = {p.node for p in barred[: len(candidates) // 3]}
-        return [p for p in candidates if p.node not in out], [p for p in barred if p.node in out]
-
-    def is_failing(self, peer: Peer, now: Instant) -> bool:
-        """Whether its last calls failed, so that it gets none, or one to see how it is."""
-        return self._is_barred(peer, now)
-
-    def observe(self, view: ClusterView) -> None:
-        """Forgive peers that have started anew since they failed."""
-        for node, record in list(self._ejected.items()):
-            peer = view.get(node)
-            if peer is not None and peer.epoch != record.epoch:
-                record.forgive()
-                del self._ejected[node]
+        share = load.error_fraction
+        before, since = self._errors.get(node, (0.0, now))
+        if share > before + ERRORS_STEP:
+            since = now
+        if since == now or share < before:
+            self._errors.pop(node, None)
+            self._errors[node] = (share, since)
+            if len(self._errors) > self._peers_max:
+                del self._errors[next(iter(self._errors))]
+        return float(share * 0.5 ** (max(0.0, now - since) / FAILURE_HALF_LIFE_S))
 
     def _own_since(self, record: _Record, at: Instant | None, rtt_s: Seconds) -> int:
         if at is None:
@@ -261,23 +247,6 @@ class Outstanding:
             record.mine_at_report = record.mine_at(at, rtt_s)
         return record.mine - record.mine_at_report
 
-    def _is_barred(self, peer: Peer, now: Instant) -> bool:
-        record = self._ejected.get(peer.node)
-        if record is None or record.ejected_until is None:
-            return False
-        return bool(record.trials) or now < record.ejected_until
-
-    def _succeeded(self, node: NodeId, record: _Record, took_s: Seconds) -> None:
-        record.samples = min(record.samples + 1, SERVICE_SAMPLES)
-        record.service_s += (took_s - record.service_s) / record.samples
-        record.failure_s *= 1.0 - FAILURE_WEIGHT
-        record.streak = 0
-        record.results.append(True)
-        if record.trials:
-            record.trials.clear()
-            record.ejected_until = None
-            self._ejected.pop(node, None)
-
     def _failed(self, node: NodeId, record: _Record, deadline_s: Seconds, now: Instant) -> None:
         report = self.reports.get(node)
         service_s = _service_s(None if report is None else report[0], record)
@@ -285,37 +254,12 @@ class Outstanding:
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)
         record.failure_at = now
-        record.streak += 1
-        record.results.append(False)
-        worst = len(record.results) == RECENT_RESULTS and sum(record.results) * 2 < RECENT_RESULTS
-        if record.trials or record.streak >= STREAK_MAX or worst:
-            self._eject(node, record, now)
-
-    def _eject(self, node: NodeId, record: _Record, now: Instant) -> None:
-        last = record.ejected_until
-        if last is not None and now < last:
-            return  # calls that were under way when it was ejected add nothing
-        if last is not None and now - last > EJECTIONS_FORGOTTEN_S:
-            record.ejections = 0
-        record.ejections = min(record.ejections + 1, EJECTIONS_MAX)
-        record.ejected_until = Instant(now + EJECT_S * record.ejections)
-        record.trials.clear()
-        record.streak = 0
-        record.results.clear()
-        self._ejected[node] = record
-
-    def _tried_in_vain(self, record: _Record, began: Instant) -> None:
-        """A call told nothing: if it was a trial, another may follow, unless one is still open."""
-        for trial in record.trials:
-            if abs(trial - began) < SAME_CALL_S:
-                record.trials.remove(trial)
-                return
+        record.is_pardoned = False
 
     def _forget_oldest(self) -> None:
         for node, record in self._records.items():
             if record.mine == 0:
                 del self._records[node]
-                self._ejected.pop(node, None)
                 self.forgotten += 1
                 return
 

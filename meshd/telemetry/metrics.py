@@ -27,6 +27,7 @@ UNITS = frozenset(
         "slots",
         "tasks",
         "calls",
+        "circuits",
         "connections",
         "score",
         "timestamp",

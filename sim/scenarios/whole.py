@@ -210,7 +210,7 @@ ALL = (
     (delegate_blocked, 6, 20.0),
     (delegate_lossy, 6, 20.0),
     (delegate_failing, 8, 40.0),
-    (delegate_ejected, 5, 50.0),
+    (delegate_ejected, 5, 90.0),
     (delegate_seasons, 6, 25.0),
     (rolling_restart, 5, 55.0),
     (delegate_swarm, 0, 30.0),

@@ -7,11 +7,13 @@ views of that moment. What they find is a `Violation`; the first one halts the w
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from meshd.clock import Instant
 from meshd.errors import Code
 from meshd.gossip.effects import Effect, MemberChanged
 from meshd.model import MemberState
+from meshd.routing.breaker import Breaker
 from sim.invariants.checkers import NOBODY, Violation
 from sim.whole.fleet import Box
 from sim.whole.ledger import Call, End, Execution, Listener, Try
@@ -31,6 +33,8 @@ CALM_S = 30.0
 """L2: a disturbance may kill for so long after it."""
 FAILURES_MAX = 3
 """R9: so many in a row, and a peer gets nothing for a while."""
+CAPABILITY_FAILURES_MIN = 10
+"""R9: so many in a row, wherever it was tried, and calls of a capability may end at once."""
 
 
 class Checker(Listener):
@@ -115,10 +119,11 @@ class EndsOnce(Checker):
         """Compare what the caller was told with what was done."""
         if call.ends > 1:
             self.fail(call.by, NOBODY, f"{_name(call)} ended twice")
-        if _surely_not(call) and call.work.executions:
-            ran = call.work.executions[0]
+        # What had begun before it is the run of an earlier call under the same key.
+        ran = [run for run in call.work.executions if run.began >= call.began]
+        if _surely_not(call) and ran:
             text = f"{_name(call)} ended in a definite error, but ran: {call.error}"
-            self.fail(call.by, ran.at, text)
+            self.fail(call.by, ran[0].at, text)
         if call.end is End.DONE:
             self._look_at_result(call)
         if call.end is End.FAILED and _surely_not(call) and self._is_refused_for_nothing(call):
@@ -130,6 +135,8 @@ class EndsOnce(Checker):
         is_there = box.node is not None and box.is_member and not box.is_held
         if call.work.parent is not None or not is_there or not place.was_calm(CALM_S):
             return False
+        if call.error is not None and call.error.code == Code.CIRCUIT_OPEN:
+            return False  # R9 looks at those
         if any(tried.by == call.by and tried.began >= call.began for tried in call.work.tries):
             return False
         assert box.node is not None
@@ -329,60 +336,86 @@ class LeavesCleanly(Checker):
 
 
 class FailingNodesRest(Checker):
-    """R9: who fails three times running is left alone for 30 s, then tried by one call at a time.
+    """R9: what fails three times running at a node is left alone there, then tried by one call.
 
     At most a third of the candidates are left alone. A new run of the peer is forgiven. Only
     failures that are surely the peer's count here, its handler's errors: what else production
-    counts (a fair deadline missed, half of the last ten) may open earlier.
+    counts (a fair deadline missed, the share of successes) may open earlier. And a call that ends
+    because its capability fails everywhere, does so after ten failures of it without a success.
     """
 
     invariant = "R9"
 
     def __init__(self, place: Workplace, found: Found) -> None:
         super().__init__(place, found)
-        self._streaks: Counter[tuple[int, int, int, int]] = Counter()
+        self._streaks: Counter[tuple[Any, ...]] = Counter()
+        self._failures: Counter[tuple[int, int, str]] = Counter()
 
     def on_try_end(self, tried: Try) -> None:
         """Count failures without a success between."""
-        error = tried.error
+        error, capability = tried.error, tried.work.capability
+        key, whole = (*_pair(tried), capability), (tried.by, tried.run, capability)
         if tried.end is End.DONE:
-            self._streaks[_pair(tried)] = 0
-        elif error is not None and error.code == Code.UPSTREAM and EXPECTED in error.message:
-            self._streaks[_pair(tried)] += 1
+            self._streaks[key] = self._failures[whole] = 0
+        elif error is not None and error.code != Code.BUSY:
+            self._failures[whole] += 1
+            is_the_peers = error.code == Code.UPSTREAM and EXPECTED in error.message
+            breaker = self._breaker(tried)
+            if is_the_peers and breaker is not None and tried.began >= breaker.opened_at:
+                self._streaks[key] += 1
+
+    def on_call_end(self, call: Call) -> None:
+        """Nobody is told that all fail where not enough did."""
+        if call.error is None or call.error.code != Code.CIRCUIT_OPEN:
+            return
+        if any(tried.by == call.by and tried.began >= call.began for tried in call.work.tries):
+            return
+        failures = self._failures[call.by, call.run, call.work.capability]
+        if failures < CAPABILITY_FAILURES_MIN:
+            text = f"{_name(call)}: refused after {failures} failures: {call.error}"
+            self.fail(call.by, NOBODY, text)
 
     def on_try(self, tried: Try) -> None:
         """Nobody goes to a node that rests, and one at a time to one that rested."""
-        place, pair = self.place, _pair(tried)
-        node = place.boxes[tried.by].node
-        if node is None or tried.row is None:
+        place, key = self.place, (*_pair(tried), tried.work.capability)
+        breaker = self._breaker(tried)
+        if breaker is None:
             return
-        record = node.dispatcher.outstanding._records[tried.row.node]  # noqa: SLF001 - a checker looks inside
-        until = record.ejected_until
+        until = breaker.until
         if until is None:
-            if self._streaks[pair] >= FAILURES_MAX:
-                text = f"{_name(tried)}: it failed {self._streaks[pair]} times running"
+            if self._streaks[key] >= FAILURES_MAX:
+                text = f"{_name(tried)}: it failed {self._streaks[key]} times running"
                 self.fail(tried.by, tried.to, text)
         elif place.now < until:
             if not self._has_to(tried):
                 self.fail(tried.by, tried.to, f"{_name(tried)}: it rests until {until:.3f}")
         elif not self._has_to(tried):
-            others = [t for t in place.ledger.open_tries if _pair(t) == pair and t.began >= until]
+            tries = [t for t in place.ledger.open_tries if t.began >= until]
+            others = [t for t in tries if (*_pair(t), t.work.capability) == key]
             if len(others) > 1:
                 self.fail(tried.by, tried.to, f"{_name(tried)}: {len(others)} calls try it at once")
+
+    def _breaker(self, tried: Try) -> Breaker | None:
+        """The circuit that it goes through, where caller and peer are there to have one."""
+        node = self.place.boxes[tried.by].node
+        if node is None or tried.row is None:
+            return None
+        own = node.dispatcher.breakers._own.rows.get((tried.row.node, tried.work.capability))  # noqa: SLF001 - a checker looks inside
+        return None if own is None or own.epoch != tried.row.epoch else own.breaker
 
     def _has_to(self, tried: Try) -> bool:
         """Whether so many rest that some have to be asked all the same."""
         place = self.place
         node = place.boxes[tried.by].node
         assert node is not None
-        outstanding = node.dispatcher.outstanding
+        outstanding, tripped = node.dispatcher.outstanding, node.dispatcher.breakers._tripped  # noqa: SLF001 - as above
         passed = {each.to for each in tried.work.tries if each is not tried}
         view, now = node.view(), Instant(place.now)
         barred = candidates = 0
         for peer in view.by_node.values():
             if peer.state is not MemberState.ALIVE or not peer.offers(tried.work.capability):
                 continue
-            barred += peer.node in outstanding._ejected  # noqa: SLF001 - as above
+            barred += peer.node in tripped
             hop, load = peer.node.hex(), outstanding.newest(peer)[0]
             has_room = load is None or not (load.full or load.draining)
             is_heard = peer.node == view.me or (peer.reachable and not view.stale(peer, now))

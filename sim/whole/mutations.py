@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import meshd.routing.filters as filters_module
+from meshd.clock import Instant
 from meshd.errors import NoCandidateError
+from meshd.routing.breaker import Breaker, Circuit
+from meshd.routing.breakers import Breakers
 from meshd.routing.call import Call
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
-from meshd.routing.signals import Outstanding
 from meshd.rpc.server import RpcServer
 from meshd.view import ClusterView
 from meshd.work.admission import Admission, Outcome
@@ -109,11 +111,20 @@ def _loses_replies(original: Any) -> Any:
 
 
 def _all_try_at_once(_original: Any) -> Any:
-    def is_barred(self: Outstanding, peer: Any, now: float) -> bool:
-        record = self._ejected.get(peer.node)
-        return record is not None and now < (record.ejected_until or 0.0)
+    def is_barred(self: Breaker, now: float) -> bool:
+        return self.until is not None and now < self.until
 
     return is_barred
+
+
+def _refuses_too_soon(original: Any) -> Any:
+    def refusal(self: Breakers, capability: str, candidates: Any, now: Instant) -> Any:
+        whole = self._whole.rows.get(capability)
+        if whole is not None and whole.breaker.streak > 1:
+            return Circuit.of(whole.breaker, capability, None, now)
+        return original(self, capability, candidates, now)
+
+    return refusal
 
 
 def _refuses_every_other(original: Any) -> Any:
@@ -201,9 +212,11 @@ MUTATIONS = tuple(
         ("refuses", "says of every other call that nobody could take it",
          Dispatcher, "delegate", _refuses_every_other, "delegate_steady"),
         ("never_ejects", "goes on asking who fails",
-         Outstanding, "_eject", _nothing, "delegate_failing"),
+         Breaker, "_open", _nothing, "delegate_failing"),
         ("no_half_open", "sends everything to who may be well again",
-         Outstanding, "_is_barred", _all_try_at_once, "delegate_ejected"),
+         Breaker, "is_barred", _all_try_at_once, "delegate_ejected"),
+        ("refuses_too_soon", "ends calls at once after the second failure",
+         Breakers, "refusal", _refuses_too_soon, "delegate_failing"),
         ("silent_changes", "does not tell what it offers no more",
          Worker, "remove", _silent_changes, "delegate_seasons"),
         ("keeps_slots", "does not free the slot of a run that took too long",

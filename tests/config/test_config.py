@@ -20,7 +20,7 @@ from meshd.errors import UsageError
 from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipConfig
 from meshd.paths import default_state_dir, search_paths
 from meshd.routing import policies as routing_policies
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 from meshd.toml_file import FILE_BYTES_MAX
 
 
@@ -81,6 +81,9 @@ def test_every_setting_is_documented_and_has_a_flag_and_a_variable():
         msgspec.convert(msgspec.to_builtins(option.default), option.type)
     assert {o.path.partition(".")[0] for o in options()} | {"capability", "handler"} == set(
         Config.__struct_fields__
+    )
+    assert next(o for o in options() if o.path == "routing.breaker.window").section == (
+        "routing.breaker"
     )
 
 
@@ -321,6 +324,44 @@ def test_what_routing_would_refuse_is_refused_here():
     routing = load().config.routing
     assert (routing.hops_max, routing.weights) == (8, {"cpu": 0.7, "latency": 0.3})
     assert set(POLICIES) == set(routing_policies.POLICIES) - {"pinned"}
+
+
+def test_a_section_within_a_section_is_set_by_file_variable_and_flag(tmp_path):
+    path = written(
+        tmp_path / "c.toml",
+        '[routing]\npolicy = "random"\n[routing.breaker]\nfailures = 5\nsuccess_min = 1\n',
+    )
+    loaded = load(
+        {"routing_breaker_window": 30}, {"MESHD_ROUTING_BREAKER_RATE_OPEN_S": "7.5"}, [path]
+    )
+    breaker = loaded.config.routing.breaker
+    assert loaded.config.routing.policy == "random"
+    assert (breaker.failures, breaker.success_min, breaker.window) == (5, 1.0, 30)
+    assert (breaker.rate_open_s, breaker.samples_min) == (7.5, 10)
+    assert loaded.origins["routing.breaker.failures"] == str(path)
+    assert load().config.routing.breaker == BreakerSettings()
+
+
+def test_every_fault_of_a_section_within_a_section_is_listed(tmp_path):
+    path = written(
+        tmp_path / "c.toml",
+        "[routing.breaker]\nfailure = 5\nfailures = 0\nwindow = 5\nsuccess_min = nan\n",
+    )
+    found = faults({"routing_breaker_open_s_max": 1.0}, paths=[path])
+    assert found == [
+        f"{path}: routing.breaker.failure: unknown key; did you mean failures?",
+        f"{path}: routing.breaker.failures: expected `int` >= 1",
+        f"{path}: routing.breaker.success_min: expected `float` >= 0.0",
+        "default: routing.breaker.samples_min: must be at most window, or the share never counts",
+        (
+            "--routing-breaker-open-s-max: routing.breaker.open_s_max: must be at least"
+            " failures_open_s, rate_open_s, capability_open_s"
+        ),
+    ]
+    path.write_text("[routing]\nbreaker = 1\n")
+    assert faults(paths=[path]) == [
+        f"{path}: routing.breaker: must be a table, written [routing.breaker]"
+    ]
 
 
 @pytest.mark.parametrize(

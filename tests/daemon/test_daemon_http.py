@@ -279,7 +279,9 @@ def test_the_network_port_knows_no_control_method(mesh):
         "schema": TEXT, "healthy": YES_NO, "name": TEXT, "id": NODE_ID, "mesh": TEXT,
         "version": TEXT, "pid": COUNT, "address": TEXT, "socket": TEXT, "state_dir": TEXT,
         "uptime_s": NUMBER, "profile": TEXT, "drain_s": NUMBER, "loop_lag_s": NUMBER,
-        "gossip": dict,
+        "gossip": dict, "circuits": {
+            "open": COUNT, "half_open": COUNT, "opened": COUNT, "rows": [{"capability": TEXT}]
+        },
         "members": dict.fromkeys(("alive", "suspect", "dead", "left"), COUNT),
         "tasks": dict.fromkeys(("in_flight", "queue", "done", "failed", "refused"), COUNT),
         "discovery": [{"source": TEXT, "state": TEXT, "detail": TEXT}], "problems": [TEXT],

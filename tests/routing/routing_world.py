@@ -7,6 +7,8 @@ from typing import Any
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant
 from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
+from meshd.routing.breakers import Breakers
+from meshd.routing.signals import Outcome
 from meshd.view import ClusterView, Peer
 
 NOW = Instant(100.0)
@@ -40,6 +42,32 @@ def peer(n: int, **changes: Any) -> Peer:
 def view(*peers: Peer, me: int = 1) -> ClusterView:
     by_node = {p.node: p for p in peers}
     return ClusterView(version=1, me=node_id(me), by_node=by_node, stale_after_s=5.0)
+
+
+def begin(breakers: Breakers, to: Peer, *, now=NOW, capability="echo", is_pinned=False):
+    return breakers.begin(to, capability, now, is_pinned=is_pinned)
+
+
+def end(breakers: Breakers, crossing, outcome, *, now=NOW, seen: ClusterView | None = None):
+    breakers.end(crossing, outcome, now, lambda: view() if seen is None else seen)
+
+
+def ask(breakers: Breakers, to: Peer, outcome: Outcome, *, now=NOW, seen=None, **asked: Any):
+    """A call to a node, begun and ended in this moment. `seen` None: more nodes offer it."""
+    others = view(*(peer(n) for n in range(101, 105)), me=101) if seen is None else seen
+    end(breakers, begin(breakers, to, now=now, **asked), outcome, now=now, seen=others)
+
+
+def fail_there(breakers: Breakers, to: Peer, *, times=3, now=NOW, seen=None, **asked: Any):
+    """So many failures in a row at one node; by default its circuit opens."""
+    for _ in range(times):
+        ask(breakers, to, Outcome.FAILED, now=now, seen=seen, **asked)
+
+
+def fail_everywhere(breakers: Breakers, seen: ClusterView, *, times=10, now=NOW):
+    """So many failures in a row, in turn at all nodes; by default the whole capability opens."""
+    for n in range(times):
+        ask(breakers, seen.peers[n % len(seen.peers)], Outcome.FAILED, now=now, seen=seen)
 
 
 class FakeClock:

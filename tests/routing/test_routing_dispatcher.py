@@ -20,7 +20,7 @@ from meshd.model import Epoch, Load, MemberState
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.request import DelegateRequest, request_from_params
 from meshd.routing.resilience import PAUSE_FIRST_S
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 
 ECHO = (offer(),)
 SAFE = (offer(idempotent=True),)
@@ -187,7 +187,9 @@ async def test_at_most_three_further_candidates_are_tried():
 
 
 async def test_a_busy_peer_among_failing_ones_buys_no_further_tries():
-    world = World(me(), *(peer(n, capabilities=SAFE) for n in range(2, 12)))
+    patient = RoutingSettings(breaker=BreakerSettings(capability_failures=1_000))
+    peers = (peer(n, capabilities=SAFE) for n in range(2, 12))
+    world = World(me(), *peers, settings=patient)
     world.answer({2: busy(0.05), **dict.fromkeys(range(3, 12), failing(BROKEN))})
     for _ in range(8):  # whoever is drawn first
         before = len(world.invoker.order)
@@ -321,7 +323,7 @@ async def test_peers_known_to_be_full_are_waited_for_like_busy_ones():
         world.clock.pass_s(seconds)
         world.view = view(me(), peer(2))
 
-    world.dispatcher._sleep = sleep
+    world.dispatcher._patience.sleep = sleep
     assert (await world.delegate())["delegated_to"]["node"] == "n2"
     assert world.clock.time > NOW
 

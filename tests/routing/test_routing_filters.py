@@ -5,15 +5,25 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from routing_world import NOW, node_id, offer, peer, view
+from routing_world import (
+    NOW,
+    begin,
+    fail_everywhere,
+    fail_there,
+    node_id,
+    offer,
+    peer,
+    view,
+)
 
 from meshd.errors import Code, UsageError
 from meshd.model import Load, MemberState
+from meshd.routing.breakers import Breakers
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
 from meshd.routing.policies import POLICIES, policy_named
 from meshd.routing.router import explain, nobody, plan
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding
 from meshd.routing.terms import parse_terms
 
@@ -231,14 +241,55 @@ def test_pinned_needs_a_node():
     assert [c.peer.name for c in made.attempts] == ["n2"]
 
 
-def test_an_ejected_peer_is_left_out_of_the_plan():
-    seen, signals = view(peer(1), peer(2), peer(3)), Outstanding()
-    for _ in range(3):
-        signals.begin(peer(2), NOW)
-        signals.end(node_id(2), Outcome.FAILED, NOW, took_s=0.0, deadline_s=1.0)
-    made = make_plan(seen, outstanding=signals)
+def test_an_ejected_peer_is_left_out_of_the_plan_and_told_with_its_circuit():
+    seen, breakers = view(peer(1), peer(2), peer(3)), Breakers()
+    fail_there(breakers, peer(2), seen=seen)
+    made = make_plan(seen, breakers=breakers)
     assert [(r.name, r.reason) for r in made.rejected] == [("n2", Reason.EJECTED)]
     assert {c.peer.name for c in made.attempts} == {"n1", "n3"}
+    (row,) = explain(made)["left_out"]
+    assert row["why"] == ("is ejected: 3 failures in a row; its circuit is open for another 60 s")
+
+
+def test_what_fails_everywhere_is_a_plan_for_nobody_with_the_reason():
+    seen, breakers = view(peer(1), peer(2), peer(3)), Breakers()
+    fail_everywhere(breakers, seen)
+    made = make_plan(seen, breakers=breakers)
+    assert made.attempts == ()
+    assert {r.reason for r in made.rejected} == {Reason.CIRCUIT}
+    error = nobody(made, seen)
+    assert (error.code, error.definite, error.data) == (
+        Code.CIRCUIT_OPEN, True, {"retry_after_s": 10.0}
+    )  # fmt: skip
+    assert "10 failures in a row wherever it was tried" in error.message
+    assert "tried again in 10 s" in error.hint
+    pinned = make_plan(seen, Need("echo", pinned="n2"), policy="pinned", breakers=breakers)
+    assert [c.peer.name for c in pinned.attempts] == ["n2"]
+    begin(breakers, peer(1), now=NOW + 10)
+    tried = make_plan(seen, breakers=breakers, now=NOW + 10)
+    assert "by one call now" in nobody(tried, seen).hint
+
+
+def test_what_nobody_offers_is_told_as_that_even_after_failures():
+    seen, breakers = view(peer(1), peer(2), peer(3)), Breakers()
+    fail_everywhere(breakers, seen)
+    without = view(peer(1, capabilities=()))
+    assert nobody(make_plan(without, breakers=breakers), without).code == Code.NO_CANDIDATE
+
+
+def test_a_node_on_trial_is_scored_as_if_it_had_not_failed():
+    later = NOW + 60
+    bad = peer(2, load=Load(slots=4, service_s=0.1, error_fraction=1.0), heard_at=later)
+    me = peer(1, capabilities=())
+    seen = view(me, bad, peer(3, heard_at=later), peer(4, heard_at=later))
+    breakers, signals = Breakers(), Outstanding()
+    for _ in range(3):
+        signals.begin(bad, NOW)
+        signals.end(bad.node, Outcome.FAILED, NOW, took_s=0.0, deadline_s=30.0)
+    fail_there(breakers, bad, seen=seen)
+    made = make_plan(seen, now=later, breakers=breakers, outstanding=signals)
+    assert made.trials == [bad.node]
+    assert len({c.score for c in made.attempts}) == 1
 
 
 def test_a_node_that_nobody_knows_is_told_as_that():
@@ -281,6 +332,20 @@ def test_settings_out_of_range_are_all_named_at_once():
         )  # fmt: skip
     words = ("sample", "hops_max", "queue_max", "deadline_s", "fraction", "s_max", "speed")
     assert all(word in str(caught.value) for word in words)
+
+
+def test_settings_of_breakers_out_of_range_are_all_named_at_once():
+    with pytest.raises(UsageError) as caught:
+        BreakerSettings(
+            failures=0, failures_open_s=1e9, success_min=float("nan"), window=65, samples_min=66,
+            rate_open_s=0.0, capability_failures=0, capability_open_s=-1.0, open_s_max=0.0,
+        )  # fmt: skip
+    assert all(name in str(caught.value) for name in BreakerSettings.__struct_fields__)
+    assert "success_min must be 0..1" in caught.value.message
+    with pytest.raises(UsageError, match="samples_min must be at most window"):
+        BreakerSettings(window=5)
+    with pytest.raises(UsageError, match="open_s_max must be at least failures_open_s"):
+        BreakerSettings(open_s_max=59.0)
 
 
 @pytest.mark.parametrize("weights", [{"cpu": -1.0}, {"cpu": 0.0}, {}, {"cpu": float("nan")}])

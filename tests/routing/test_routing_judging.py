@@ -10,6 +10,7 @@ from routing_world import NOW, node_id, offer, peer, view
 from meshd.clock import Instant
 from meshd.model import Epoch, Load
 from meshd.routing.affinity import SPREAD, Share, bounds, order_of, placed, ranks
+from meshd.routing.breakers import Breakers
 from meshd.routing.filters import Reason
 from meshd.routing.history import HALF_LIFE_S, History
 from meshd.routing.need import Need
@@ -123,12 +124,14 @@ def test_composite_weighs_match_trust_availability_and_cost():
 
 
 def test_composite_leaves_who_fails_a_third_of_its_availability():
-    failing = peer(1, load=Load(slots=4))
-    outstanding = Outstanding()
-    called(outstanding, failing, *[Outcome.FAILED] * 3)
+    failing, breakers = peer(1), Breakers()
+    for _ in range(3):
+        crossing = breakers.begin(failing, "echo", NOW)
+        breakers.end(crossing, Outcome.FAILED, NOW, lambda: view(failing))
     made = plan(
-        view(failing), Need("echo"), NOW, outstanding=outstanding, random=random.Random(1),
-        settings=RoutingSettings(), policy="composite",
+        view(failing), Need("echo", pinned="n1"), NOW, outstanding=Outstanding(),
+        random=random.Random(1), settings=RoutingSettings(), policy="composite",
+        breakers=breakers,
     )  # fmt: skip
     assert made.attempts[0].factors["availability"] == pytest.approx(0.3)
 

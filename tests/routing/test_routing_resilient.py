@@ -11,7 +11,7 @@ from meshd.model import Load
 from meshd.routing.offers import ACCEPT, COUNTER, REJECT, Offer, best_offer
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN, RETRIES_SAVED
 from meshd.routing.router import ATTEMPTS_MAX
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 
 
 def bid(answer=ACCEPT, eta_s=1.0, queue=0, **more):
@@ -42,7 +42,8 @@ async def test_a_refusal_costs_nothing_of_the_budget():
 
 
 async def test_a_sole_worker_that_fails_costs_nothing_of_the_budget():
-    world = World(me(), peer(2))
+    patient = RoutingSettings(breaker=BreakerSettings(capability_failures=1_000))
+    world = World(me(), peer(2), settings=patient)
     world.answer({2: failing(PeerError("connection refused"))})
     for _ in range(2 * int(RETRIES_SAVED)):
         with pytest.raises(PeerError, match=r"connection refused$"):

@@ -1,4 +1,4 @@
-"""First-hand knowledge: own calls between reports, failures, ejection."""
+"""First-hand knowledge: own calls between reports, and what failures cost."""
 
 import random
 
@@ -13,7 +13,6 @@ from meshd.routing.need import Need
 from meshd.routing.router import plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import (
-    EJECT_S,
     PEERS_MAX,
     RATE_HALF_LIFE_S,
     Outcome,
@@ -127,104 +126,52 @@ def test_reported_errors_lower_a_peers_chances():
     assert Outstanding().estimate(flawed, NOW).penalty_s == pytest.approx(0.5)
 
 
-def test_three_failures_in_a_row_eject_and_one_good_call_readmits():
-    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
-    fail(signals)
-    fail(signals)
-    assert signals.admit(three, NOW) == (three, [])
-    fail(signals)
-    assert signals.admit(three, NOW) == ([three[0], three[2]], [TWO])
-    later = NOW + EJECT_S
-    assert signals.admit(three, later) == (three, [])
-    signals.begin(TWO, later)  # half-open: one call at a time
-    assert signals.admit(three, later) == ([three[0], three[2]], [TWO])
-    signals.end(TWO.node, Outcome.OK, later, took_s=0.1, deadline_s=1.0)
-    assert signals.admit(three, later) == (three, [])
+def told(signals, share, now):
+    flawed = peer(2, load=Load(slots=4, service_s=0.1, error_fraction=share), load_at=now)
+    return signals.estimate(flawed, now).penalty_s
 
 
-def test_while_a_trial_is_open_another_call_that_is_refused_makes_room_for_none():
-    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
-    for _ in range(3):
-        fail(signals)
-    later = NOW + EJECT_S
-    signals.begin(TWO, later)
-    signals.begin(TWO, later + 1)  # where too many rest, some are asked all the same
-    signals.end(TWO.node, Outcome.NEUTRAL, later + 1.1, took_s=0.1, deadline_s=1.0)
-    assert signals.admit(three, later + 2)[1] == [TWO]
-    signals.end(TWO.node, Outcome.NEUTRAL, later + 3.3, took_s=3.3, deadline_s=1.0)
-    assert signals.admit(three, later + 4)[1] == []
-
-
-def test_a_failed_trial_ejects_for_longer_and_a_refused_one_decides_nothing():
-    signals, three = Outstanding(), [peer(1), TWO, peer(3)]
-    for _ in range(3):
-        fail(signals)
-    later = NOW + EJECT_S
-    signals.begin(TWO, later)
-    signals.end(TWO.node, Outcome.NEUTRAL, later, took_s=0.0, deadline_s=1.0)
-    assert signals.admit(three, later)[1] == []
-    fail(signals, now=later)
-    assert signals.admit(three, later + 2 * EJECT_S - 1)[1] == [TWO]
-    assert signals.admit(three, later + 2 * EJECT_S)[1] == []
-    much_later = later + 2 * EJECT_S + 301
-    fail(signals, now=much_later)
-    assert signals.admit(three, much_later + EJECT_S)[1] == []
-
-
-def test_six_failures_among_the_last_ten_eject():
-    signals = Outstanding()
-    for good in (1, 0, 0, 1, 0, 0, 1, 0, 0, 1):
-        assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == []
-        succeed(signals) if good else fail(signals)
-    fail(signals)  # the oldest good one drops out: 7 of 10
-    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == [TWO]
-    fail(signals)  # of calls that were still under way: nothing more
-    fail(signals)
-    fail(signals)
-    assert signals.admit([peer(1), TWO, peer(3)], NOW + EJECT_S)[1] == []
-
-
-def test_never_more_than_a_third_is_ejected():
-    signals, peers = Outstanding(), [peer(n) for n in range(1, 7)]
-    for at, node in enumerate(peers[:4]):
-        for _ in range(3):
-            fail(signals, node, NOW + at)
-    kept, out = signals.admit(peers, NOW + 5)
-    assert [p.name for p in out] == ["n4", "n3"]  # the longest to go
-    assert len(kept) == 4
+def test_reported_errors_that_grow_no_more_fade_and_new_ones_count_again():
+    signals = Outstanding(peers_max=2)
+    assert told(signals, 0.5, NOW) == pytest.approx(0.5)
+    assert told(signals, 0.505, NOW + 10) == pytest.approx(0.2525)
+    assert told(signals, 0.4, NOW + 10) == pytest.approx(0.2)
+    assert told(signals, 0.5, NOW + 20) == pytest.approx(0.5)
+    for n in (3, 4):  # the longest unchanged is forgotten, and begins anew
+        other = peer(n, load=Load(slots=4, service_s=0.1, error_fraction=0.5))
+        assert signals.estimate(other, NOW + 30).penalty_s == pytest.approx(0.5)
+    assert told(signals, 0.5, NOW + 30) == pytest.approx(0.5)
 
 
 def test_a_restarted_peer_starts_with_a_clean_slate():
     signals, anew = Outstanding(), peer(2, epoch=Epoch(2))
-    for _ in range(3):
-        fail(signals)
-    signals.observe(view(peer(1)))
-    signals.observe(view(peer(1), TWO))
-    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == [TWO]
-    signals.observe(view(peer(1), anew))
-    assert signals.admit([peer(1), anew, peer(3)], NOW)[1] == []
-    for _ in range(3):
-        fail(signals)
+    fail(signals)
+    assert signals.estimate(TWO, NOW).penalty_s > 0
+    assert signals.estimate(anew, NOW).penalty_s == 0
     signals.begin(anew, NOW)
-    assert signals.admit([peer(1), anew, peer(3)], NOW)[1] == []
+    assert signals.estimate(anew, NOW).penalty_s == 0
 
 
-def test_an_ejected_peer_leaves_the_others_alone():
+def test_who_is_pardoned_costs_nothing_until_more_fails():
     signals = Outstanding()
-    for _ in range(3):
-        fail(signals)
-    others = [peer(1), peer(3), peer(4)]
-    assert signals.admit(others, NOW) == (others, [])
+    flawed = peer(2, load=Load(slots=4, service_s=0.1, error_fraction=1.0))
+    signals.pardon(TWO.node)  # of whom nothing is known there is nothing to forgive
+    fail(signals)
+    signals.pardon(TWO.node)
+    assert signals.estimate(flawed, NOW).penalty_s == 0
+    succeed(signals)
+    assert signals.estimate(flawed, NOW).penalty_s == 0
+    fail(signals)
+    assert signals.estimate(flawed, NOW).penalty_s > 1.0
 
 
 def test_records_are_bounded_and_those_with_calls_under_way_stay():
     signals = Outstanding(peers_max=2)
     signals.begin(peer(1), NOW)
-    for _ in range(3):
-        fail(signals)
+    fail(signals)
     signals.begin(peer(3), NOW)
     assert signals.forgotten == 1
-    assert signals.admit([peer(1), TWO, peer(3)], NOW)[1] == []
+    assert signals.estimate(TWO, NOW).penalty_s == 0
     signals.begin(peer(4), NOW)  # nobody is idle: nothing is forgotten
     assert signals.forgotten == 1
     for n in range(5):

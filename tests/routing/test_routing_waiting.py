@@ -30,7 +30,7 @@ class Sleeps:
         self.world = world
         self.taken = []
         self.at = {}
-        world.dispatcher._sleep = self
+        world.dispatcher._patience.sleep = self
 
     async def __call__(self, seconds):
         self.taken.append(seconds)
@@ -44,7 +44,7 @@ class Held:
     def __init__(self, world):
         self.ends = []
         self.world = world
-        world.dispatcher._sleep = self
+        world.dispatcher._patience.sleep = self
 
     async def __call__(self, seconds):
         end = asyncio.Event()

@@ -1,0 +1,364 @@
+"""All circuits of a node's calls: what failed here lately gets none for a while, then one to try.
+
+There is one circuit for each capability at each node, and one for each capability wherever it is
+offered. While the first is open, calls go to other nodes; while the second is, they fail at once,
+so that a fallback can be taken. All of it is first-hand: nobody opens the circuits of others.
+
+Source: Envoy's outlier detection, for the bound on how many may be out at once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from meshd.clock import Instant
+from meshd.model import Epoch, MemberState, NodeId
+from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
+from meshd.routing.settings import BreakerSettings
+from meshd.routing.signals import Outcome
+from meshd.view import ClusterView, Peer
+
+CIRCUITS_MAX = 8_192
+"""Circuits of capabilities at nodes; beyond it the longest unused closed one is forgotten."""
+
+CAPABILITIES_MAX = 1_024
+"""Circuits of whole capabilities; beyond it likewise."""
+
+LOOKED_AT_MAX = 64
+"""Among so many of the longest unused, a closed one is looked for; else the very first goes."""
+
+EJECTED_PART = 3
+"""At most one of so many candidates is left out: where more fail, the fault is hardly theirs."""
+
+SICK_CIRCUITS = 2
+"""With so many open circuits a node gets nothing of what is not known to work there."""
+
+NODES_MIN = 3
+"""A capability fails everywhere once it failed at so many nodes, or at all that offer it."""
+
+FAILED_AT_MAX = 256
+"""Where it failed at so many nodes and nowhere succeeded, no more are remembered or asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which candidates may be asked, which of these are trials, which are left out and why.
+
+    The reasons are said by `str()`: most plans are never explained.
+    """
+
+    kept: list[Peer]
+    trials: Sequence[NodeId] = ()
+    ejected: Sequence[tuple[Peer, object]] = ()
+
+
+class _Own:
+    """The circuit of a capability at one run of a node."""
+
+    __slots__ = ("breaker", "epoch")
+
+    def __init__(self, breaker: Breaker, epoch: Epoch) -> None:
+        self.breaker = breaker
+        self.epoch = epoch
+
+
+class _Whole:
+    """The circuit of a whole capability.
+
+    `failed_at` are the nodes where it failed since its last success, `under_way` counts the calls
+    at each node that have not ended.
+    """
+
+    __slots__ = ("breaker", "failed_at", "under_way")
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.failed_at: set[NodeId] = set()
+        self.under_way: Counter[NodeId] = Counter()
+
+    def begin(self, node: NodeId) -> None:
+        """A call is under way there."""
+        self.under_way[node] += 1
+
+    def end(self, node: NodeId, outcome: Outcome, *, is_pinned: bool) -> None:
+        """It no longer is."""
+        self.under_way[node] -= 1
+        if not self.under_way[node]:
+            del self.under_way[node]
+        if outcome is Outcome.OK:
+            self.failed_at.clear()
+        elif outcome is Outcome.FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
+            self.failed_at.add(node)
+
+    def fails_everywhere(self, capability: str, view: ClusterView) -> bool:
+        """Whether it failed at enough nodes, or at all the living that offer it.
+
+        Not while a node that has not failed works for us: failures are fast, and the answers to a
+        burst of calls come last from those who do the work.
+        """
+        failed = self.failed_at
+        if len(failed) >= FAILED_AT_MAX:
+            return True
+        if any(node not in failed for node in self.under_way):
+            return False
+        return len(failed) >= NODES_MIN or all(
+            peer.node in failed or not peer.offers(capability)
+            for peer in view.by_node.values()
+            if peer.state is MemberState.ALIVE
+        )
+
+
+_K = TypeVar("_K")
+_C = TypeVar("_C", _Own, _Whole)
+
+
+class _Table(Generic[_K, _C]):
+    """Circuits by key, the longest unused first; never more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.rows: dict[_K, _C] = {}
+        self._most = most
+
+    def use(self, key: _K, circuit: _C) -> tuple[_K, _C] | None:
+        """Put it last; what had to go for it, if anything."""
+        rows = self.rows
+        rows.pop(key, None)
+        gone = None
+        if len(rows) >= self._most:
+            oldest = [k for k, _ in zip(rows, range(LOOKED_AT_MAX), strict=False)]
+            closed = (k for k in oldest if rows[k].breaker.until is None)
+            old = next(closed, oldest[0])
+            gone = old, rows.pop(old)
+        rows[key] = circuit
+        return gone
+
+
+class Crossing(msgspec.Struct, frozen=True, eq=False):
+    """One call under way, through the circuit at its node and that of the whole capability."""
+
+    node: NodeId
+    capability: str
+    own: _Own
+    own_passage: Passage
+    whole: _Whole
+    whole_passage: Passage
+    is_pinned: bool
+
+
+class Breakers:
+    """All circuits of one node's calls.
+
+    Attributes:
+        opened_at_nodes, opened_whole: how often circuits of either kind opened.
+        forgotten: circuits that went for want of room.
+    """
+
+    def __init__(
+        self,
+        settings: BreakerSettings | None = None,
+        *,
+        circuits_max: int = CIRCUITS_MAX,
+        capabilities_max: int = CAPABILITIES_MAX,
+    ) -> None:
+        self.opened_at_nodes = 0
+        self.opened_whole = 0
+        self.forgotten = 0
+        self._settings = settings or BreakerSettings()
+        self._own: _Table[tuple[NodeId, str], _Own] = _Table(circuits_max)
+        self._whole: _Table[str, _Whole] = _Table(capabilities_max)
+        self._tripped: dict[NodeId, dict[str, _Own]] = {}
+        """Of `_own` those that are not closed, by node: mostly none, so that plans stay cheap."""
+
+    @property
+    def opened(self) -> int:
+        """How often any did."""
+        return self.opened_at_nodes + self.opened_whole
+
+    def begin(
+        self, peer: Peer, capability: str, now: Instant, *, is_pinned: bool = False
+    ) -> Crossing:
+        """A call to `peer` is about to start; each must `end`.
+
+        Nothing may be awaited since the plan, or two could try a half-open circuit.
+        `is_pinned`: its caller names the node, so that its failure says nothing of the others.
+        """
+        key, window = (peer.node, capability), self._settings.window
+        own = self._own.rows.get(key)
+        if own is None or own.epoch != peer.epoch:
+            own = _Own(Breaker(window), peer.epoch)
+            self._unlist(peer.node, capability)
+        whole = self._whole.rows.get(capability) or _Whole(Breaker(window))
+        gone = self._own.use(key, own)
+        if gone is not None:
+            self._unlist(*gone[0])
+            self.forgotten += 1
+        self.forgotten += self._whole.use(capability, whole) is not None
+        whole.begin(peer.node)
+        return Crossing(
+            node=peer.node,
+            capability=capability,
+            own=own,
+            own_passage=own.breaker.begin(now),
+            whole=whole,
+            whole_passage=whole.breaker.begin(now, may_try=not is_pinned),
+            is_pinned=is_pinned,
+        )
+
+    def end(
+        self,
+        crossing: Crossing,
+        outcome: Outcome,
+        now: Instant,
+        view: Callable[[], ClusterView],
+    ) -> None:
+        """That call ended. `view` is asked, where that matters, who else offers the capability."""
+        own, breaker, settings = crossing.own, crossing.own.breaker, self._settings
+        before = breaker.openings
+        breaker.end(
+            crossing.own_passage,
+            outcome,
+            now,
+            judge=lambda: node_opening(breaker, settings),
+            open_s_max=settings.open_s_max,
+        )
+        self.opened_at_nodes += breaker.openings - before
+        if self._own.rows.get((crossing.node, crossing.capability)) is own:
+            if breaker.until is None:
+                self._unlist(crossing.node, crossing.capability)
+            else:
+                self._tripped.setdefault(crossing.node, {})[crossing.capability] = own
+        crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
+        if not (crossing.is_pinned and outcome is Outcome.FAILED):
+            self._end_whole(crossing, outcome, now, view)
+
+    def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
+        """The circuit of the whole capability, where it lets no call pass; None where it does.
+
+        Who came or was started anew since it opened is reason enough to try it at once.
+        """
+        whole = self._whole.rows.get(capability)
+        if whole is None or whole.breaker.until is None:
+            return None
+        breaker = whole.breaker
+        if any(peer.changed_at > breaker.opened_at for peer in candidates):
+            breaker.hurry(now)
+        return Circuit.of(breaker, capability, None, now) if breaker.is_barred(now) else None
+
+    def is_barred_at(self, peer: Peer, capability: str, now: Instant) -> bool:
+        """Whether the circuit of the capability at this node lets no call pass."""
+        own = self._tripped.get(peer.node, {}).get(capability)
+        return own is not None and own.epoch == peer.epoch and own.breaker.is_barred(now)
+
+    def admit(self, candidates: list[Peer], capability: str, now: Instant) -> Admission:
+        """Who of these may be asked: all but those with an open circuit, at most a third of them.
+
+        Where more are open, those with the least time left are asked all the same.
+        Source: Envoy's outlier detection (`max_ejection_percent`).
+        """
+        if not self._tripped:
+            return Admission(candidates)
+        trials: list[NodeId] = []
+        barred: list[tuple[Instant, Peer, object]] = []
+        for peer in candidates:
+            if peer.node not in self._tripped:
+                continue
+            circuits = self._circuits_of(peer)
+            own = circuits.get(capability)
+            if own is None:
+                until, why = self._sickness(circuits, peer, capability, now)
+                if until is not None:
+                    barred.append((until, peer, why))
+            elif own.breaker.is_barred(now):
+                barred.append((own.breaker.until or now, peer, own.breaker))
+            else:
+                trials.append(peer.node)
+        barred.sort(key=lambda row: (-row[0], row[1].node))
+        ejected = [
+            (peer, Circuit.of(why, capability, peer.node, now) if isinstance(why, Breaker) else why)
+            for _, peer, why in barred[: len(candidates) // EJECTED_PART]
+        ]
+        out = {peer.node for peer, _ in ejected}
+        return Admission([p for p in candidates if p.node not in out], trials, ejected)
+
+    def shown(self, view: ClusterView, now: Instant) -> list[Circuit]:
+        """All that are not closed, of nodes as they run now; whole capabilities first, by name."""
+        return [*self._shown_whole(now), *sorted(self._shown_own(view, now), key=_place)]
+
+    def _shown_whole(self, now: Instant) -> Iterator[Circuit]:
+        for capability, whole in sorted(self._whole.rows.items()):
+            if whole.breaker.until is not None:
+                yield Circuit.of(whole.breaker, capability, None, now)
+
+    def _shown_own(self, view: ClusterView, now: Instant) -> Iterator[Circuit]:
+        for node, circuits in self._tripped.items():
+            peer = view.get(node)
+            for capability, own in circuits.items():
+                if peer is not None and own.epoch == peer.epoch:
+                    yield Circuit.of(own.breaker, capability, node, now)
+
+    def _end_whole(
+        self,
+        crossing: Crossing,
+        outcome: Outcome,
+        now: Instant,
+        view: Callable[[], ClusterView],
+    ) -> None:
+        whole, settings = crossing.whole, self._settings
+        breaker, passage = whole.breaker, crossing.whole_passage
+        if outcome is Outcome.OK and passage.opening != breaker.openings:
+            passage = Passage(now, breaker.openings)  # a success refutes it, whenever it began
+
+        def judge() -> Opening | None:
+            if breaker.streak < settings.capability_failures:
+                return None
+            if not whole.fails_everywhere(crossing.capability, view()):
+                return None
+            why = f"{failures(breaker.streak)} in a row wherever it was tried"
+            return Opening(why, settings.capability_open_s)
+
+        before = breaker.openings
+        breaker.end(passage, outcome, now, judge=judge, open_s_max=settings.open_s_max)
+        self.opened_whole += breaker.openings - before
+
+    def _circuits_of(self, peer: Peer) -> dict[str, _Own]:
+        """Those not closed of this run of the node; those of an earlier run are forgiven."""
+        circuits = self._tripped.get(peer.node, {})
+        for capability in [c for c, own in circuits.items() if own.epoch != peer.epoch]:
+            del self._own.rows[peer.node, capability]
+            self._unlist(peer.node, capability)
+        return circuits
+
+    def _sickness(
+        self, circuits: dict[str, _Own], peer: Peer, capability: str, now: Instant
+    ) -> tuple[Instant | None, str]:
+        """Until when a node gets nothing of a capability that has not failed there, and why.
+
+        One that fails ejects no other. Where two or more are open, the fault may be the node's:
+        it gets no more than what worked there when it was called last.
+        """
+        ends = sorted(
+            own.breaker.until
+            for own in circuits.values()
+            if own.breaker.until is not None and now < own.breaker.until
+        )
+        known = self._own.rows.get((peer.node, capability))
+        works = known is not None and known.epoch == peer.epoch and known.breaker.is_known_to_work
+        if len(ends) < SICK_CIRCUITS or works:
+            return None, ""
+        until = ends[-SICK_CIRCUITS]
+        text = f"{len(ends)} of its other circuits are open, so many for another"
+        return until, f"{text} {until - now:.3g} s"
+
+    def _unlist(self, node: NodeId, capability: str) -> None:
+        circuits = self._tripped.get(node)
+        if circuits is not None:
+            circuits.pop(capability, None)
+            if not circuits:
+                del self._tripped[node]
+
+
+def _place(circuit: Circuit) -> tuple[str, NodeId]:
+    return circuit.capability, circuit.node or NodeId(b"")
