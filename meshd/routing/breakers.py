@@ -148,6 +148,13 @@ class Crossing(msgspec.Struct, frozen=True, eq=False):
     is_pinned: bool
 
 
+_USUAL = BreakerSettings()
+
+
+def _as_usual(_capability: str) -> BreakerSettings:
+    return _USUAL
+
+
 class Breakers:
     """All circuits of one node's calls.
 
@@ -158,15 +165,16 @@ class Breakers:
 
     def __init__(
         self,
-        settings: BreakerSettings | None = None,
+        settings: Callable[[str], BreakerSettings] = _as_usual,
         *,
         circuits_max: int = CIRCUITS_MAX,
         capabilities_max: int = CAPABILITIES_MAX,
     ) -> None:
+        """`settings` of a capability are asked for at each call, `window` for each new circuit."""
         self.opened_at_nodes = 0
         self.opened_whole = 0
         self.forgotten = 0
-        self._settings = settings or BreakerSettings()
+        self._settings = settings
         self._own: _Table[tuple[NodeId, str], _Own] = _Table(circuits_max)
         self._whole: _Table[str, _Whole] = _Table(capabilities_max)
         self._tripped: dict[NodeId, dict[str, _Own]] = {}
@@ -185,7 +193,7 @@ class Breakers:
         Nothing may be awaited since the plan, or two could try a half-open circuit.
         `is_pinned`: its caller names the node, so that its failure says nothing of the others.
         """
-        key, window = (peer.node, capability), self._settings.window
+        key, window = (peer.node, capability), self._settings(capability).window
         own = self._own.rows.get(key)
         if own is None or own.epoch != peer.epoch:
             own = _Own(Breaker(window), peer.epoch)
@@ -215,7 +223,8 @@ class Breakers:
         view: Callable[[], ClusterView],
     ) -> None:
         """That call ended. `view` is asked, where that matters, who else offers the capability."""
-        own, breaker, settings = crossing.own, crossing.own.breaker, self._settings
+        own, settings = crossing.own, self._settings(crossing.capability)
+        breaker = own.breaker
         before = breaker.openings
         breaker.end(
             crossing.own_passage,
@@ -306,7 +315,7 @@ class Breakers:
         now: Instant,
         view: Callable[[], ClusterView],
     ) -> None:
-        whole, settings = crossing.whole, self._settings
+        whole, settings = crossing.whole, self._settings(crossing.capability)
         breaker, passage = whole.breaker, crossing.whole_passage
         if outcome is Outcome.OK and passage.opening != breaker.openings:
             passage = Passage(now, breaker.openings)  # a success refutes it, whenever it began
