@@ -5,7 +5,7 @@ before all that end in `*`, of these the longest holds, alone: tables are not la
 Weights, shares and fallbacks are taken as a whole; tiers that a table leaves out are as by default.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args, get_type_hints
 
@@ -38,14 +38,12 @@ _FIELDS = {"hedge": "is_hedging"}
 """Keys that are called otherwise in `RoutingSettings`."""
 
 
-def key_for(keys: Iterable[str], capability: str) -> str:
+def key_for(keys: Container[str], capability: str) -> str:
     """Which of the keys is that of the capability's table; empty if none is."""
-    fitting = [key for key in keys if _fits(key, capability)]
-    return max(fitting, key=lambda key: (not key.endswith("*"), len(key)), default="")
-
-
-def _fits(key: str, capability: str) -> bool:
-    return capability.startswith(key[:-1]) if key.endswith("*") else capability == key
+    if capability in keys:
+        return capability
+    ends = range(len(capability), -1, -1)
+    return next((key for end in ends if (key := f"{capability[:end]}*") in keys), "")
 
 
 def effective(settings: RoutingSettings, capability: str) -> RoutingSettings:
