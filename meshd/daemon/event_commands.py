@@ -38,6 +38,15 @@ class EventCommands:
         self._running: list[tuple[EventHandler, asyncio.Task[None]]] = []
         self._has_begun = False
 
+    def check(self, handlers: Iterable[EventHandler]) -> None:
+        """Whether `use` would take these.
+
+        Raises:
+            UsageError: an attached program answers one of the queries.
+        """
+        queries = tuple(each.query for each in handlers if each.query)
+        self._node.happenings.check_free(queries, self)
+
     def use(self, handlers: Iterable[EventHandler]) -> None:
         """Run these, and no others; those that stay go on where they are.
 

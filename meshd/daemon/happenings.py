@@ -339,13 +339,21 @@ class Happenings:
         Raises:
             UsageError: somebody else answers one of them; nothing changed.
         """
+        self.check_free(names, owner)
+        self.forget_owner(owner)
+        self._answerers |= dict.fromkeys(names, (answerer, owner))
+
+    def check_free(self, names: tuple[str, ...], owner: object) -> None:
+        """Whether `owner` may answer queries of these names.
+
+        Raises:
+            UsageError: somebody else answers one of them.
+        """
         taken = [n for n in names if n in self._answerers and self._answerers[n][1] is not owner]
         if taken:
             raise UsageError(
                 f"another program answers {', '.join(taken)} on this node", hint="rename the query"
             )
-        self.forget_owner(owner)
-        self._answerers |= dict.fromkeys(names, (answerer, owner))
 
     def forget_owner(self, owner: object) -> None:
         """Whoever answered is gone. Idempotent."""

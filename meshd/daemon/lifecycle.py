@@ -15,7 +15,7 @@ from meshd.config import Config
 from meshd.daemon.event_commands import EventCommands
 from meshd.daemon.node import Node
 from meshd.daemon.platform import LoopFactory, SystemPlatform
-from meshd.daemon.routing_watch import Reread, RoutingWatch
+from meshd.daemon.routing_watch import Reloaded, RoutingWatch
 from meshd.errors import MeshError, UsageError
 from meshd.event_handler import handlers_from_config
 from meshd.telemetry import log
@@ -93,6 +93,22 @@ def definitions_of(config: Config, *, fresh: bool = False) -> tuple[CapabilityDe
     return collect(found) if found else ()
 
 
+def reload_all(node: Node, commands: EventCommands, routing: RoutingWatch) -> Reloaded:
+    """Take capabilities, handlers and routing from the configuration as it is now, or none of it.
+
+    Raises:
+        UsageError: some of it is wrong, or an attached program has a name of it; nothing changed.
+    """
+    fresh = routing.read()
+    definitions = definitions_of(fresh, fresh=True)
+    handlers = handlers_from_config(fresh.handler)
+    routing.check(fresh.routing)
+    commands.check(handlers)
+    changed = node.worker.replace(definitions)  # the last that may fail, and then changes nothing
+    commands.use(handlers)
+    return changed, routing.use(fresh.routing)
+
+
 async def _serve(
     config: Config,
     factory: LoopFactory,
@@ -103,13 +119,7 @@ async def _serve(
     commands = EventCommands(node)
     routing = RoutingWatch(node, reread)
 
-    def reload() -> Reread:
-        fresh = routing.read()
-        definitions = definitions_of(fresh, fresh=True)
-        commands.use(handlers_from_config(fresh.handler))
-        return definitions, routing.use(fresh.routing)
-
-    node.reload_with(reload)
+    node.reload_with(lambda: reload_all(node, commands, routing))
     if ready_file:
         _remove_ready(Path(ready_file))  # a killed run's would tell scripts that we serve already
     with _signals(node):

@@ -21,7 +21,7 @@ from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.naming import address_at
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
-from meshd.daemon.routing_watch import Reread
+from meshd.daemon.routing_watch import Reloaded
 from meshd.daemon.run_keeper import RunKeeper
 from meshd.daemon.settings import gossip_config, routing_settings, server_limits
 from meshd.daemon.stopping import Stopping
@@ -144,7 +144,7 @@ class Node:
         self.problems: dict[str, str] = {}
         self.foreign: dict[Address, tuple[str, Instant]] = {}  # versions spoken, last noticed when
         self.happenings = Happenings(self)
-        self._reload: Callable[[], Reread] | None = None
+        self._reload: Callable[[], Reloaded] | None = None
         self.methods = RemoteMethods(self)
         self.task_methods = TaskMethods(self)
         self._register_methods()
@@ -397,21 +397,20 @@ class Node:
             self.gossip.rejoin()
             self._tell_load()
 
-    def reload_with(self, load: Callable[[], Reread]) -> None:
-        """What `reload` reads the files by."""
-        self._reload = load
+    def reload_with(self, reload: Callable[[], Reloaded]) -> None:
+        """What `reload` reads and takes the files by."""
+        self._reload = reload
 
-    def reload(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def reload(self) -> Reloaded:
         """Read files again: the names of capabilities, and keys of `[routing]`, that changed.
 
         Raises:
-            UsageError: they are wrong now, or this node has nothing to read them from; those that
-                were served before stay.
+            UsageError: they are wrong now, or this node has nothing to read them from; nothing
+                changed.
         """
         if self._reload is None:
             raise UsageError("this node's capabilities come from a program, not from files")
-        definitions, routing = self._reload()
-        return self.worker.replace(definitions), routing
+        return self._reload()
 
     async def _close(self) -> None:
         await self._cancel_leaving()

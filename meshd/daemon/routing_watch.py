@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Seconds
 from meshd.config import Config, RoutingConfig
 from meshd.daemon.settings import routing_settings
 from meshd.discovery.base import Pause, cancel
-from meshd.errors import UsageError
+from meshd.errors import MeshError, UsageError
+from meshd.routing.rules import Rules
 from meshd.routing.settings import Overrides
 from meshd.telemetry.log import event, get_logger
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from meshd.daemon.node import Node
 
 POLL_S: Seconds = 2.0
+SETTLE_S: Seconds = 0.5
+"""How long a changed file is left alone: some editors empty it, and write it a moment later."""
 FAULTS_SHOWN = 5
 
-Reread = tuple[tuple[CapabilityDefinition, ...], tuple[str, ...]]
-"""What a reload brings: all capabilities, and the keys of `[routing]` that changed."""
+Reloaded = tuple[tuple[str, ...], tuple[str, ...]]
+"""What a reload changed: names of capabilities, and keys of `[routing]`."""
+
+_UNREAD = object()
+"""A mark that no file has."""
 
 logger = get_logger(__name__)
 
@@ -41,7 +46,9 @@ class RoutingWatch:
         self._reread = reread
         self._pause = pause or Pause()
         self._held = node.config.routing
-        self._seen: object = None
+        self._generation = 0  # of what was read last; what was begun before it is stale
+        self._last: object = _UNREAD  # the file at the last look
+        self._used: object = None  # the file whose policies hold
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -59,45 +66,79 @@ class RoutingWatch:
         Raises:
             UsageError: it is wrong; what held before goes on.
         """
+        self._generation += 1
         try:
             return self._reread()
         except UsageError as error:
             self._failed(error)
             raise
 
+    def check(self, fresh: RoutingConfig) -> None:
+        """Whether `use` would take these settings.
+
+        Raises:
+            UsageError: it would not; what held before goes on.
+        """
+        try:
+            Rules(routing_settings(fresh))
+        except UsageError as error:
+            self._failed(error)
+            raise
+
     def use(self, fresh: RoutingConfig) -> tuple[str, ...]:
-        """Route by these settings from now on; returns the key paths of those that changed."""
+        """Route by these settings from now on; returns the key paths of those that changed.
+
+        Raises:
+            UsageError: those of a capability are out of range; nothing changed.
+        """
         changed = changes(self._held, fresh)
         if changed:
             self._node.dispatcher.use(routing_settings(fresh))
             event(logger, "info", "routing_changed", changed=",".join(changed))
         self._held = fresh
+        self._generation += 1
         self._node.problems.pop("routing", None)
         return changed
 
     async def _watch(self) -> None:
         while True:
-            await self._look()
-            await self._pause.wait(POLL_S)
+            await self._pause.wait(await self._look())
 
-    async def _look(self) -> None:
+    async def _look(self) -> Seconds:
+        """Read the file if it is new and finished; returns how long to wait for the next look."""
+        generation = self._generation
+        try:
+            return await self._follow()
+        except Exception as error:  # noqa: BLE001 - the next look may go better
+            # Ending here would leave the file unwatched, and nobody would know.
+            if generation == self._generation:
+                self._failed(error)
+            return POLL_S
+
+    async def _follow(self) -> Seconds:
         path = self._held.policy_file
         mark = await asyncio.to_thread(_mark, path) if path else None
-        if mark == self._seen:
-            return
-        self._seen = mark  # of a broken file as well: it is told once
-        try:
-            fresh = await asyncio.to_thread(self._reread)
-        except UsageError as error:
-            self._failed(error)
-        else:
+        last, self._last = self._last, mark
+        if mark == self._used:
+            return POLL_S
+        if mark != last:
+            return SETTLE_S  # it may be half written
+        generation = self._generation
+        fresh = await asyncio.to_thread(self._reread)
+        if generation == self._generation:  # or a reload has read what is newer
             self.use(fresh.routing)
+            self._used = mark
+        return POLL_S
 
-    def _failed(self, error: UsageError) -> None:
-        faults = error.data.get("faults") or [error.message]
+    def _failed(self, error: Exception) -> None:
+        self._used = _UNREAD  # even the old file, should it come back, is news: the problem is over
+        if isinstance(error, MeshError):
+            what, faults = "wrong", error.data.get("faults") or [error.message]
+        else:
+            what, faults = "not to be read", [repr(error)]
         more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
         reason = "; ".join([*faults[:FAULTS_SHOWN], *more])
-        problem = f"routing goes on by its old settings, for the new ones are wrong: {reason}"
+        problem = f"routing goes on by its old settings, for the new ones are {what}: {reason}"
         if self._node.problems.get("routing") != problem:
             self._node.problems["routing"] = problem
             event(logger, "error", "routing_not_changed", reason=reason)

@@ -50,16 +50,6 @@ def key_for(keys: Container[str], capability: str) -> str:
     return next((key for end in ends if (key := f"{capability[:end]}*") in keys), "")
 
 
-def effective(settings: RoutingSettings, capability: str) -> RoutingSettings:
-    """What holds for calls of this capability.
-
-    Raises:
-        UsageError: what its table makes of the default is out of range.
-    """
-    key = key_for(settings.by_capability, capability)
-    return laid_over(settings, key) if key else settings
-
-
 def laid_over(settings: RoutingSettings, key: str) -> RoutingSettings:
     """The default with the table of this key laid over it.
 
@@ -107,7 +97,7 @@ class Rules:
         self._found: dict[str, RoutingSettings] = {}
 
     def of(self, capability: str) -> RoutingSettings:
-        """What holds for calls of this capability: `effective`, for the price of a look."""
+        """What holds for calls of this capability, for the price of a look."""
         if not self._made:
             return self.default
         found = self._found.get(capability)

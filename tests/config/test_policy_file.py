@@ -13,7 +13,7 @@ from meshd.daemon.routing_watch import changes
 from meshd.daemon.settings import routing_settings
 from meshd.errors import UsageError
 from meshd.routing.policy_file import is_policy_file, read_policy_file
-from meshd.routing.rules import KINDS, Rules, effective
+from meshd.routing.rules import KINDS, Rules
 from meshd.routing.settings import BreakerSettings, Overrides, RoutingSettings
 
 EXAMPLE = repository.ROOT / "examples" / "policies.toml"
@@ -66,8 +66,8 @@ def test_the_policy_file_wins_over_the_configuration_and_gives_way_to_variables_
         "routing.capability.a.policy": str(config),
         "routing.capability.b.*.cost_usd_max": str(config),
     }
-    settings = routing_settings(routing)
-    assert (effective(settings, "a").retries, effective(settings, "b.c").retries) == (0, 1)
+    held = Rules(routing_settings(routing))
+    assert (held.of("a").retries, held.of("b.c").retries) == (0, 1)
 
 
 def test_numbers_of_circuits_stand_in_both_files_and_are_laid_key_by_key(write):

@@ -15,9 +15,9 @@ from meshd.routing.rules import (
     TABLES_MAX,
     Rules,
     completed,
-    effective,
     joined,
     key_for,
+    laid_over,
     read_tables,
     tables_faults,
 )
@@ -46,7 +46,8 @@ def test_every_capability_has_settings_and_they_are_those_that_the_pure_rule_giv
     rules = Rules(settings)
     for name in names * 2:
         found = rules.of(name)
-        assert found == effective(settings, name)
+        key = key_for(settings.by_capability, name)
+        assert found == (laid_over(settings, key) if key else settings)
         assert found is rules.of(name), "they are made once"
 
 
@@ -59,13 +60,13 @@ def test_the_longest_fitting_key_holds_and_an_exact_name_before_all(settings, na
         assert chosen == name
     else:
         assert chosen == max(fitting, key=len, default="")
-    assert effective(settings, name).source == (f"capability {chosen}" if chosen else "default")
+    assert Rules(settings).of(name).source == (f"capability {chosen}" if chosen else "default")
 
 
 @given(RULES, NAMES)
 def test_what_a_table_leaves_out_is_as_by_default_and_the_default_stays(settings, name):
     before = msgspec.json.encode(settings)
-    found = effective(settings, name)
+    found = Rules(settings).of(name)
     table = settings.by_capability.get(key_for(settings.by_capability, name))
     for key in KINDS:
         given_here = None if table is None else getattr(table, key)
@@ -97,8 +98,6 @@ def test_a_table_that_breaks_the_default_is_refused_by_its_name():
     by_capability = {"a": Overrides(tiers={"least": 0.93})}
     with pytest.raises(UsageError, match=r"^a: .*must go down"):
         Rules(RoutingSettings(by_capability=by_capability))
-    with pytest.raises(UsageError, match="must go down"):
-        effective(RoutingSettings(by_capability=by_capability), "a")
 
 
 @pytest.mark.parametrize(
@@ -189,9 +188,9 @@ def test_numbers_of_circuits_are_laid_over_those_of_the_default_and_judged_there
     tables = {"a": Overrides(breaker={"window": 12})}
     default = RoutingSettings(breaker=BreakerSettings(failures=5))
     assert list(tables_faults(tables, default)) == []
-    settings = RoutingSettings(breaker=default.breaker, by_capability=tables)
-    assert effective(settings, "a").breaker == BreakerSettings(failures=5, window=12)
-    assert effective(settings, "b").breaker is default.breaker
+    rules = Rules(RoutingSettings(breaker=default.breaker, by_capability=tables))
+    assert rules.of("a").breaker == BreakerSettings(failures=5, window=12)
+    assert rules.of("b").breaker is default.breaker
     wanting = RoutingSettings(breaker=BreakerSettings(samples_min=15))
     ((path, fault),) = tables_faults(tables, wanting)
     assert (path, fault.partition(",")[0]) == ("a.breaker", "samples_min must be at most window")
