@@ -260,8 +260,8 @@ def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any
     need, terms = made.need, made.need.terms
     assert terms is not None, "the terms say what it may cost"
     left_out = (r.node for r in made.rejected if r.reason is Reason.TOO_EXPENSIVE)
-    offers = (view.by_node[node].offers(need.capability) for node in left_out)
-    cheapest_usd = min(offer.cost_usd(terms.units) for offer in offers if offer is not None)
+    offers = ((node, view.by_node[node].offers(need.capability)) for node in left_out)
+    cheapest_usd = min(terms.expected_usd(node, offer) for node, offer in offers if offer)
     return BudgetError(
         f"nobody takes {need.capability!r} for at most ${terms.cost_usd_max:g}",
         hint=f"the cheapest asks ${cheapest_usd:g}; {hint}",
