@@ -33,7 +33,7 @@ from meshd.routing.need import Need
 from meshd.routing.patience import Patience
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import Plan, explain, nobody, plan
+from meshd.routing.router import Plan, explain, least_bound_usd, nobody, plan, with_source
 from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
@@ -294,9 +294,12 @@ class Dispatcher:
         error, request = nobody(made, view), call.request
         if error.code != Code.OVER_BUDGET:
             return error
-        asked_usd = error.data["cheapest_usd"]
-        now = self._clock.now()
-        return self.ledger.refusal(request.caller, request.capability, asked_usd, now) or error
+        settings = self.settings_for(request.capability)
+        if error.data["cost_usd_max"] < least_bound_usd(request.terms, settings):
+            asked_usd, now = error.data["cheapest_usd"], self._clock.now()
+            refusal = self.ledger.refusal(request.caller, request.capability, asked_usd, now)
+            return refusal or error
+        return with_source(error, request.terms, settings)
 
     def _is_overtaken(self, call: Call, made: Plan, peer: Peer) -> bool:
         """Whether another call took what this one needs, since it was planned.

@@ -13,7 +13,7 @@ from test_routing_resilient import bid, both_asked, warm
 from meshd.clock import Instant
 from meshd.errors import BudgetError, BusyError, Code, NoCandidateError, PeerError
 from meshd.routing import spend, usual
-from meshd.routing.settings import RoutingSettings
+from meshd.routing.settings import Overrides, RoutingSettings
 from meshd.routing.spend import OTHERS, UNITS_MAX, Ledger, spend_shape, units_of
 from meshd.routing.terms import NO_TERMS, parse_terms
 from meshd.routing.usual import KEPT_S, SAMPLES_MAX, UsualUnits
@@ -405,6 +405,26 @@ async def test_a_budget_below_the_cap_is_told_as_the_budget():
     settings = RoutingSettings(spend={"caller_usd_per_hour": 9.0})
     with pytest.raises(BudgetError, match="nobody takes"):
         await World(me(), priced(2), settings=settings).delegate(terms=terms(cost_usd_max=0.05))
+
+
+async def test_a_bound_of_the_settings_is_told_as_theirs_and_the_calls_own_as_its_own():
+    spend = {"caller_usd_per_hour": 0.6}
+    by_capability = {"ec*": Overrides(cost_usd_max=0.2)}
+    settings = RoutingSettings(spend=spend, by_capability=by_capability)
+    world = World(me(), priced(2), settings=settings)
+    with pytest.raises(BudgetError, match=r"\$0.2, the cost_usd_max of this .*ec\*") as caught:
+        await world.delegate(terms=terms(cost_usd_max=0.3))
+    assert caught.value.data["bound_from"] == "capability ec*"
+    with pytest.raises(BudgetError, match=r"at most \$0.1 \(the") as caught:
+        await world.delegate(terms=terms(cost_usd_max=0.1))
+    assert caught.value.data["bound_from"] == "the call"
+    world.dispatcher.use(RoutingSettings(spend=spend, cost_usd_max=0.3))
+    with pytest.raises(BudgetError, match=r"settings \(default\)"):
+        await world.delegate()
+    world.dispatcher.use(RoutingSettings(spend=spend, cost_usd_max=0.55))
+    await world.delegate(caller="a")
+    with pytest.raises(BudgetError, match="a has"):
+        await world.delegate(caller="a", terms=terms(cost_usd_max=0.2))
 
 
 async def test_a_fallback_is_tried_where_the_first_is_too_expensive():
