@@ -6,6 +6,9 @@ from typing import Any
 LINK_LOST = "the caller's link got lost"
 """The message of the cancellation of a handler whose caller did not call it off, but vanished."""
 
+TEXT_CHARS_MAX = 2_000
+"""Of a message or a hint that came over the wire, so much is kept, as errors are passed on."""
+
 NOT_CALLED_OFF = "whoever comes after this caller asks for the answer"
 """The message of the cancellation of a call that the peer goes on with, as for a lost link."""
 
@@ -124,19 +127,23 @@ def error_from_wire(code: int, message: str, data: dict[str, Any] | None = None)
     """Rebuild the exception that a JSON-RPC error object stands for.
 
     `data` may hold `hint` (str) and `definite` (bool); without `definite` only the codes that are
-    answered before anything runs count as definite.
+    answered before anything runs count as definite. Texts are cut at `TEXT_CHARS_MAX`.
     """
     data = dict(data or {})
     hint = data.pop("hint", "")
     definite = data.pop("definite", code in _DEFINITE_CODES)
     kind = _BY_CODE.get(code, PeerError)
     return kind(
-        message,
-        hint=hint if isinstance(hint, str) else "",
+        _cut(message),
+        hint=_cut(hint) if isinstance(hint, str) else "",
         code=code,
         definite=definite is True,
         data=data,
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
 
 
 _DEFINITE_CODES = frozenset(

@@ -33,11 +33,11 @@ from meshd.routing.need import Need
 from meshd.routing.patience import Patience
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import Plan, explain, nobody, plan
+from meshd.routing.router import Plan, explain, least_bound_usd, nobody, plan, with_source
 from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
-from meshd.routing.spend import Ledger, units_of
+from meshd.routing.spend import Ledger, Purchase
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
@@ -294,16 +294,22 @@ class Dispatcher:
         error, request = nobody(made, view), call.request
         if error.code != Code.OVER_BUDGET:
             return error
-        asked_usd = error.data["cheapest_usd"]
-        now = self._clock.now()
-        return self.ledger.refusal(request.caller, request.capability, asked_usd, now) or error
+        settings = self.settings_for(request.capability)
+        if error.data["cost_usd_max"] < least_bound_usd(request.terms, settings):
+            asked_usd, now = error.data["cheapest_usd"], self._clock.now()
+            refusal = self.ledger.refusal(request.caller, request.capability, asked_usd, now)
+            return refusal or error
+        return with_source(error, request.terms, settings)
 
     def _is_overtaken(self, call: Call, made: Plan, peer: Peer) -> bool:
-        """Whether another call took the place that a half-open circuit had when this was planned.
+        """Whether another call took what this one needs, since it was planned.
 
-        That can be where something was awaited since.
+        That is the place at a half-open circuit, or what the caller might spend, and can be where
+        something was awaited since.
         """
         capability, now = call.request.capability, self._clock.now()
+        if self.ledger.is_short(call.request.caller, peer.node, peer.offers(capability), now):
+            return True
         if not call.request.to and self.breakers.refusal(capability, (peer,), now) is not None:
             return True
         return peer.node in made.trials and self.breakers.is_barred_at(peer, capability, now)
@@ -434,7 +440,7 @@ class Dispatcher:
     async def _second(self, call: Call, made: Plan, peer: Peer, me: NodeId) -> Won:
         started = self._clock.now()
         if self._is_overtaken(call, made, peer):
-            raise PeerError("another call is sent there first", code=Code.CIRCUIT_OPEN)
+            raise PeerError("another call was sent first", code=Code.CIRCUIT_OPEN)
         running = self._prepare(call, peer, started)
         try:
             return await self._tracked(running, me)
@@ -447,28 +453,36 @@ class Dispatcher:
         call, peer = running.call, running.peer
         # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
         # that it does.
-        crossing = self.breakers.begin(
-            peer, call.request.capability, self._clock.now(), is_pinned=bool(call.request.to)
-        )
+        now, capability = self._clock.now(), call.request.capability
+        crossing = self.breakers.begin(peer, capability, now, is_pinned=bool(call.request.to))
+        # So is what the caller may spend: what this is expected to cost is kept for it from here.
+        purchase = self.ledger.begin(call.request.caller, peer.node, peer.offers(capability), now)
         try:
-            if call.trying is not None:
-                await call.trying(peer)
-            return await self._counted(running, me)
+            await self._announce(call, peer, purchase)
+            return await self._counted(running, me, purchase)
         finally:
             self.breakers.end(crossing, running.outcome, self._clock.now(), self._view)
 
-    async def _counted(self, running: Running, me: NodeId) -> Won:
+    async def _announce(self, call: Call, peer: Peer, purchase: Purchase | None) -> None:
+        """Say who is about to be sent the work; if that fails, nothing is, and it is free."""
+        try:
+            if call.trying is not None:
+                await call.trying(peer)
+        except BaseException:
+            if purchase is not None:
+                self.ledger.end(purchase, None, self._clock.now(), is_charged=False)
+            raise
+
+    async def _counted(self, running: Running, me: NodeId, purchase: Purchase | None) -> Won:
         peer, started = running.peer, self._clock.now()
         eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
         self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
-        capability, caller = running.call.request.capability, running.call.request.caller
-        purchase = self.ledger.begin(caller, peer.offers(capability), started)
-        is_charged, reply = True, None
+        is_charged, told = True, None
         try:
             reply = await self._invoke(running, me)
-            answer = peer_result(reply)
+            answer, told = peer_result(reply), reply
             running.outcome = Outcome.OK
             return Won(peer, reply, answer, purchase)
         except MeshError as error:
@@ -478,7 +492,7 @@ class Dispatcher:
         finally:
             now = self._clock.now()
             if purchase is not None:
-                self.ledger.end(purchase, units_of(reply), now, is_charged=is_charged)
+                self.ledger.end(purchase, told, now, is_charged=is_charged)
             self.outstanding.end(
                 peer.node,
                 running.outcome,

@@ -138,7 +138,7 @@ def _refused(terms: Terms, peer: Peer, offered: CapabilitySummary) -> Reason | N
         return Reason.SCOPE
     if terms.difficulty is not None and offered.proficiency < terms.difficulty:
         return Reason.TOO_HARD
-    if terms.cost_usd_max is not None and is_too_expensive(terms, offered):
+    if terms.cost_usd_max is not None and is_too_expensive(terms, peer, offered):
         return Reason.TOO_EXPENSIVE
     return None
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from meshd.capability.manifest import Attributes
@@ -17,6 +17,7 @@ _COMPARISON = re.compile(rf"({_NAME})\s*(==|=|!=|>=|<=|>|<)\s*(.+)")
 _PRESENCE = re.compile(rf"(not\s+|!\s*)?({_NAME})")
 _NOT_IN_VALUES = frozenset("{},\"'")
 _NO = frozenset({"", "0", "false", "no", "off"})
+_TOO_MANY = f"where: more than {CONDITIONS_MAX} conditions"
 _FORMS = "write name = value, name != value, name in {A, B}, name not in {A, B}, name >= 8 or name"
 
 
@@ -58,23 +59,35 @@ class Matcher:
                 return any(_holds(_number(value), self.sign, self.bound) for value in values)
 
 
-def parse_matchers(texts: Iterable[str]) -> tuple[tuple[Matcher, ...], list[str]]:
+def parse_matchers(texts: Collection[str]) -> tuple[tuple[Matcher, ...], list[str]]:
     """The conditions that these texts are, and what is wrong with the others, in sentences.
 
-    A text may hold several, joined by `and`.
+    A text may hold several, joined by `and`. Of too many none is read: they come from anybody, and
+    reading them takes time.
     """
+    if len(texts) > CONDITIONS_MAX:
+        return (), [_TOO_MANY]
     found: list[Matcher] = []
     faults: list[str] = []
     for text in texts:
-        for part in re.split(r"\s+and\s+", text[: CONDITION_CHARS_MAX + 1].strip()):
+        for part in _parts(text):
+            if len(found) + len(faults) > CONDITIONS_MAX:
+                return (), [*faults[:CONDITIONS_MAX], _TOO_MANY]
             parsed = _parse(part)
             if isinstance(parsed, Matcher):
                 found.append(parsed)
             else:
                 faults.append(f"where {part[:80]!r}: {parsed}")
     if len(found) > CONDITIONS_MAX:
-        faults.append(f"where: more than {CONDITIONS_MAX} conditions")
+        faults.append(_TOO_MANY)
     return tuple(found), faults
+
+
+def _parts(text: str) -> list[str]:
+    """The conditions of one text; of one that is too long, that text alone."""
+    if len(text) > CONDITION_CHARS_MAX:
+        return [text]
+    return re.split(r"\s+and\s+", text.strip(), maxsplit=CONDITIONS_MAX)
 
 
 def _parse(text: str) -> Matcher | str:

@@ -1,6 +1,7 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -8,7 +9,7 @@ from random import Random
 from typing import Any
 
 from meshd.clock import Instant
-from meshd.errors import BudgetError, Code, NoCandidateError, PeerError, UsageError
+from meshd.errors import BudgetError, Code, MeshError, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
 from meshd.routing.breaker import Circuit
 from meshd.routing.breakers import Admission, Breakers
@@ -18,11 +19,12 @@ from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
 from meshd.routing.settings import DEFAULT, RoutingSettings
 from meshd.routing.signals import Outstanding
+from meshd.routing.terms import Terms
 from meshd.view import ClusterView, Peer
 
 ATTEMPTS_MAX = 1 + RETRIES_MAX
 THE_CALL = "the call"
-"""Who chose the policy, where no setting did."""
+"""Who chose the policy or bounds the cost, where no setting did."""
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
@@ -260,13 +262,37 @@ def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any
     need, terms = made.need, made.need.terms
     assert terms is not None, "the terms say what it may cost"
     left_out = (r.node for r in made.rejected if r.reason is Reason.TOO_EXPENSIVE)
-    offers = (view.by_node[node].offers(need.capability) for node in left_out)
-    cheapest_usd = min(offer.cost_usd(terms.units) for offer in offers if offer is not None)
+    offers = ((node, view.by_node[node].offers(need.capability)) for node in left_out)
+    cheapest_usd = min(terms.expected_usd(node, offer) for node, offer in offers if offer)
     return BudgetError(
         f"nobody takes {need.capability!r} for at most ${terms.cost_usd_max:g}",
         hint=f"the cheapest asks ${cheapest_usd:g}; {hint}",
         data={**data, "cost_usd_max": terms.cost_usd_max, "cheapest_usd": cheapest_usd},
     )
+
+
+def least_bound_usd(terms: Terms | None, settings: RoutingSettings) -> float:
+    """What a call may cost by its own terms and by settings, whatever is left to spend."""
+    return min(_own_bound_usd(terms), settings.cost_usd_max)
+
+
+def with_source(error: MeshError, terms: Terms | None, settings: RoutingSettings) -> MeshError:
+    """An error about the price, that says whose bound it is: the call's own or that of settings.
+
+    Args:
+        error: is changed.
+        terms: that the call itself asks for.
+        settings: what holds for its capability.
+    """
+    is_own = _own_bound_usd(terms) <= settings.cost_usd_max
+    error.data["bound_from"] = THE_CALL if is_own else settings.source
+    if not is_own:
+        error.message += f", the cost_usd_max of this node's settings ({settings.source})"
+    return error
+
+
+def _own_bound_usd(terms: Terms | None) -> float:
+    return math.inf if terms is None or terms.cost_usd_max is None else terms.cost_usd_max
 
 
 def _refused(circuit: Circuit) -> PeerError:

@@ -11,6 +11,7 @@ from meshd.routing.breakers import Breakers
 from meshd.routing.need import Need
 from meshd.routing.settings import SHARES, TIERS
 from meshd.routing.signals import Estimate, Outstanding
+from meshd.routing.terms import NO_TERMS
 from meshd.view import Peer
 
 Factors = dict[str, float]
@@ -47,7 +48,7 @@ class Scene:
         offered = peer.offers(need.capability)
         if offered is None:
             return 0.0
-        return offered.cost_usd(1.0 if need.terms is None else need.terms.units)
+        return (need.terms or NO_TERMS).expected_usd(peer.node, offered)
 
     def is_failing(self, peer: Peer) -> bool:
         """Whether its circuit is open: it gets no calls, or one to see how it is."""

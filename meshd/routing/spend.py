@@ -12,7 +12,9 @@ from typing import Any
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant, Seconds
 from meshd.errors import BudgetError
-from meshd.routing.terms import NO_TERMS, Terms, within
+from meshd.model import NodeId
+from meshd.routing.terms import GRAIN_USD, NO_TERMS, Terms, within
+from meshd.routing.usual import UsualUnits
 
 CALLERS_MAX = 512
 """Callers with an account of their own; further ones share `OTHERS`, and its caps."""
@@ -20,15 +22,9 @@ CALLERS_MAX = 512
 ROWS_MAX = 4_096
 """Pairs of caller and capability that are told apart; further ones are added up as `OTHERS`."""
 
-CAPABILITIES_MAX = 1_024
-"""Capabilities whose usual units are kept; the one that was longest not called is forgotten."""
-
 OTHERS = "(others)"
 UNITS_MAX = 1e6
-"""More units of one call are not believed, and none are counted."""
-
-UNITS_SAMPLES = 20
-"""The average of units weighs a new call by 1/n up to this n."""
+"""More units of one call are not believed: it costs what was expected of it."""
 
 GRAIN_DIGITS = 9
 """Digits of a dollar that count: sums of floats are off by less."""
@@ -51,12 +47,15 @@ class Row:
 class Purchase:
     """One try of a call that is not free. `cost_usd` is what is kept for it, and then its cost.
 
-    `units` is how many the answer said, once it came.
+    `windows_began` are the beginnings of the windows that it is kept in; `units` is how many the
+    answer said, once it came.
     """
 
     caller: str
+    node: NodeId
     offered: CapabilitySummary
     cost_usd: float
+    windows_began: tuple[Instant, ...]
     units: float | None = None
 
 
@@ -102,7 +101,7 @@ class Ledger:
         self._windows: dict[tuple[str, str], _Window] = {}
         self._callers: dict[str, None] = {}
         self._rows: dict[tuple[str, str], Row] = {}
-        self._units: dict[str, tuple[float, int]] = {}
+        self._usual = UsualUnits()
 
     def cap(self, caps: Mapping[str, float]) -> None:
         """These caps hold from now on, also for what was spent before."""
@@ -120,9 +119,8 @@ class Ledger:
 
         None where nothing is. Nor may a call be expected to cost more than `most_usd`.
         """
-        units, _ = self._units.get(capability, (1.0, 0))
         left_usd = min(most_usd, self.left_usd(caller, now))
-        terms = within(asked or NO_TERMS, left_usd, units)
+        terms = within(asked or NO_TERMS, left_usd, self._usual.by_node(capability, now))
         return None if terms is NO_TERMS else terms
 
     def left_usd(self, caller: str, now: Instant) -> float:
@@ -148,47 +146,71 @@ class Ledger:
     ) -> BudgetError | None:
         """The error for a caller whose caps leave less than `asked_usd`; None if none does."""
         standing = self.standing(caller, now)
-        tight = min(standing, key=lambda spent: spent.left_usd, default=None)
+        # A cap that the price alone is above comes first: no waiting helps there.
+        tight = min(
+            standing, key=lambda spent: (spent.cap_usd >= asked_usd, spent.left_usd), default=None
+        )
         if tight is None or tight.left_usd >= asked_usd:
             return None
+        raising = f"raise {tight.cap} in [routing.spend]"
+        waiting = f"wait {tight.resets_in_s:.0f} s for the next one, or {raising}"
         whose = "this node" if tight.caller == "" else tight.caller
         return BudgetError(
             f"{whose} has ${tight.left_usd:g} left for {capability!r} of ${tight.cap_usd:g}"
             f" {tight.cap.partition('_usd_')[2].replace('_', ' ')}",
-            hint=f"wait {tight.resets_in_s:.0f} s for the next one, or raise {tight.cap} in"
-            " [routing.spend]",
+            hint=waiting
+            if tight.cap_usd >= asked_usd
+            else f"one call asks ${asked_usd:g}, more than the cap ever leaves: {raising}",
             data={
                 "cap": tight.cap, "cap_usd": tight.cap_usd, "spent_usd": tight.spent_usd,
                 "resets_in_s": round(tight.resets_in_s, 3),
             },
         )  # fmt: skip
 
+    def is_short(
+        self, caller: str, node: NodeId, offered: CapabilitySummary | None, now: Instant
+    ) -> bool:
+        """Whether a try there is expected to cost more than the caller may still spend."""
+        if not self._caps or offered is None:
+            return False
+        cost_usd = offered.cost_usd(self._usual.expected(offered.name, node, now))
+        return cost_usd - self.left_usd(caller, now) > GRAIN_USD
+
     def begin(
-        self, caller: str, offered: CapabilitySummary | None, now: Instant
+        self, caller: str, node: NodeId, offered: CapabilitySummary | None, now: Instant
     ) -> Purchase | None:
         """A try begins, and what it is expected to cost is kept for it; None if it is free."""
         if offered is None or not (offered.cost_usd_per_call or offered.cost_usd_per_unit):
             return None
-        units, _ = self._units.get(offered.name, (1.0, 0))
-        purchase = Purchase(self._known(caller), offered, offered.cost_usd(units))
-        self._add(purchase.caller, purchase.cost_usd, now)
-        return purchase
+        cost_usd = offered.cost_usd(self._usual.expected(offered.name, node, now))
+        account = self._known(caller)
+        windows = self._windows_of(account, now)
+        for window in windows:
+            window.spent_usd += cost_usd
+        began = tuple(window.began for window in windows)
+        return Purchase(account, node, offered, cost_usd, began)
 
-    def end(
-        self, purchase: Purchase, units: float | None, now: Instant, *, is_charged: bool
-    ) -> None:
-        """It ended; `units` is what the answer said. Not `is_charged`, it surely had no effect."""
-        offered = purchase.offered
-        kept_usd, purchase.cost_usd, purchase.units = purchase.cost_usd, 0.0, units
+    def end(self, purchase: Purchase, reply: Any, now: Instant, *, is_charged: bool) -> None:
+        """It ended, with no valid answer if `reply` is None.
+
+        Not `is_charged`, it surely had no effect. Where nobody knows how many units it took, it
+        costs what was expected.
+        """
+        offered, units = purchase.offered, units_of(reply)
+        kept_usd, purchase.units = purchase.cost_usd, units
+        if not is_charged:
+            purchase.cost_usd = 0.0
+        elif units is not None:
+            purchase.cost_usd = offered.cost_usd(units)
+            self._usual.learn(offered.name, purchase.node, units, now)
+        elif _says_no_units(reply):
+            purchase.cost_usd = offered.cost_usd(0.0)
         if is_charged:
-            purchase.cost_usd = offered.cost_usd(units or 0.0)
             row = self._row(purchase.caller, offered.name)
             row.calls += 1
             row.units += units or 0.0
             row.cost_usd += purchase.cost_usd
-        if units is not None:
-            self._learn(offered.name, units)
-        self._add(purchase.caller, purchase.cost_usd - kept_usd, now)
+        self._correct(purchase, purchase.cost_usd - kept_usd, now)
 
     def rows(self) -> list[Row]:
         """What was spent, by caller and capability."""
@@ -209,10 +231,19 @@ class Ledger:
         self._callers[name] = None
         return name
 
-    def _add(self, caller: str, usd: float, now: Instant) -> None:
-        for who in (caller, ""):
-            for span, span_s in SPANS_S.items():
-                window = self._windows.setdefault((who, span), _Window(span_s, now)).at(now)
+    def _windows_of(self, account: str, now: Instant) -> list[_Window]:
+        """Those that a purchase counts in: of the account and of the node, each once."""
+        return [
+            self._windows.setdefault((who, span), _Window(span_s, now)).at(now)
+            for who in dict.fromkeys((account, ""))
+            for span, span_s in SPANS_S.items()
+        ]
+
+    def _correct(self, purchase: Purchase, usd: float, now: Instant) -> None:
+        """It cost more or less than was kept; a window begun since has nothing to give back."""
+        windows = self._windows_of(purchase.caller, now)
+        for window, began in zip(windows, purchase.windows_began, strict=True):
+            if usd > 0.0 or window.began == began:
                 window.spent_usd = max(0.0, window.spent_usd + usd)
 
     def _row(self, caller: str, capability: str) -> Row:
@@ -221,19 +252,17 @@ class Ledger:
             key = (OTHERS, OTHERS)
         return self._rows.setdefault(key, Row(*key))
 
-    def _learn(self, capability: str, units: float) -> None:
-        average, samples = self._units.pop(capability, (0.0, 0))
-        samples = min(samples + 1, UNITS_SAMPLES)
-        self._units[capability] = (average + (units - average) / samples, samples)
-        if len(self._units) > CAPABILITIES_MAX:
-            del self._units[next(iter(self._units))]
-
 
 def units_of(reply: Any) -> float | None:
     """The units that a `work` reply says; None where it says none, or none that make sense."""
     units = reply.get("units") if isinstance(reply, Mapping) else None
     is_number = isinstance(units, int | float) and not isinstance(units, bool)
     return float(units) if is_number and units is not None and 0.0 <= units <= UNITS_MAX else None
+
+
+def _says_no_units(reply: Any) -> bool:
+    """Whether a call was answered without a word of units, as where none are counted."""
+    return isinstance(reply, Mapping) and reply.get("units") is None
 
 
 def spend_shape(ledger: Ledger, now: Instant) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from meshd.capability.manifest import COST_USD_MAX, CapabilitySummary
-from meshd.model import LABELS_MAX, is_name
+from meshd.model import LABELS_MAX, NodeId, is_name
 from meshd.routing.matchers import Matcher, parse_matchers
 from meshd.view import Peer
 
@@ -23,7 +23,7 @@ class Terms:
         matchers: conditions on the capability's attributes, or else the node's labels.
         difficulty: of the work, 0..1: who offers it must be at least as proficient. None: any is.
         cost_usd_max: more a call must not cost; None is no bound.
-        units: that the call is expected to take, for the price.
+        units_at: how many the call is expected to take at each node, for the price; else 1.
     """
 
     region: str = ""
@@ -31,7 +31,11 @@ class Terms:
     matchers: tuple[Matcher, ...] = ()
     difficulty: float | None = None
     cost_usd_max: float | None = None
-    units: float = 1.0
+    units_at: Mapping[NodeId, float] = field(default_factory=dict, hash=False)
+
+    def expected_usd(self, node: NodeId, offered: CapabilitySummary) -> float:
+        """What the call is expected to cost there."""
+        return offered.cost_usd(self.units_at.get(node, 1.0))
 
 
 NO_TERMS = Terms()
@@ -59,10 +63,10 @@ def fails_condition(terms: Terms, peer: Peer, offered: CapabilitySummary) -> str
     return ""
 
 
-def is_too_expensive(terms: Terms, offered: CapabilitySummary) -> bool:
+def is_too_expensive(terms: Terms, peer: Peer, offered: CapabilitySummary) -> bool:
     """Whether a call is expected to cost more than it may."""
     most_usd = terms.cost_usd_max
-    return most_usd is not None and offered.cost_usd(terms.units) - most_usd > GRAIN_USD
+    return most_usd is not None and terms.expected_usd(peer.node, offered) - most_usd > GRAIN_USD
 
 
 def parse_terms(
@@ -80,6 +84,7 @@ def parse_terms(
         faults.append(f"region {region[:80]!r} is not a valid name")
     if len(wanted) > LABELS_MAX:
         faults.append(f"at most {LABELS_MAX} labels")
+        wanted = {}  # of too many none is read: they come from anybody, and that takes time
     faults += [
         f"label {name[:80]}={value[:80]} is not two valid names"
         for name, value in wanted.items()
@@ -93,11 +98,11 @@ def parse_terms(
     return terms, faults
 
 
-def within(terms: Terms, left_usd: float, units: float) -> Terms:
+def within(terms: Terms, left_usd: float, units_at: Mapping[NodeId, float]) -> Terms:
     """The same terms for who has so much left to spend, and a call that takes so many units."""
     most_usd = terms.cost_usd_max
     if math.isfinite(left_usd):
         most_usd = left_usd if most_usd is None else min(most_usd, left_usd)
-    if most_usd == terms.cost_usd_max and units == terms.units:
+    if most_usd == terms.cost_usd_max and units_at == terms.units_at:
         return terms
-    return Terms(terms.region, terms.labels, terms.matchers, terms.difficulty, most_usd, units)
+    return Terms(terms.region, terms.labels, terms.matchers, terms.difficulty, most_usd, units_at)

@@ -56,10 +56,9 @@ class World:
     def answer(self, by_node):
         self.invoker.answers.update(by_node)
 
-    async def delegate(self, **fields):
-        return await self.dispatcher.delegate(
-            DelegateRequest(**{"capability": "echo", "input": {"x": 1}, **fields})
-        )
+    async def delegate(self, trying=None, **fields):
+        request = DelegateRequest(**{"capability": "echo", "input": {"x": 1}, **fields})
+        return await self.dispatcher.delegate(request, trying=trying)
 
     def change(self, *peers):
         self.view = view(*peers)

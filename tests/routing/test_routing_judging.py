@@ -79,7 +79,10 @@ def test_cheapest_counts_the_units_that_a_call_is_expected_to_take():
     flat = priced(1, 0.5)
     metered = peer(2, capabilities=(offer(cost_usd_per_unit=0.1),))
     assert ranked("cheapest", flat, metered) == ["n2", "n1"]
-    assert ranked("cheapest", flat, metered, terms=Terms(units=9.0)) == ["n1", "n2"]
+    assert ranked("cheapest", flat, metered, terms=Terms(units_at={metered.node: 9.0})) == [
+        "n1",
+        "n2",
+    ]
 
 
 def test_quality_prefers_the_tier_and_leaves_out_who_is_below_the_last():

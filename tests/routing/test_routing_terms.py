@@ -132,6 +132,30 @@ def test_a_condition_that_is_none_says_why(text, said):
 def test_there_is_a_bound_of_conditions():
     _, faults = parse_matchers(["a"] * (CONDITIONS_MAX + 1))
     assert faults == ["where: more than 16 conditions"]
+    found, faults = parse_matchers(["a and b"] * CONDITIONS_MAX)
+    assert (found, faults) == ((), ["where: more than 16 conditions"])
+
+
+@pytest.mark.parametrize("texts", [["?" * 400] * 500, ["? and " * 60] * 16, ["?"] * 16])
+def test_not_more_faults_of_conditions_are_told_than_there_may_be_conditions(texts):
+    found, faults = parse_matchers(texts)
+    assert found == ()
+    assert len(faults) <= CONDITIONS_MAX + 1
+
+
+def test_of_too_many_conditions_none_is_read():
+    class Unread(list):
+        def __iter__(self):
+            raise AssertionError("they were read")
+
+    found, faults = parse_matchers(Unread(["a"] * (CONDITIONS_MAX + 1)))
+    assert (found, faults) == ((), ["where: more than 16 conditions"])
+
+
+def test_conditions_beyond_the_longest_text_are_not_cut_off_unseen():
+    found, (fault,) = parse_matchers(["a and " * 100 + "b"])
+    assert found == ()
+    assert "longer than 400" in fault
 
 
 names = st.from_regex(r"[A-Za-z0-9._-]{1,8}", fullmatch=True)
@@ -169,10 +193,17 @@ def test_every_fault_of_a_request_is_told_at_once():
             "cost_usd_max": math.nan, "affinity": "k" * 129, "offers": 9,
         })  # fmt: skip
     for words in (
-        "where 'a b c'", "region 'e u'", "at most 16 labels", "label a b=c", "difficulty must",
+        "where 'a b c'", "region 'e u'", "at most 16 labels", "difficulty must",
         "cost_usd_max must", "version '^x'", "affinity is longer", "offers must",
     ):  # fmt: skip
         assert words in caught.value.message
+
+
+def test_labels_that_are_no_names_are_told_while_there_are_not_too_many():
+    _, faults = parse_terms(labels={"a b": "c", "a": "d"})
+    assert faults == ["label a b=c is not two valid names"]
+    found, faults = parse_terms(labels={f"l {n}": "x" for n in range(500)})
+    assert (found.labels, faults) == ((), ["at most 16 labels"])
 
 
 ASKED = {
@@ -197,11 +228,12 @@ def test_a_need_may_hold_what_is_asked_of_the_candidates():
 
 def test_what_is_left_to_spend_bounds_the_cost_of_a_call():
     bounded, _ = parse_terms(cost_usd_max=0.5)
-    assert within(NO_TERMS, math.inf, 1.0) is NO_TERMS
-    assert within(bounded, math.inf, 1.0) is bounded
-    assert within(bounded, 0.2, 1.0).cost_usd_max == 0.2
-    assert within(NO_TERMS, 0.2, 1.0).cost_usd_max == 0.2
-    priced = offer(cost_usd_per_unit=0.1)
-    assert not is_too_expensive(within(bounded, 1.0, 5.0), priced)
-    assert is_too_expensive(within(bounded, 1.0, 6.0), priced)
+    assert within(NO_TERMS, math.inf, {}) is NO_TERMS
+    assert within(bounded, math.inf, {}) is bounded
+    assert within(bounded, 0.2, {}).cost_usd_max == 0.2
+    assert within(NO_TERMS, 0.2, {}).cost_usd_max == 0.2
+    there, priced = peer(1), offer(cost_usd_per_unit=0.1)
+    assert not is_too_expensive(within(bounded, 1.0, {there.node: 5.0}), there, priced)
+    assert is_too_expensive(within(bounded, 1.0, {there.node: 6.0}), there, priced)
+    assert not is_too_expensive(within(bounded, 1.0, {there.node: 6.0}), peer(2), priced)
     assert peer(1).labels == {}

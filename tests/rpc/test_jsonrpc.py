@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.errors import BusyError, Code, DecodeError, MeshError, UsageError
+from meshd.errors import (
+    TEXT_CHARS_MAX,
+    BusyError,
+    Code,
+    DecodeError,
+    MeshError,
+    UsageError,
+    error_from_wire,
+)
 from meshd.rpc.jsonrpc import (
     BATCH_MAX,
     DEPTH_MAX,
@@ -216,6 +224,16 @@ def test_an_error_keeps_its_kind_hint_data_and_definiteness():
     assert (found.message, found.hint, found.code) == ("full", "wait", Code.BUSY)
     assert found.definite
     assert found.data == {"eta_s": 2}
+
+
+def test_the_texts_of_an_error_are_cut():
+    told = {"code": -32017, "message": "m" * 9_000, "data": {"hint": "h" * 2_000, "x": 1}}
+    error = error_from_wire(**told)
+    assert error.message == "m" * (TEXT_CHARS_MAX - 1) + "…"
+    assert (error.hint, error.data) == ("h" * TEXT_CHARS_MAX, {"x": 1})
+    told["data"]["hint"] += "h"
+    error = error_from_wire(**told)
+    assert error.hint == "h" * (TEXT_CHARS_MAX - 1) + "…"
 
 
 def test_an_indefinite_error_stays_indefinite():
