@@ -1,5 +1,6 @@
 """What the calls of the routing bench come to: times, loads, messages, and what the slowest met."""
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ class Worker:
 
 @dataclass(frozen=True)
 class Ended:
-    """One call as its caller saw it, all times from the instant at which it was due.
+    """One call as its caller saw it: when it was due by the host's clock, all else from there on.
 
     `front` is the node that it was given to, `node` the one that did it, none if none did; `tries`
     are the nodes that were sent the work, and what came of that.
     """
 
     front: str
+    due: float
     took_s: float
     tries: tuple[tuple[str, str], ...]
     node: str = ""
@@ -69,6 +71,20 @@ def why_slow(call: Ended, by_name: dict[str, Worker]) -> str:
     return "waited for a slot" if call.began_s > LATE_S else "on the way"
 
 
+def waited_in_vain(turn: Turn, workers: Iterable[Worker]) -> int:
+    """Calls that waited for a slot while a healthy node had one free, at the instant of the call.
+
+    These are what whoever knows all could have spared.
+    """
+    healthy = {w.name: w for w in workers if not (w.is_slow or w.is_failing)}
+    slots = sum(worker.slots for worker in healthy.values())
+    runs = [c for c in turn.calls if c.node in healthy]
+    begins = sorted(c.due + c.began_s for c in runs)
+    ends = sorted(c.due + c.ended_s for c in runs)
+    waited = (c.due for c in turn.calls if c.node and c.began_s > LATE_S)
+    return sum(bisect(begins, due) - bisect(ends, due) < slots for due in waited)
+
+
 def loads(turns: Iterable[Turn], workers: Iterable[Worker]) -> dict[str, float]:
     """Busy time for each slot and second, by node: tasks done, times how long one takes there."""
     turns = list(turns)
@@ -81,15 +97,19 @@ def figures_of(turns: Sequence[Turn], workers: Sequence[Worker]) -> dict[str, An
     """What one policy's turns come to.
 
     Times are those of the calls that succeeded. The load of a node is its busy time for each slot
-    and second; `max_over_mean` compares the busiest node's with the plain mean of all that work,
-    the slow one included, the failing one not.
+    and second. `max_over_mean` compares that of the busiest, which may be the slow one, with the
+    mean of all healthy slots; `max_over_node_mean` with that of the healthy nodes, where one of one
+    slot counts as much as one of eight.
     """
     by_name = {worker.name: worker for worker in workers}
     calls = [call for turn in turns for call in turn.calls]
     good = sorted((call for call in calls if call.node), key=lambda call: call.took_s)
     assert good, "some calls succeed"
     busy = loads(turns, (worker for worker in workers if not worker.is_failing))
-    mean = sum(busy.values()) / len(busy)
+    healthy = [worker for worker in workers if not (worker.is_slow or worker.is_failing)]
+    slots = sum(worker.slots for worker in healthy)
+    mean = sum(busy[worker.name] * worker.slots for worker in healthy) / slots
+    node_mean = sum(busy[worker.name] for worker in healthy) / len(healthy)
     slowest = good[-max(1, len(good) // SLOWEST_PART) :]
     probes = sum(turn.probes for turn in turns)
     slow = [call for call in good if by_name[call.node].is_slow]
@@ -103,9 +123,12 @@ def figures_of(turns: Sequence[Turn], workers: Sequence[Worker]) -> dict[str, An
         "mean_ms": round(sum(call.took_s for call in good) / len(good) * 1_000, 1),
         "failed_percent": round(100.0 * (1.0 - len(good) / len(calls)), 2),
         "max_over_mean": round(max(busy.values()) / mean, 3),
+        "max_over_node_mean": round(max(busy.values()) / node_mean, 3),
         "messages": round((sum(c.messages for c in calls) + 2 * probes) / len(calls), 2),
         "probes": round(probes / len(calls), 2),
         "at_slow": len(slow),
+        "waited": sum(call.began_s > LATE_S for call in good),
+        "waited_in_vain": sum(waited_in_vain(turn, workers) for turn in turns),
         "loads": {name: round(load, 3) for name, load in busy.items()},
         "p99_ms_by_round": [_p99_ms(turn) for turn in turns],
         "slowest": dict(Counter(why_slow(call, by_name) for call in slowest).most_common()),
