@@ -71,15 +71,13 @@ def parse_matchers(texts: Collection[str]) -> tuple[tuple[Matcher, ...], list[st
     faults: list[str] = []
     for text in texts:
         for part in _parts(text):
-            if len(found) + len(faults) > CONDITIONS_MAX:
-                return (), [*faults[:CONDITIONS_MAX], _TOO_MANY]
+            if len(found) + len(faults) >= CONDITIONS_MAX:
+                return (), [*faults, _TOO_MANY]
             parsed = _parse(part)
             if isinstance(parsed, Matcher):
                 found.append(parsed)
             else:
                 faults.append(f"where {part[:80]!r}: {parsed}")
-    if len(found) > CONDITIONS_MAX:
-        faults.append(_TOO_MANY)
     return tuple(found), faults
 
 
