@@ -54,12 +54,12 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calm_since", "_lasts_s", "_results", "_trials_failed", "_why", "_window", "opened_at",
-        "openings", "repeats", "samples", "streak", "trial", "until",
+        "_calm_since", "_lasts_s", "_results", "_trials_failed", "_why", "opened_at", "openings",
+        "repeats", "samples", "streak", "trial", "until",
     )  # fmt: skip
 
-    def __init__(self, window: int) -> None:
-        """It is closed, and decides by the last `window` results."""
+    def __init__(self) -> None:
+        """It is closed."""
         self.openings = 0
         self.opened_at = Instant(0.0)
         self.until: Instant | None = None
@@ -67,7 +67,6 @@ class Breaker:
         self.streak = 0
         self.samples = 0
         self.trial: Passage | None = None
-        self._window = window
         self._results = 0  # one bit each, the newest last: a deque would take ten times the room
         self._why = ""
         self._lasts_s = 0.0
@@ -116,9 +115,10 @@ class Breaker:
         now: Instant,
         *,
         judge: Callable[[], Opening | None],
+        window: int,
         open_s_max: Seconds,
     ) -> None:
-        """A call ended. `judge` says whether the results of a closed circuit open it.
+        """A call ended. `judge` says whether the last `window` results of a closed one open it.
 
         What began before the last opening adds nothing: that is known by then. A success closes
         an open circuit too: calls come through it where too many others are open.
@@ -128,9 +128,9 @@ class Breaker:
         if outcome is Outcome.NEUTRAL or passage.opening != self.openings:
             return
         if outcome is Outcome.OK:
-            self._succeeded(now)
+            self._succeeded(now, window)
         elif self.until is None:
-            self._note(is_good=False)
+            self._note(window, is_good=False)
             self.streak += 1
             opening = judge()
             if opening is not None:
@@ -145,16 +145,16 @@ class Breaker:
         if self.until is not None:
             self.until = min(self.until, now)
 
-    def _succeeded(self, now: Instant) -> None:
+    def _succeeded(self, now: Instant, window: int) -> None:
         if self.until is not None:
             self.until = None
             self._calm_since = now
         self.streak = 0
-        self._note(is_good=True)
+        self._note(window, is_good=True)
 
-    def _note(self, *, is_good: bool) -> None:
-        self._results = (self._results << 1 | is_good) & ((1 << self._window) - 1)
-        self.samples = min(self.samples + 1, self._window)
+    def _note(self, window: int, *, is_good: bool) -> None:
+        self._results = (self._results << 1 | is_good) & ((1 << window) - 1)
+        self.samples = min(self.samples + 1, window)
 
     def _open(self, now: Instant, open_s_max: Seconds) -> None:
         if self.until is None and now - self._calm_since > CALM_S:

@@ -172,6 +172,10 @@ class Breakers:
         self._tripped: dict[NodeId, dict[str, _Own]] = {}
         """Of `_own` those that are not closed, by node: mostly none, so that plans stay cheap."""
 
+    def use(self, settings: BreakerSettings) -> None:
+        """Go on by these settings; what is open stays so for as long as it was opened for."""
+        self._settings = settings
+
     @property
     def opened(self) -> int:
         """How often any did."""
@@ -185,12 +189,12 @@ class Breakers:
         Nothing may be awaited since the plan, or two could try a half-open circuit.
         `is_pinned`: its caller names the node, so that its failure says nothing of the others.
         """
-        key, window = (peer.node, capability), self._settings.window
+        key = peer.node, capability
         own = self._own.rows.get(key)
         if own is None or own.epoch != peer.epoch:
-            own = _Own(Breaker(window), peer.epoch)
+            own = _Own(Breaker(), peer.epoch)
             self._unlist(peer.node, capability)
-        whole = self._whole.rows.get(capability) or _Whole(Breaker(window))
+        whole = self._whole.rows.get(capability) or _Whole(Breaker())
         gone = self._own.use(key, own)
         if gone is not None:
             self._unlist(*gone[0])
@@ -222,6 +226,7 @@ class Breakers:
             outcome,
             now,
             judge=lambda: node_opening(breaker, settings),
+            window=settings.window,
             open_s_max=settings.open_s_max,
         )
         self.opened_at_nodes += breaker.openings - before
@@ -320,7 +325,14 @@ class Breakers:
             return Opening(why, settings.capability_open_s)
 
         before = breaker.openings
-        breaker.end(passage, outcome, now, judge=judge, open_s_max=settings.open_s_max)
+        breaker.end(
+            passage,
+            outcome,
+            now,
+            judge=judge,
+            window=settings.window,
+            open_s_max=settings.open_s_max,
+        )
         self.opened_whole += breaker.openings - before
 
     def _circuits_of(self, peer: Peer) -> dict[str, _Own]:

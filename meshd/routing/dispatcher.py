@@ -96,6 +96,7 @@ class Dispatcher:
         self._rules = Rules(settings)
         self._settings = settings
         self.ledger.cap(settings.spend)
+        self.breakers.use(settings.breaker)
 
     @property
     def waiting(self) -> int:

@@ -23,7 +23,7 @@ class One:
 
     def __init__(self, settings=SETTINGS):
         self.settings = settings
-        self.breaker = Breaker(settings.window)
+        self.breaker = Breaker()
 
     def end(self, passage, outcome, now=NOW):
         self.breaker.end(
@@ -31,6 +31,7 @@ class One:
             outcome,
             now,
             judge=lambda: node_opening(self.breaker, self.settings),
+            window=self.settings.window,
             open_s_max=self.settings.open_s_max,
         )
 
@@ -88,6 +89,14 @@ def test_what_a_closed_circuit_forgets_is_the_oldest_result():
     few = One(BreakerSettings(window=10, samples_min=10))
     few.results(FAILED, FAILED, *[OK] * 10)
     assert few.breaker.successes == few.breaker.samples == 10
+
+
+def test_another_window_holds_from_the_next_result():
+    one = One().results(*[OK] * 19, FAILED)
+    one.settings = BreakerSettings(window=4, samples_min=4)
+    assert one.results(OK).state() is CLOSED
+    assert (one.breaker.successes, one.breaker.samples) == (3, 4)
+    assert one.results(FAILED).text().startswith("success 50% of the last 4; ")
 
 
 def test_one_call_tries_a_half_open_circuit_and_its_success_closes_it():

@@ -13,6 +13,7 @@ from meshd.model import Load
 from meshd.routing.offers import ACCEPT
 from meshd.routing.request import DelegateRequest
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 
 BOTH = (offer("echo"), offer("plain"))
 SAFE = (offer(idempotent=True),)
@@ -180,6 +181,16 @@ async def test_of_two_second_copies_one_tries():
     assert world.invoker.order.count(3) == 1
     gate.set()
     await asyncio.wait_for(asyncio.gather(*calls), 5)
+
+
+async def test_new_settings_of_breakers_hold_from_the_next_result():
+    world = world_of()
+    await fail_calls(world, 2, to="n2")
+    world.dispatcher.use(RoutingSettings(breaker=BreakerSettings(failures=5)))
+    await fail_calls(world, 2, to="n2")
+    assert world.dispatcher.breakers.opened == 0
+    await fail_calls(world, 1, to="n2")
+    assert world.dispatcher.breakers.opened == 1
 
 
 async def test_what_may_not_be_written_down_leaves_no_call_under_way():
