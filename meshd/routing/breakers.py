@@ -17,6 +17,7 @@ import msgspec
 from meshd.clock import Instant
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
+from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
 from meshd.view import ClusterView, Peer
@@ -41,6 +42,12 @@ NODES_MIN = 3
 
 FAILED_AT_MAX = 256
 """Where it failed at so many nodes and nowhere succeeded, no more are remembered or asked for."""
+
+_WAITED_FOR = frozenset({Reason.TRIED, Reason.FULL})
+"""Why a node that could serve a call is none of its candidates, though it may soon be again."""
+
+_FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
+"""Why a living node that could serve a call is none of its candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +264,18 @@ class Breakers:
         own = self._tripped.get(peer.node, {}).get(capability)
         return own is not None and own.epoch == peer.epoch and own.breaker.is_barred(now)
 
-    def admit(self, candidates: list[Peer], capability: str, now: Instant) -> Admission:
-        """Who of these may be asked: all but those with an open circuit, at most a third of them.
+    def admit(
+        self,
+        candidates: list[Peer],
+        capability: str,
+        now: Instant,
+        rejected: Sequence[Rejection] = (),
+    ) -> Admission:
+        """Who of these may be asked: all but those with an open circuit, at most a third of all.
 
-        Where more are open, those with the least time left are asked all the same.
+        All are the candidates and those `rejected` for this moment alone: else who fails would get
+        just what the healthy have no room for. Where more are open, those with the least time left
+        are asked all the same.
         Source: Envoy's outlier detection (`max_ejection_percent`).
         """
         if not self._tripped:
@@ -280,10 +295,12 @@ class Breakers:
                 barred.append((own.breaker.until or now, peer, own.breaker))
             else:
                 trials.append(peer.node)
+        if not barred:
+            return Admission(candidates, trials)
         barred.sort(key=lambda row: (-row[0], row[1].node))
         ejected = [
             (peer, Circuit.of(why, capability, peer.node, now) if isinstance(why, Breaker) else why)
-            for _, peer, why in barred[: len(candidates) // EJECTED_PART]
+            for _, peer, why in barred[: _ejected_max(len(candidates), rejected)]
         ]
         out = {peer.node for peer, _ in ejected}
         return Admission([p for p in candidates if p.node not in out], trials, ejected)
@@ -370,6 +387,16 @@ class Breakers:
             circuits.pop(capability, None)
             if not circuits:
                 del self._tripped[node]
+
+
+def _ejected_max(candidates: int, rejected: Sequence[Rejection]) -> int:
+    """How many of so many candidates may be left out.
+
+    All of them only where one of the others is worth waiting for.
+    """
+    others = [r.reason for r in rejected if r.reason in _FOR_NOW]
+    most = (candidates + len(others)) // EJECTED_PART
+    return most if any(reason in _WAITED_FOR for reason in others) else min(most, candidates - 1)
 
 
 def _place(circuit: Circuit) -> tuple[str, NodeId]:

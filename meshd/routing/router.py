@@ -90,7 +90,7 @@ def plan(
     candidates, rejected = eligible(view, need, now, reports=outstanding.reports)
     circuit, admitted = None, Admission(candidates)
     if breakers is not None and candidates:
-        circuit, admitted = _through(breakers, candidates, need, now)
+        circuit, admitted = _through(breakers, candidates, rejected, need, now)
         why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
         rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
     for node in admitted.trials:
@@ -140,7 +140,11 @@ def _parted(
 
 
 def _through(
-    breakers: Breakers, candidates: list[Peer], need: Need, now: Instant
+    breakers: Breakers,
+    candidates: list[Peer],
+    rejected: list[Rejection],
+    need: Need,
+    now: Instant,
 ) -> tuple[Circuit | None, Admission]:
     """Whom circuits let pass, and the circuit that lets nobody pass, if one does.
 
@@ -148,7 +152,7 @@ def _through(
     """
     circuit = None if need.pinned else breakers.refusal(need.capability, candidates, now)
     if circuit is None:
-        return None, breakers.admit(candidates, need.capability, now)
+        return None, breakers.admit(candidates, need.capability, now, rejected)
     return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
 
 

@@ -20,6 +20,7 @@ from meshd.clock import Instant
 from meshd.model import Epoch, MemberState
 from meshd.routing.breaker import BreakerState
 from meshd.routing.breakers import CAPABILITIES_MAX, CIRCUITS_MAX, FAILED_AT_MAX, Breakers
+from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
 
@@ -66,6 +67,25 @@ def test_never_more_than_a_third_is_left_out_and_those_with_the_longest_to_go():
     assert out(breakers, MANY, at(5)) == ["n4", "n3"]
     assert len(kept(breakers, MANY, at(5))) == 4
     assert out(breakers, MANY[:2], at(5)) == []
+
+
+def rejections(*reasons):
+    return [Rejection(node_id(20 + n), f"n{20 + n}", why) for n, why in enumerate(reasons)]
+
+
+def test_a_third_is_one_of_all_that_could_serve_it_whether_they_have_room_or_not():
+    breakers = Breakers()
+    fail_there(breakers, TWO)
+
+    def ejected(candidates, *reasons):
+        admitted = breakers.admit(candidates, "echo", NOW, rejections(*reasons))
+        return [p.name for p, _ in admitted.ejected]
+
+    assert ejected([TWO], Reason.FULL, Reason.TRIED) == ["n2"]
+    assert ejected([TWO], Reason.FULL, Reason.NOT_READY) == ["n2"]
+    assert ejected([ONE, TWO], Reason.DRAINING) == ["n2"]
+    assert ejected([TWO], Reason.DRAINING, Reason.NOT_READY) == [], "nobody to wait for"
+    assert ejected([TWO], Reason.FULL, Reason.DEAD, Reason.NOT_OFFERED) == []
 
 
 def test_what_fails_at_a_node_ejects_nothing_else_of_it():
