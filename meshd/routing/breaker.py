@@ -50,7 +50,7 @@ class Breaker:
         opened_at: when it opened last; until: when its present opening is over, None if closed.
         repeats: openings in short succession, this one included.
         streak, samples: failures in a row, and results, since it was closed.
-        trial: the one call that tries it while it is half-open.
+        trial: the call that tries it while it is half-open, the newest.
     """
 
     __slots__ = (
@@ -91,7 +91,18 @@ class Breaker:
 
     def is_barred(self, now: Instant) -> bool:
         """Whether no call should come: it is open, or being tried already."""
-        return self.until is not None and (now < self.until or self.trial is not None)
+        return self.until is not None and now < self._barred_until(self.until)
+
+    def barred_s(self, now: Instant) -> Seconds:
+        """For how long no call should come, at most."""
+        return 0.0 if self.until is None else max(0.0, self._barred_until(self.until) - now)
+
+    def _barred_until(self, until: Instant) -> Instant:
+        """A trial bars others for as long as it opened at first, or one that hangs would for ever.
+
+        From then on another may try it, and whichever ends first decides.
+        """
+        return until if self.trial is None else Instant(self.trial.began + self._lasts_s)
 
     @property
     def why(self) -> str:
@@ -104,7 +115,7 @@ class Breaker:
     def begin(self, now: Instant, *, may_try: bool = True) -> Passage:
         """A call comes; the first that may do so tries a half-open circuit."""
         passage = Passage(now, self.openings)
-        if may_try and self.trial is None and self.state(now) is BreakerState.HALF_OPEN:
+        if may_try and self.until is not None and not self.is_barred(now):
             self.trial = passage
         return passage
 
@@ -185,7 +196,10 @@ def failures(count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """A circuit that is not closed, for people and programs. `node` None: the whole capability."""
+    """A circuit that is not closed, for people and programs. `node` None: the whole capability.
+
+    For `left_s` no call should come: it is open, or one tries it.
+    """
 
     capability: str
     node: NodeId | None
@@ -208,6 +222,6 @@ class Circuit:
             node=node,
             state=breaker.state(now),
             why=breaker.why,
-            left_s=0.0 if breaker.until is None else max(0.0, breaker.until - now),
+            left_s=breaker.barred_s(now),
             repeats=breaker.repeats,
         )

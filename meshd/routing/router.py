@@ -10,7 +10,7 @@ from typing import Any
 from meshd.clock import Instant
 from meshd.errors import BudgetError, Code, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
-from meshd.routing.breaker import Circuit
+from meshd.routing.breaker import BreakerState, Circuit
 from meshd.routing.breakers import Admission, Breakers
 from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.limits import RETRIES_MAX
@@ -275,10 +275,11 @@ def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any
 
 def _refused(circuit: Circuit) -> PeerError:
     left_s = circuit.left_s
-    when = f"in {left_s:.3g} s" if left_s else "by one call now"
+    is_tried = circuit.state is BreakerState.HALF_OPEN
+    when = "by one call now, and else again" if is_tried else "again"
     return PeerError(
         f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
-        hint=f"it is tried again {when}; till then give a fallback, name a node, or wait",
+        hint=f"it is tried {when} in {left_s:.3g} s; till then give a fallback, name a node, or wait",
         code=Code.CIRCUIT_OPEN,
         data={"retry_after_s": round(left_s, 3)},
     )

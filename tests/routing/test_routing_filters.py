@@ -267,7 +267,9 @@ def test_what_fails_everywhere_is_a_plan_for_nobody_with_the_reason():
     assert [c.peer.name for c in pinned.attempts] == ["n2"]
     begin(breakers, peer(1), now=NOW + 10)
     tried = make_plan(seen, breakers=breakers, now=NOW + 10)
-    assert "by one call now" in nobody(tried, seen).hint
+    error = nobody(tried, seen)
+    assert "by one call now, and else again in 10 s" in error.hint
+    assert error.data == {"retry_after_s": 10.0}
 
 
 def test_what_nobody_offers_is_told_as_that_even_after_failures():
