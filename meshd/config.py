@@ -21,7 +21,7 @@ from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
 from meshd.paths import default_state_dir, expanded, search_paths
 from meshd.routing import settings as rules
 from meshd.routing.policy_file import read_policy_file
-from meshd.routing.rules import KINDS, Tables, read_tables, tables_faults, value_faults
+from meshd.routing.rules import KINDS, Tables, joined, read_tables, tables_faults, value_faults
 from meshd.toml_file import read_toml
 
 ENV_PREFIX = "MESHD_"
@@ -351,7 +351,7 @@ class _Merge:
             self.faults.append(f"{origin}: {f'{_RULES.path}.{path}'.rstrip('.')}: {fault}")
         laid = dict(self.values[_RULES.path])
         for name, given in tables.values.items():
-            laid[name] = msgspec.structs.replace(laid.get(name, rules.Overrides()), **given)
+            laid[name] = joined(laid.get(name, rules.Overrides()), given)
             self.origins |= {f"{_RULES.path}.{name}.{key}": origin for key in given}
         self._lay(_RULES.path, laid, origin)
 
@@ -543,21 +543,23 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
     yield from ((f"routing.{path}", fault) for path, fault in _routing_faults(values))
-    breaker = "routing.breaker."
-    of = {k.removeprefix(breaker): v for k, v in values.items() if k.startswith(breaker)}
-    for key, fault in rules.breaker_faults(of):
-        yield breaker + key, fault
 
 
 def _routing_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key in KINDS:
-        yield from ((key, fault) for fault in value_faults(key, values[f"routing.{key}"]))
-    tiers = values["routing.tiers"]
-    faults = rules.tier_faults(tiers)
-    yield from (("tiers", fault) for fault in faults)
-    yield from (("spend", fault) for fault in rules.spend_faults(values["routing.spend"]))
-    over = rules.TIERS if faults else {**rules.TIERS, **tiers}  # one wrong default is one fault
-    for path, fault in tables_faults(values[_RULES.path], over):
+    of = {k.removeprefix("routing."): v for k, v in values.items() if k.startswith("routing.")}
+    for key in filter(of.__contains__, KINDS):
+        yield from ((key, fault) for fault in value_faults(key, of[key]))
+    tiers = rules.tier_faults(of["tiers"])
+    yield from (("tiers", fault) for fault in tiers)
+    yield from (("spend", fault) for fault in rules.spend_faults(of["spend"]))
+    breaker = {k.removeprefix("breaker."): v for k, v in of.items() if k.startswith("breaker.")}
+    circuits = list(rules.breaker_faults(breaker))
+    yield from ((f"breaker.{key}", fault) for key, fault in circuits)
+    default = rules.RoutingSettings(  # a wrong default is one fault, and not one of each table
+        tiers={} if tiers else of["tiers"],
+        breaker=rules.BreakerSettings(**({} if circuits else breaker)),
+    )
+    for path, fault in tables_faults(of["capability"], default):
         yield f"capability.{path}", fault
 
 

@@ -155,6 +155,13 @@ class Crossing(msgspec.Struct, frozen=True, eq=False):
     is_pinned: bool
 
 
+_USUAL = BreakerSettings()
+
+
+def _as_usual(_capability: str) -> BreakerSettings:
+    return _USUAL
+
+
 class Breakers:
     """All circuits of one node's calls.
 
@@ -165,23 +172,20 @@ class Breakers:
 
     def __init__(
         self,
-        settings: BreakerSettings | None = None,
+        settings: Callable[[str], BreakerSettings] = _as_usual,
         *,
         circuits_max: int = CIRCUITS_MAX,
         capabilities_max: int = CAPABILITIES_MAX,
     ) -> None:
+        """`settings` of a capability are asked for at each end of a call, so that new ones hold."""
         self.opened_at_nodes = 0
         self.opened_whole = 0
         self.forgotten = 0
-        self._settings = settings or BreakerSettings()
+        self._settings = settings
         self._own: _Table[tuple[NodeId, str], _Own] = _Table(circuits_max)
         self._whole: _Table[str, _Whole] = _Table(capabilities_max)
         self._tripped: dict[NodeId, dict[str, _Own]] = {}
         """Of `_own` those that are not closed, by node: mostly none, so that plans stay cheap."""
-
-    def use(self, settings: BreakerSettings) -> None:
-        """Go on by these settings; what is open stays so for as long as it was opened for."""
-        self._settings = settings
 
     @property
     def opened(self) -> int:
@@ -226,7 +230,8 @@ class Breakers:
         view: Callable[[], ClusterView],
     ) -> None:
         """That call ended. `view` is asked, where that matters, who else offers the capability."""
-        own, breaker, settings = crossing.own, crossing.own.breaker, self._settings
+        own, settings = crossing.own, self._settings(crossing.capability)
+        breaker = own.breaker
         before = breaker.openings
         breaker.end(
             crossing.own_passage,
@@ -328,7 +333,7 @@ class Breakers:
         now: Instant,
         view: Callable[[], ClusterView],
     ) -> None:
-        whole, settings = crossing.whole, self._settings
+        whole, settings = crossing.whole, self._settings(crossing.capability)
         breaker, passage = whole.breaker, crossing.whole_passage
         if outcome is Outcome.OK and passage.opening != breaker.openings:
             passage = Passage(now, breaker.openings)  # a success refutes it, whenever it began

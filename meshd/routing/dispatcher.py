@@ -75,7 +75,7 @@ class Dispatcher:
         self._settings = settings or RoutingSettings()
         self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
-        self.breakers = Breakers(self._settings.breaker)
+        self.breakers = Breakers(lambda capability: self.settings_for(capability).breaker)
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
         self._running: dict[NodeId, dict[int, Running]] = {}
         self._turns: dict[str, NodeId] = {}
@@ -96,7 +96,6 @@ class Dispatcher:
         self._rules = Rules(settings)
         self._settings = settings
         self.ledger.cap(settings.spend)
-        self.breakers.use(settings.breaker)
 
     @property
     def waiting(self) -> int:

@@ -14,7 +14,7 @@ SECTIONS = ("default", "capability")
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """What a file says: `default` by key, `tables` by capability, and its faults.
+    """What a file says: `default` by key path, `tables` by capability, and its faults.
 
     Each fault begins with what stands behind the file's path: `: capability.a.retries: ...`.
     """
@@ -53,6 +53,7 @@ def read_policy_file(path: Path) -> PolicyFile:
     given = tables.get("default", {})
     if isinstance(given, Mapping):
         default, wrong = read_table(given)
+        default |= {f"breaker.{key}": value for key, value in default.pop("breaker", {}).items()}
         faults += [f": default.{key}: {fault}" for key, fault in wrong]
     else:
         faults.append(": default: must be a table, written [default]")

@@ -2,10 +2,11 @@
 
 The key of a capability's table is its name, or the beginning of several and `*`. An exact name goes
 before all that end in `*`, of these the longest holds, alone: tables are not laid over one another.
-Weights, shares and fallbacks are taken as a whole; tiers that a table leaves out are as by default.
+Weights, shares and fallbacks are taken as a whole; tiers and numbers of circuits that a table
+leaves out are as by default.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args, get_type_hints
 
@@ -17,8 +18,10 @@ from meshd.model import NAME_CHARS_MAX, is_name
 from meshd.routing.request import DelegateRequest
 from meshd.routing.settings import (
     SHARES,
+    BreakerSettings,
     Overrides,
     RoutingSettings,
+    breaker_faults,
     fallback_faults,
     tier_faults,
     weight_faults,
@@ -34,18 +37,17 @@ KINDS: Mapping[str, Any] = {
 }
 """What may stand in the table of a capability, by its key, and its annotated type."""
 
+_BREAKER_KINDS = get_type_hints(BreakerSettings, include_extras=True)
 _FIELDS = {"hedge": "is_hedging"}
 """Keys that are called otherwise in `RoutingSettings`."""
 
 
-def key_for(keys: Iterable[str], capability: str) -> str:
+def key_for(keys: Container[str], capability: str) -> str:
     """Which of the keys is that of the capability's table; empty if none is."""
-    fitting = [key for key in keys if _fits(key, capability)]
-    return max(fitting, key=lambda key: (not key.endswith("*"), len(key)), default="")
-
-
-def _fits(key: str, capability: str) -> bool:
-    return capability.startswith(key[:-1]) if key.endswith("*") else capability == key
+    if capability in keys:
+        return capability
+    ends = range(len(capability), -1, -1)
+    return next((key for end in ends if (key := f"{capability[:end]}*") in keys), "")
 
 
 def effective(settings: RoutingSettings, capability: str) -> RoutingSettings:
@@ -72,9 +74,23 @@ def laid_over(settings: RoutingSettings, key: str) -> RoutingSettings:
     if "tiers" in given:
         given["tiers"] = {**settings.tiers, **given["tiers"]}
     try:
+        if "breaker" in given:
+            given["breaker"] = BreakerSettings(**_breaker(settings, given["breaker"]))
         return replace(settings, **given, by_capability={}, source=f"capability {key}")
     except UsageError as error:
         raise UsageError(f"{key}: {error.message}", hint=error.hint) from error
+
+
+def _breaker(settings: RoutingSettings, given: Mapping[str, float]) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(settings.breaker), **given}
+
+
+def joined(table: Overrides, given: Mapping[str, Any]) -> Overrides:
+    """The table of one file with what a stronger one says of the same, key by key."""
+    more = dict(given)
+    if "breaker" in more:
+        more["breaker"] = {**(table.breaker or {}), **more["breaker"]}
+    return msgspec.structs.replace(table, **more)
 
 
 class Rules:
@@ -157,16 +173,22 @@ _RULE = (
 )
 
 
-def read_table(table: Mapping[str, Any], *, name: str = "") -> tuple[dict[str, Any], list[Fault]]:
+def read_table(
+    table: Mapping[str, Any], kinds: Mapping[str, Any] = KINDS, *, name: str = ""
+) -> tuple[dict[str, Any], list[Fault]]:
     """The checked values of one table, and what is wrong with the others."""
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for key, given in table.items():
-        if key not in KINDS:
-            faults.append((str(key)[:80], _unknown(key, given, name)))
+        if key == "breaker" in kinds and isinstance(given, Mapping):
+            values[key], wrong = read_table(given, _BREAKER_KINDS)
+            faults += [(f"{key}.{path}", fault) for path, fault in wrong]
+            continue
+        if key not in kinds:
+            faults.append((str(key)[:80], _unknown(key, given, kinds, name)))
             continue
         try:
-            value = converted(given, KINDS[key])
+            value = converted(given, kinds[key])
         except ValueError as error:
             faults.append((key, str(error)))
             continue
@@ -180,7 +202,7 @@ def read_table(table: Mapping[str, Any], *, name: str = "") -> tuple[dict[str, A
 def value_faults(key: str, value: Any) -> Iterator[str]:
     """What no type shows about the value of one key, in sentences.
 
-    Of tiers that is known only over the default; see `tables_faults`.
+    Of tiers and circuits that is known only over the default; see `tables_faults`.
     """
     if key == "weights":
         yield from weight_faults(value)
@@ -190,12 +212,15 @@ def value_faults(key: str, value: Any) -> Iterator[str]:
         yield from fallback_faults(value)
 
 
-def tables_faults(tables: Mapping[str, Overrides], tiers: Mapping[str, float]) -> Iterator[Fault]:
-    """What is wrong with tables over a default that has these tiers."""
+def tables_faults(tables: Mapping[str, Overrides], default: RoutingSettings) -> Iterator[Fault]:
+    """What is wrong with tables over this default."""
     for key, table in tables.items():
         if table.tiers:
-            found = tier_faults({**tiers, **table.tiers})
+            found = tier_faults({**default.tiers, **table.tiers})
             yield from ((f"{key}.tiers", fault) for fault in found)
+        if table.breaker:
+            wrong = breaker_faults(_breaker(default, table.breaker))
+            yield from ((f"{key}.breaker", f"{name} {fault}") for name, fault in wrong)
 
 
 def _is_key(key: object) -> bool:
@@ -204,7 +229,7 @@ def _is_key(key: object) -> bool:
     return key == "*" or is_name(key.removesuffix("*"))
 
 
-def _unknown(key: object, given: Any, name: str) -> str:
+def _unknown(key: object, given: Any, kinds: Mapping[str, Any], name: str) -> str:
     if isinstance(given, Mapping) and name:
         return f'unknown key; a name that has dots is quoted: "{name}.{key}"'
-    return f"unknown key{meant(str(key), list(KINDS))}"
+    return f"unknown key{meant(str(key), list(kinds))}"

@@ -171,6 +171,9 @@ DeadlineSetting = Annotated[
 CostSetting = Annotated[
     float, _about("USD that a call may be expected to cost at most, also if it allows more.", ge=0)
 ]
+BreakerSetting = Annotated[
+    dict[str, float], _about("Keys of [routing.breaker]; those left out are as by default.")
+]
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -186,6 +189,7 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hedge: HedgeSetting | None = None
     deadline_s: DeadlineSetting | None = None
     cost_usd_max: CostSetting | None = None
+    breaker: BreakerSetting | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import meshd.routing.dispatcher as dispatcher_module
 import meshd.routing.filters as filters_module
 from meshd.clock import Instant
 from meshd.errors import NoCandidateError
@@ -96,6 +95,10 @@ def _drains_nothing(_original: Any) -> Any:
         return 0
 
     return drain
+
+
+def _endless(_original: Any) -> Any:
+    return lambda _self, _call: ENDLESS
 
 
 def _loses_replies(original: Any) -> Any:
@@ -205,7 +208,7 @@ MUTATIONS = tuple(
         ("loses_replies", "gives up on calls whenever its view changes",
          Dispatcher, "on_view_change", _loses_replies, "delegate_even"),
         ("tries_without_end", "has no budget for tries",
-         dispatcher_module, "ATTEMPTS_MAX", lambda _original: ENDLESS, "delegate_failing"),
+         Dispatcher, "_attempts_max", _endless, "delegate_failing"),
         ("refuses", "says of every other call that nobody could take it",
          Dispatcher, "delegate", _refuses_every_other, "delegate_steady"),
         ("never_ejects", "goes on asking who fails",

@@ -14,7 +14,7 @@ from meshd.daemon.settings import routing_settings
 from meshd.errors import UsageError
 from meshd.routing.policy_file import is_policy_file, read_policy_file
 from meshd.routing.rules import KINDS, Rules, effective
-from meshd.routing.settings import Overrides, RoutingSettings
+from meshd.routing.settings import BreakerSettings, Overrides, RoutingSettings
 
 EXAMPLE = repository.ROOT / "examples" / "policies.toml"
 
@@ -68,6 +68,37 @@ def test_the_policy_file_wins_over_the_configuration_and_gives_way_to_variables_
     }
     settings = routing_settings(routing)
     assert (effective(settings, "a").retries, effective(settings, "b.c").retries) == (0, 1)
+
+
+def test_numbers_of_circuits_stand_in_both_files_and_are_laid_key_by_key(write):
+    policies = write(
+        "p.toml",
+        "[default.breaker]\nfailures = 4\n[capability.a.breaker]\nfailures = 9\n",
+    )
+    config = write(
+        "c.toml",
+        "[routing]\npolicy_file = 'p.toml'\n[routing.breaker]\nfailures = 2\nwindow = 30\n"
+        "[routing.capability.a.breaker]\nfailures = 1\nrate_open_s = 5\n",
+    )
+    loaded = load(paths=[config])
+    assert loaded.origins["routing.breaker.failures"] == str(policies)
+    rules = Rules(routing_settings(loaded.config.routing))
+    assert rules.default.breaker == BreakerSettings(failures=4, window=30)
+    assert rules.of("a").breaker == BreakerSettings(failures=9, window=30, rate_open_s=5)
+    policies.write_text(
+        "[default.breaker]\nfailurs = 4\nsamples_min = 40\n[capability.a.breaker]\nwindow = 5\n"
+    )
+    assert faults(paths=[config]) == [
+        f"{policies}: default.breaker.failurs: unknown key; did you mean failures?",
+        (
+            f"{policies}: default.breaker.samples_min: must be at most window, or the share never"
+            " counts"
+        ),
+        (
+            f"{policies}: capability.a.breaker: samples_min must be at most window, or the share"
+            " never counts"
+        ),
+    ]
 
 
 @pytest.mark.parametrize("way", ["flag", "variable"])
@@ -182,7 +213,8 @@ def test_the_example_is_right_and_does_what_its_comments_say():
     translate = rules.of("translate")
     assert translate.tiers == {"preferred": 0.98, "fallback": 0.92, "least": 0.7}
     assert (translate.policy, translate.fallback) == ("quality", ("translate-draft",))
-    assert (rules.of("charge-card").retries, rules.of("charge-card").is_hedging) == (0, False)
+    charge = rules.of("charge-card")
+    assert (charge.retries, charge.is_hedging, charge.breaker.failures) == (0, False, 1)
     assert rules.of("image.scale").weights == {"cpu": 0.5, "mem": 0.3, "latency": 0.2}
     assert (rules.of("image.thumbnail").policy, rules.of("image").policy) == ("nearest", "adaptive")
     written = tomllib.loads(EXAMPLE.read_text())

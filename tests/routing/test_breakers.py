@@ -191,7 +191,7 @@ def test_while_a_node_that_has_not_failed_works_for_us_it_is_not_open():
 
 def test_what_failed_at_very_many_nodes_fails_everywhere_whoever_still_works():
     settings = BreakerSettings(capability_failures=FAILED_AT_MAX + 10)
-    breakers, seen = Breakers(settings), view(*MANY)
+    breakers, seen = Breakers(lambda _capability: settings), view(*MANY)
     begin(breakers, peer(9_999))
     for n in range(1, FAILED_AT_MAX + 11):
         assert refused(breakers) is None

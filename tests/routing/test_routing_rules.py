@@ -16,11 +16,12 @@ from meshd.routing.rules import (
     Rules,
     completed,
     effective,
+    joined,
     key_for,
     read_tables,
     tables_faults,
 )
-from meshd.routing.settings import FALLBACKS_MAX, Overrides, RoutingSettings
+from meshd.routing.settings import FALLBACKS_MAX, BreakerSettings, Overrides, RoutingSettings
 
 NAMES = st.text("ab.", min_size=1, max_size=5)
 KEYS = NAMES | NAMES.map(lambda name: name + "*") | st.just("*")
@@ -31,6 +32,7 @@ TABLES = st.builds(
     hedge=st.none() | st.booleans(),
     fallback=st.none() | st.tuples(NAMES),
     tiers=st.none() | st.just({"least": 0.5}),
+    breaker=st.none() | st.just({"failures": 5}),
 )
 RULES = st.builds(RoutingSettings, by_capability=st.dictionaries(KEYS, TABLES, max_size=6))
 
@@ -72,6 +74,8 @@ def test_what_a_table_leaves_out_is_as_by_default_and_the_default_stays(settings
             assert getattr(found, field) == getattr(settings, field)
         elif key == "tiers":
             assert found.tiers == {**settings.tiers, **given_here}
+        elif key == "breaker":
+            assert found.breaker == BreakerSettings(**given_here)
         else:
             assert getattr(found, field) == given_here
     assert msgspec.json.encode(settings) == before
@@ -125,6 +129,8 @@ def test_every_fault_of_every_table_is_told_with_its_path():
         "g*h": {},
         "text": {"translate": {"retries": 1}},
         "z": {"deadline_s": math.nan, "cost_usd_max": -1, "sample": 1},
+        "y": {"breaker": {"failures": 0, "windw": 3, "breaker": {}}, "retries": 1},
+        "x": {"breaker": 3},
     })  # fmt: skip
     assert [(path, fault.partition(";")[0]) for path, fault in found] == [
         ("a.polcy", "unknown key"),
@@ -141,9 +147,14 @@ def test_every_fault_of_every_table_is_told_with_its_path():
         ("z.deadline_s", "expected `float` > 0.0"),
         ("z.cost_usd_max", "expected `float` >= 0.0"),
         ("z.sample", "expected `int` >= 2"),
+        ("y.breaker.failures", "expected `int` >= 1"),
+        ("y.breaker.windw", "unknown key"),
+        ("y.breaker.breaker", "unknown key"),
+        ("x.breaker", "expected `object`, got `int`"),
     ]
     said = dict(found)
     assert said["a.polcy"].endswith("did you mean policy?")
+    assert said["y.breaker.windw"].endswith("did you mean window?")
     assert said["text.translate"].endswith('a name that has dots is quoted: "text.translate"')
 
 
@@ -167,11 +178,32 @@ def test_what_are_no_tables_at_all_or_too_many_is_one_fault():
 
 def test_tiers_are_judged_over_those_of_the_default():
     tables = {"a": Overrides(tiers={"least": 0.8}), "b": Overrides(retries=1)}
-    assert list(tables_faults(tables, RoutingSettings().tiers)) == []
-    lower = {"preferred": 0.9, "fallback": 0.75, "least": 0.5}
+    assert list(tables_faults(tables, RoutingSettings())) == []
+    lower = RoutingSettings(tiers={"preferred": 0.9, "fallback": 0.75, "least": 0.5})
     ((path, fault),) = tables_faults(tables, lower)
     assert path == "a.tiers"
     assert "must go down" in fault
+
+
+def test_numbers_of_circuits_are_laid_over_those_of_the_default_and_judged_there():
+    tables = {"a": Overrides(breaker={"window": 12})}
+    default = RoutingSettings(breaker=BreakerSettings(failures=5))
+    assert list(tables_faults(tables, default)) == []
+    settings = RoutingSettings(breaker=default.breaker, by_capability=tables)
+    assert effective(settings, "a").breaker == BreakerSettings(failures=5, window=12)
+    assert effective(settings, "b").breaker is default.breaker
+    wanting = RoutingSettings(breaker=BreakerSettings(samples_min=15))
+    ((path, fault),) = tables_faults(tables, wanting)
+    assert (path, fault.partition(",")[0]) == ("a.breaker", "samples_min must be at most window")
+    with pytest.raises(UsageError, match=r"^a: breaker: samples_min"):
+        Rules(RoutingSettings(breaker=wanting.breaker, by_capability=tables))
+
+
+def test_of_two_files_the_stronger_wins_key_by_key_within_circuits_too():
+    table = joined(Overrides(retries=1, breaker={"failures": 2}), {"breaker": {"window": 30}})
+    assert table == Overrides(retries=1, breaker={"failures": 2, "window": 30})
+    assert joined(Overrides(retries=1), {"breaker": {"window": 30}}).breaker == {"window": 30}
+    assert joined(table, {"retries": 2}).breaker == table.breaker
 
 
 JSON = st.recursive(
@@ -197,7 +229,7 @@ def test_whatever_is_read_without_faults_is_in_range(given):
     if found.faults:
         return
     tables = {name: Overrides(**values) for name, values in found.values.items()}
-    if not list(tables_faults(tables, RoutingSettings().tiers)):
+    if not list(tables_faults(tables, RoutingSettings())):
         Rules(RoutingSettings(by_capability=tables))
 
 

@@ -95,3 +95,20 @@ async def test_settings_that_cannot_hold_change_nothing():
             RoutingSettings(by_capability={"echo": Overrides(tiers={"least": 0.99})})
         )
     assert world.dispatcher.settings_for("echo").retries == 1
+
+
+async def test_circuits_open_by_the_numbers_of_their_capability_and_by_new_ones_at_once():
+    world = ruled(me(), peer(2), peer(3), retries=0, breaker={"failures": 5})
+    world.answer({2: failing(REFUSED), 3: failing(REFUSED)})
+
+    async def opened_by_failures(count):
+        for _ in range(count):
+            with pytest.raises(PeerError):
+                await world.delegate(to="n2")
+        return world.dispatcher.breakers.opened_at_nodes
+
+    assert await opened_by_failures(3) == 0, "it would have by default"
+    world.dispatcher.use(
+        RoutingSettings(by_capability={"echo": Overrides(retries=0, breaker={"failures": 4})})
+    )
+    assert await opened_by_failures(1) == 1
