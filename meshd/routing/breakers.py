@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
 from meshd.routing.filters import Reason, Rejection
@@ -39,6 +39,9 @@ SICK_CIRCUITS = 2
 
 NODES_MIN = 3
 """A capability fails everywhere once it failed at so many nodes, or at all that offer it."""
+
+WHOLE_S_MAX: Seconds = 60.0
+"""A whole capability is open for so long at most (or `capability_open_s`): nobody else has it."""
 
 FAILED_AT_MAX = 256
 """Where it failed at so many nodes and nowhere succeeded, no more are remembered or asked for."""
@@ -228,8 +231,14 @@ class Breakers:
         outcome: Outcome,
         now: Instant,
         view: Callable[[], ClusterView],
+        *,
+        is_repeat: bool = False,
     ) -> None:
-        """That call ended. `view` is asked, where that matters, who else offers the capability."""
+        """That try ended. `view` is asked, where that matters, who else offers the capability.
+
+        `is_repeat`: the same call failed elsewhere before. Whatever one call fails at, it adds one
+        failure to what opens the whole capability: the fault may be its own input's.
+        """
         own, settings = crossing.own, self._settings(crossing.capability)
         breaker = own.breaker
         before = breaker.openings
@@ -249,7 +258,10 @@ class Breakers:
                 self._tripped.setdefault(crossing.node, {})[crossing.capability] = own
         crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
         if not (crossing.is_pinned and outcome is Outcome.FAILED):
-            self._end_whole(crossing, outcome, now, view)
+            is_told = (
+                is_repeat and outcome is Outcome.FAILED and crossing.whole.breaker.until is None
+            )
+            self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
 
     def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
         """The circuit of the whole capability, where it lets no call pass; None where it does.
@@ -353,7 +365,7 @@ class Breakers:
             now,
             judge=judge,
             window=settings.window,
-            open_s_max=settings.open_s_max,
+            open_s_max=min(settings.open_s_max, max(WHOLE_S_MAX, settings.capability_open_s)),
         )
         self.opened_whole += breaker.openings - before
 

@@ -455,7 +455,8 @@ class Dispatcher:
                 await call.trying(peer)
             return await self._counted(running, me)
         finally:
-            self.breakers.end(crossing, running.outcome, self._clock.now(), self._view)
+            now, is_repeat = self._clock.now(), call.failures > 0
+            self.breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
 
     async def _counted(self, running: Running, me: NodeId) -> Won:
         peer, started = running.peer, self._clock.now()

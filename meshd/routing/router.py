@@ -276,10 +276,10 @@ def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any
 def _refused(circuit: Circuit) -> PeerError:
     left_s = circuit.left_s
     is_tried = circuit.state is BreakerState.HALF_OPEN
-    when = "by one call now, and else again" if is_tried else "again"
+    when = f"{'by one call now, and else ' if is_tried else ''}again in {left_s:.3g} s"
     return PeerError(
         f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
-        hint=f"it is tried {when} in {left_s:.3g} s; till then give a fallback, name a node, or wait",
+        hint=f"it is tried {when}; till then give a fallback, name a node, or wait",
         code=Code.CIRCUIT_OPEN,
         data={"retry_after_s": round(left_s, 3)},
     )

@@ -199,6 +199,30 @@ def test_what_failed_at_very_many_nodes_fails_everywhere_whoever_still_works():
     assert refused(breakers)
 
 
+def test_one_call_adds_one_failure_wherever_it_fails():
+    breakers, seen = Breakers(), view(*MANY)
+    for _ in range(9):
+        for n, node in enumerate(MANY[:4]):
+            breakers.end(begin(breakers, node), FAILED, NOW, lambda: seen, is_repeat=n > 0)
+    assert refused(breakers) is None
+    ask(breakers, ONE, FAILED, seen=seen)
+    assert refused(breakers)
+    trial = begin(breakers, ONE, now=at(10))
+    breakers.end(trial, FAILED, at(10), lambda: seen, is_repeat=True)
+    assert refused(breakers, now=at(11)), "a trial tells, whoever makes it"
+
+
+@pytest.mark.parametrize(("open_s", "most"), [(10.0, 60.0), (90.0, 90.0)])
+def test_a_whole_capability_is_never_open_for_long(open_s, most):
+    settings = BreakerSettings(capability_open_s=open_s)
+    breakers, seen, now = Breakers(lambda _capability: settings), view(*MANY), NOW
+    fail_everywhere(breakers, seen)
+    for _ in range(12):
+        now = Instant(now + refused(breakers, now=now).left_s)
+        ask(breakers, ONE, FAILED, now=now, seen=seen)
+    assert refused(breakers, now=now).left_s == most
+
+
 def test_calls_that_name_their_node_fail_for_themselves_alone():
     breakers, seen = Breakers(), view(*MANY)
     for n in range(30):

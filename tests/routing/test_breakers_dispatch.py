@@ -203,6 +203,15 @@ async def test_who_fails_is_not_asked_after_the_others_have_refused():
     assert sorted(world.invoker.order) == [3, 4]
 
 
+async def test_a_call_that_fails_at_node_after_node_counts_once():
+    world = world_of()
+    for _ in range(TEN - 1):
+        await fail_calls(world, 1, error=REFUSED)
+        assert world.dispatcher.breakers.opened_whole == 0
+    await fail_calls(world, 1, error=REFUSED)
+    assert world.dispatcher.breakers.opened_whole == 1
+
+
 async def test_new_settings_of_breakers_hold_from_the_next_result():
     world = world_of()
     await fail_calls(world, 2, to="n2")
