@@ -54,8 +54,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calm_since", "_lasts_s", "_results", "_trials_failed", "_why", "opened_at", "openings",
-        "repeats", "samples", "streak", "trial", "until",
+        "_calm_since", "_is_hurried", "_lasts_s", "_results", "_trials_failed", "_why", "opened_at",
+        "openings", "repeats", "samples", "streak", "trial", "until",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -72,6 +72,7 @@ class Breaker:
         self._lasts_s = 0.0
         self._trials_failed = 0
         self._calm_since = Instant(0.0)
+        self._is_hurried = False
 
     @property
     def successes(self) -> int:
@@ -152,14 +153,16 @@ class Breaker:
             self._open(now, open_s_max)
 
     def hurry(self, now: Instant) -> None:
-        """Its time is over early: something has changed."""
-        if self.until is not None:
-            self.until = min(self.until, now)
+        """Its time is over early: something has changed. If the trial fails, it lasts no longer."""
+        if self.until is not None and now < self.until:
+            self.until = now
+            self._is_hurried = True
 
     def _succeeded(self, now: Instant, window: int) -> None:
         if self.until is not None:
             self.until = None
             self._calm_since = now
+            self._is_hurried = False
         self.streak = 0
         self._note(window, is_good=True)
 
@@ -170,7 +173,8 @@ class Breaker:
     def _open(self, now: Instant, open_s_max: Seconds) -> None:
         if self.until is None and now - self._calm_since > CALM_S:
             self.repeats = 0
-        self.repeats += 1
+        self.repeats += not self._is_hurried
+        self._is_hurried = False
         self.openings += 1
         self.opened_at = now
         self.until = Instant(now + min(self._lasts_s * self.repeats, open_s_max))

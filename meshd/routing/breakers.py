@@ -8,7 +8,7 @@ Source: Envoy's outlier detection, for the bound on how many may be out at once.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -79,15 +79,16 @@ class _Whole:
     """The circuit of a whole capability.
 
     `failed_at` are the nodes where it failed since its last success, `under_way` counts the calls
-    at each node that have not ended.
+    at each node that have not ended; `known` are the runs that offered it when it opened.
     """
 
-    __slots__ = ("breaker", "failed_at", "under_way")
+    __slots__ = ("breaker", "failed_at", "known", "under_way")
 
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.failed_at: set[NodeId] = set()
         self.under_way: Counter[NodeId] = Counter()
+        self.known: Mapping[NodeId, Epoch] = {}
 
     def begin(self, node: NodeId) -> None:
         """A call is under way there."""
@@ -266,13 +267,14 @@ class Breakers:
     def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
         """The circuit of the whole capability, where it lets no call pass; None where it does.
 
-        Who came or was started anew since it opened is reason enough to try it at once.
+        Who came or was started anew since it opened is reason enough to try it at once; who was
+        merely in doubt for a while is not.
         """
         whole = self._whole.rows.get(capability)
         if whole is None or whole.breaker.until is None:
             return None
         breaker = whole.breaker
-        if any(peer.changed_at > breaker.opened_at for peer in candidates):
+        if any(whole.known.get(peer.node) != peer.epoch for peer in candidates):
             breaker.hurry(now)
         return Circuit.of(breaker, capability, None, now) if breaker.is_barred(now) else None
 
@@ -367,7 +369,11 @@ class Breakers:
             window=settings.window,
             open_s_max=min(settings.open_s_max, max(WHOLE_S_MAX, settings.capability_open_s)),
         )
-        self.opened_whole += breaker.openings - before
+        if breaker.openings > before:
+            self.opened_whole += 1
+            whole.known = _offering(crossing.capability, view())
+        elif breaker.until is None:
+            whole.known = {}
 
     def _circuits_of(self, peer: Peer) -> dict[str, _Own]:
         """Those not closed of this run of the node; those of an earlier run are forgiven."""
@@ -414,6 +420,11 @@ def _ejected_max(candidates: int, rejected: Sequence[Rejection]) -> int:
     others = [r.reason for r in rejected if r.reason in _FOR_NOW]
     most = (candidates + len(others)) // EJECTED_PART
     return most if any(reason in _WAITED_FOR for reason in others) else min(most, candidates - 1)
+
+
+def _offering(capability: str, view: ClusterView) -> dict[NodeId, Epoch]:
+    """The runs of nodes that offer it, whatever their state."""
+    return {p.node: p.epoch for p in view.by_node.values() if p.offers(capability)}
 
 
 def _place(circuit: Circuit) -> tuple[str, NodeId]:

@@ -205,6 +205,16 @@ def test_news_end_an_opening_early_and_nothing_else():
     assert closed.state() is CLOSED
 
 
+def test_a_trial_that_news_brought_early_does_not_prolong_it_when_it_fails():
+    one = opened()
+    for n in range(1, 4):
+        one.breaker.hurry(at(n))
+        one.results(FAILED, now=at(n))
+        assert one.breaker.until == at(n + 60)
+    one.results(FAILED, now=at(63))
+    assert one.breaker.until == at(63 + 120)
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["begin", "end"]),

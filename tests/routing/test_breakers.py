@@ -149,7 +149,7 @@ def test_ten_failures_in_a_row_at_three_nodes_open_the_capability_and_one_call_t
     assert refused(breakers, now=at(10)) is None
     trial = begin(breakers, ONE, now=at(10))
     assert refused(breakers, now=at(10)).state is BreakerState.HALF_OPEN
-    end(breakers, trial, FAILED, now=at(10))
+    end(breakers, trial, FAILED, now=at(10), seen=seen)
     assert refused(breakers, now=at(29.9))
     assert refused(breakers, now=at(30)) is None
     ask(breakers, ONE, OK, now=at(30))
@@ -176,7 +176,7 @@ def test_one_node_that_fails_is_no_capability_that_does_while_others_offer_it():
     assert refused(breakers) is None
     gone = peer(1, state=MemberState.DEAD)
     ask(breakers, TWO, FAILED, seen=view(gone, TWO, peer(9, capabilities=()), me=9))
-    assert refused(breakers)
+    assert refused(breakers, [TWO])
 
 
 def test_while_a_node_that_has_not_failed_works_for_us_it_is_not_open():
@@ -238,11 +238,20 @@ def test_calls_that_name_their_node_fail_for_themselves_alone():
 def test_who_came_since_it_opened_is_tried_at_once():
     breakers, seen = Breakers(), view(*MANY)
     fail_everywhere(breakers, seen)
-    newcomer = peer(7, changed_at=at(2))
+    newcomer, more = peer(7), view(*MANY, peer(7))
     assert refused(breakers, now=at(3))
     assert refused(breakers, [*MANY, newcomer], now=at(3)) is None
-    ask(breakers, newcomer, FAILED, now=at(3), seen=seen)
-    assert refused(breakers, [*MANY, newcomer], now=at(4)).left_s == pytest.approx(19)
+    ask(breakers, newcomer, FAILED, now=at(3), seen=more)
+    assert refused(breakers, [*MANY, newcomer], now=at(4)).left_s == pytest.approx(9)
+    anew = peer(1, epoch=Epoch(2))
+    assert refused(breakers, [anew, *MANY[1:]], now=at(4)) is None
+
+
+def test_who_was_in_doubt_since_it_opened_is_no_news():
+    breakers, seen = Breakers(), view(*MANY)
+    fail_everywhere(breakers, seen)
+    flapped = [peer(n, changed_at=at(2)) for n in range(1, 7)]
+    assert refused(breakers, flapped, now=at(3))
 
 
 # All of them
