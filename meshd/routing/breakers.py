@@ -104,6 +104,10 @@ class _Whole:
         elif outcome is Outcome.FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
             self.failed_at.add(node)
 
+    def is_news(self, peer: Peer) -> bool:
+        """Whether this run of the node did not offer it yet when it opened."""
+        return self.known.get(peer.node) != peer.epoch
+
     def fails_everywhere(self, capability: str, view: ClusterView) -> bool:
         """Whether it failed at enough nodes, or at all the living that offer it.
 
@@ -216,6 +220,8 @@ class Breakers:
             self.forgotten += 1
         self.forgotten += self._whole.use(capability, whole) is not None
         whole.begin(peer.node)
+        if not is_pinned and whole.is_news(peer):
+            whole.breaker.hurry(now)
         return Crossing(
             node=peer.node,
             capability=capability,
@@ -265,18 +271,26 @@ class Breakers:
             self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
 
     def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
-        """The circuit of the whole capability, where it lets no call pass; None where it does.
+        """The circuit of the whole capability, where it lets no call pass to any of them, or None.
 
         Who came or was started anew since it opened is reason enough to try it at once; who was
         merely in doubt for a while is not.
         """
         whole = self._whole.rows.get(capability)
-        if whole is None or whole.breaker.until is None:
+        if whole is None or not whole.breaker.is_barred(now):
             return None
-        breaker = whole.breaker
-        if any(whole.known.get(peer.node) != peer.epoch for peer in candidates):
-            breaker.hurry(now)
-        return Circuit.of(breaker, capability, None, now) if breaker.is_barred(now) else None
+        if self.passing(capability, candidates, now):
+            return None
+        return Circuit.of(whole.breaker, capability, None, now)
+
+    def passing(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Sequence[Peer]:
+        """Whom the circuit of the whole capability lets a call pass to: all, the new, or nobody."""
+        whole = self._whole.rows.get(capability)
+        if whole is None or not whole.breaker.is_barred(now):
+            return candidates
+        if whole.breaker.trial is not None:
+            return ()
+        return [peer for peer in candidates if whole.is_news(peer)]
 
     def is_barred_at(self, peer: Peer, capability: str, now: Instant) -> bool:
         """Whether the circuit of the capability at this node lets no call pass."""

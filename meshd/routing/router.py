@@ -25,6 +25,7 @@ THE_CALL = "the call"
 """Who chose the policy, where no setting did."""
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
+ONLY_NEW = "it failed everywhere, and only who came since is tried"
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
@@ -93,12 +94,10 @@ def plan(
         circuit, admitted = _through(breakers, candidates, rejected, need, now)
         why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
         rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
-    for node in admitted.trials:
-        outstanding.pardon(node)
     candidates = admitted.kept
     scene = Scene(
         outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
-        settings.shares, breakers,
+        settings.shares, breakers, trials=admitted.trials,
     )  # fmt: skip
     if chosen.refuses is not None:
         candidates, refused = _parted(candidates, chosen.refuses, scene)
@@ -151,9 +150,14 @@ def _through(
     Who names a node wants that one tried, whatever happened elsewhere.
     """
     circuit = None if need.pinned else breakers.refusal(need.capability, candidates, now)
-    if circuit is None:
+    if circuit is not None:
+        return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
+    passing = candidates if need.pinned else breakers.passing(need.capability, candidates, now)
+    if len(passing) == len(candidates):
         return None, breakers.admit(candidates, need.capability, now, rejected)
-    return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
+    new = {peer.node for peer in passing}
+    old = [(peer, ONLY_NEW) for peer in candidates if peer.node not in new]
+    return None, Admission([*passing], ejected=old)
 
 
 def _sample(

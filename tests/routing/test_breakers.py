@@ -241,6 +241,8 @@ def test_who_came_since_it_opened_is_tried_at_once():
     newcomer, more = peer(7), view(*MANY, peer(7))
     assert refused(breakers, now=at(3))
     assert refused(breakers, [*MANY, newcomer], now=at(3)) is None
+    assert refused(breakers, now=at(3)), "who looks changes nothing"
+    assert breakers.passing("echo", [*MANY, newcomer], at(3)) == [newcomer]
     ask(breakers, newcomer, FAILED, now=at(3), seen=more)
     assert refused(breakers, [*MANY, newcomer], now=at(4)).left_s == pytest.approx(9)
     anew = peer(1, epoch=Epoch(2))
