@@ -7,7 +7,6 @@ so that a fallback can be taken. All of it is first-hand: nobody opens the circu
 Source: Envoy's outlier detection, for the bound on how many may be out at once.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -39,6 +38,9 @@ SICK_CIRCUITS = 2
 
 NODES_MIN = 3
 """A capability fails everywhere once it failed at so many nodes, or at all that offer it."""
+
+WORKS_S_MAX: Seconds = 30.0
+"""A node is thought to work for us for so long since its last call, without an answer."""
 
 WHOLE_S_MAX: Seconds = 60.0
 """A whole capability is open for so long at most (or `capability_open_s`): nobody else has it."""
@@ -79,7 +81,8 @@ class _Whole:
     """The circuit of a whole capability.
 
     `failed_at` are the nodes where it failed since its last success, `under_way` counts the calls
-    at each node that have not ended; `known` are the runs that offered it when it opened.
+    at each node that have not ended, with when the newest began; `known` are the runs that offered
+    it when it opened.
     """
 
     __slots__ = ("breaker", "failed_at", "known", "under_way")
@@ -87,18 +90,19 @@ class _Whole:
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.failed_at: set[NodeId] = set()
-        self.under_way: Counter[NodeId] = Counter()
+        self.under_way: dict[NodeId, tuple[int, Instant]] = {}
         self.known: Mapping[NodeId, Epoch] = {}
 
-    def begin(self, node: NodeId) -> None:
+    def begin(self, node: NodeId, now: Instant) -> None:
         """A call is under way there."""
-        self.under_way[node] += 1
+        count, _ = self.under_way.get(node, (0, now))
+        self.under_way[node] = count + 1, now
 
     def end(self, node: NodeId, outcome: Outcome, *, is_pinned: bool) -> None:
         """It no longer is."""
-        self.under_way[node] -= 1
-        if not self.under_way[node]:
-            del self.under_way[node]
+        count, began = self.under_way.pop(node)
+        if count > 1:
+            self.under_way[node] = count - 1, began
         if outcome is Outcome.OK:
             self.failed_at.clear()
         elif outcome is Outcome.FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
@@ -108,17 +112,19 @@ class _Whole:
         """Whether this run of the node did not offer it yet when it opened."""
         return self.known.get(peer.node) != peer.epoch
 
-    def fails_everywhere(self, capability: str, view: ClusterView) -> bool:
+    def fails_everywhere(self, capability: str, view: ClusterView, now: Instant) -> bool:
         """Whether it failed at enough nodes, or at all the living that offer it.
 
         Not while a node that has not failed works for us: failures are fast, and the answers to a
-        burst of calls come last from those who do the work.
+        burst of calls come last from those who do the work. One that got its last call long ago
+        and has not answered yet may hang.
         """
         failed = self.failed_at
         if len(failed) >= FAILED_AT_MAX:
             return True
-        if any(node not in failed for node in self.under_way):
-            return False
+        for node, (_, began) in self.under_way.items():
+            if node not in failed and now - began < WORKS_S_MAX:
+                return False
         return len(failed) >= NODES_MIN or all(
             peer.node in failed or not peer.offers(capability)
             for peer in view.by_node.values()
@@ -219,7 +225,7 @@ class Breakers:
             self._unlist(*gone[0])
             self.forgotten += 1
         self.forgotten += self._whole.use(capability, whole) is not None
-        whole.begin(peer.node)
+        whole.begin(peer.node, now)
         if not is_pinned and whole.is_news(peer):
             whole.breaker.hurry(now)
         return Crossing(
@@ -369,7 +375,7 @@ class Breakers:
         def judge() -> Opening | None:
             if breaker.streak < settings.capability_failures:
                 return None
-            if not whole.fails_everywhere(crossing.capability, view()):
+            if not whole.fails_everywhere(crossing.capability, view(), now):
                 return None
             why = f"{failures(breaker.streak)} in a row wherever it was tried"
             return Opening(why, settings.capability_open_s)

@@ -189,6 +189,17 @@ def test_while_a_node_that_has_not_failed_works_for_us_it_is_not_open():
     assert refused(breakers)
 
 
+def test_a_node_that_hangs_holds_it_closed_for_half_a_minute_after_its_last_call():
+    breakers, seen = Breakers(), view(*MANY)
+    hanging = [begin(breakers, peer(6), now=at(n)) for n in range(2)]
+    end(breakers, hanging[0], NEUTRAL)
+    fail_everywhere(breakers, view(*MANY[:3]), times=20)
+    ask(breakers, ONE, FAILED, now=at(30.9), seen=seen)
+    assert refused(breakers, now=at(30.9)) is None
+    ask(breakers, ONE, FAILED, now=at(31), seen=seen)
+    assert refused(breakers, now=at(31))
+
+
 def test_what_failed_at_very_many_nodes_fails_everywhere_whoever_still_works():
     settings = BreakerSettings(capability_failures=FAILED_AT_MAX + 10)
     breakers, seen = Breakers(lambda _capability: settings), view(*MANY)
