@@ -50,16 +50,16 @@ class Breaker:
         opened_at: when it opened last; until: when its present opening is over, None if closed.
         repeats: openings in short succession, this one included.
         streak, samples: failures in a row, and results, since it was closed.
-        trial: the one call that tries it while it is half-open.
+        trial: the call that tries it while it is half-open, the newest.
     """
 
     __slots__ = (
-        "_calm_since", "_lasts_s", "_results", "_trials_failed", "_why", "_window", "opened_at",
+        "_calm_since", "_is_hurried", "_lasts_s", "_results", "_trials_failed", "_why", "opened_at",
         "openings", "repeats", "samples", "streak", "trial", "until",
     )  # fmt: skip
 
-    def __init__(self, window: int) -> None:
-        """It is closed, and decides by the last `window` results."""
+    def __init__(self) -> None:
+        """It is closed."""
         self.openings = 0
         self.opened_at = Instant(0.0)
         self.until: Instant | None = None
@@ -67,12 +67,12 @@ class Breaker:
         self.streak = 0
         self.samples = 0
         self.trial: Passage | None = None
-        self._window = window
         self._results = 0  # one bit each, the newest last: a deque would take ten times the room
         self._why = ""
         self._lasts_s = 0.0
         self._trials_failed = 0
         self._calm_since = Instant(0.0)
+        self._is_hurried = False
 
     @property
     def successes(self) -> int:
@@ -92,7 +92,18 @@ class Breaker:
 
     def is_barred(self, now: Instant) -> bool:
         """Whether no call should come: it is open, or being tried already."""
-        return self.until is not None and (now < self.until or self.trial is not None)
+        return self.until is not None and now < self._barred_until(self.until)
+
+    def barred_s(self, now: Instant) -> Seconds:
+        """For how long no call should come, at most."""
+        return 0.0 if self.until is None else max(0.0, self._barred_until(self.until) - now)
+
+    def _barred_until(self, until: Instant) -> Instant:
+        """A trial bars others for as long as it opened at first, or one that hangs would for ever.
+
+        From then on another may try it, and whichever ends first decides.
+        """
+        return until if self.trial is None else Instant(self.trial.began + self._lasts_s)
 
     @property
     def why(self) -> str:
@@ -105,7 +116,7 @@ class Breaker:
     def begin(self, now: Instant, *, may_try: bool = True) -> Passage:
         """A call comes; the first that may do so tries a half-open circuit."""
         passage = Passage(now, self.openings)
-        if may_try and self.trial is None and self.state(now) is BreakerState.HALF_OPEN:
+        if may_try and self.until is not None and not self.is_barred(now):
             self.trial = passage
         return passage
 
@@ -116,9 +127,10 @@ class Breaker:
         now: Instant,
         *,
         judge: Callable[[], Opening | None],
+        window: int,
         open_s_max: Seconds,
     ) -> None:
-        """A call ended. `judge` says whether the results of a closed circuit open it.
+        """A call ended. `judge` says whether the last `window` results of a closed one open it.
 
         What began before the last opening adds nothing: that is known by then. A success closes
         an open circuit too: calls come through it where too many others are open.
@@ -128,9 +140,9 @@ class Breaker:
         if outcome is Outcome.NEUTRAL or passage.opening != self.openings:
             return
         if outcome is Outcome.OK:
-            self._succeeded(now)
+            self._succeeded(now, window)
         elif self.until is None:
-            self._note(is_good=False)
+            self._note(window, is_good=False)
             self.streak += 1
             opening = judge()
             if opening is not None:
@@ -141,25 +153,28 @@ class Breaker:
             self._open(now, open_s_max)
 
     def hurry(self, now: Instant) -> None:
-        """Its time is over early: something has changed."""
-        if self.until is not None:
-            self.until = min(self.until, now)
+        """Its time is over early: something has changed. If the trial fails, it lasts no longer."""
+        if self.until is not None and now < self.until:
+            self.until = now
+            self._is_hurried = True
 
-    def _succeeded(self, now: Instant) -> None:
+    def _succeeded(self, now: Instant, window: int) -> None:
         if self.until is not None:
             self.until = None
             self._calm_since = now
+            self._is_hurried = False
         self.streak = 0
-        self._note(is_good=True)
+        self._note(window, is_good=True)
 
-    def _note(self, *, is_good: bool) -> None:
-        self._results = (self._results << 1 | is_good) & ((1 << self._window) - 1)
-        self.samples = min(self.samples + 1, self._window)
+    def _note(self, window: int, *, is_good: bool) -> None:
+        self._results = (self._results << 1 | is_good) & ((1 << window) - 1)
+        self.samples = min(self.samples + 1, window)
 
     def _open(self, now: Instant, open_s_max: Seconds) -> None:
         if self.until is None and now - self._calm_since > CALM_S:
             self.repeats = 0
-        self.repeats += 1
+        self.repeats += not self._is_hurried
+        self._is_hurried = False
         self.openings += 1
         self.opened_at = now
         self.until = Instant(now + min(self._lasts_s * self.repeats, open_s_max))
@@ -185,7 +200,10 @@ def failures(count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """A circuit that is not closed, for people and programs. `node` None: the whole capability."""
+    """A circuit that is not closed, for people and programs. `node` None: the whole capability.
+
+    For `left_s` no call should come: it is open, or one tries it.
+    """
 
     capability: str
     node: NodeId | None
@@ -208,6 +226,6 @@ class Circuit:
             node=node,
             state=breaker.state(now),
             why=breaker.why,
-            left_s=0.0 if breaker.until is None else max(0.0, breaker.until - now),
+            left_s=breaker.barred_s(now),
             repeats=breaker.repeats,
         )

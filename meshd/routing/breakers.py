@@ -7,16 +7,16 @@ so that a fallback can be taken. All of it is first-hand: nobody opens the circu
 Source: Envoy's outlier detection, for the bound on how many may be out at once.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
 
-from meshd.clock import Instant
+from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
+from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
 from meshd.view import ClusterView, Peer
@@ -39,8 +39,20 @@ SICK_CIRCUITS = 2
 NODES_MIN = 3
 """A capability fails everywhere once it failed at so many nodes, or at all that offer it."""
 
+WORKS_S_MAX: Seconds = 30.0
+"""A node is thought to work for us for so long since its last call, without an answer."""
+
+WHOLE_S_MAX: Seconds = 60.0
+"""A whole capability is open for so long at most (or `capability_open_s`): nobody else has it."""
+
 FAILED_AT_MAX = 256
 """Where it failed at so many nodes and nowhere succeeded, no more are remembered or asked for."""
+
+_WAITED_FOR = frozenset({Reason.TRIED, Reason.FULL})
+"""Why a node that could serve a call is none of its candidates, though it may soon be again."""
+
+_FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
+"""Why a living node that could serve a call is none of its candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,41 +81,50 @@ class _Whole:
     """The circuit of a whole capability.
 
     `failed_at` are the nodes where it failed since its last success, `under_way` counts the calls
-    at each node that have not ended.
+    at each node that have not ended, with when the newest began; `known` are the runs that offered
+    it when it opened.
     """
 
-    __slots__ = ("breaker", "failed_at", "under_way")
+    __slots__ = ("breaker", "failed_at", "known", "under_way")
 
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.failed_at: set[NodeId] = set()
-        self.under_way: Counter[NodeId] = Counter()
+        self.under_way: dict[NodeId, tuple[int, Instant]] = {}
+        self.known: Mapping[NodeId, Epoch] = {}
 
-    def begin(self, node: NodeId) -> None:
+    def begin(self, node: NodeId, now: Instant) -> None:
         """A call is under way there."""
-        self.under_way[node] += 1
+        count, _ = self.under_way.get(node, (0, now))
+        self.under_way[node] = count + 1, now
 
     def end(self, node: NodeId, outcome: Outcome, *, is_pinned: bool) -> None:
         """It no longer is."""
-        self.under_way[node] -= 1
-        if not self.under_way[node]:
-            del self.under_way[node]
+        count, began = self.under_way.pop(node)
+        if count > 1:
+            self.under_way[node] = count - 1, began
         if outcome is Outcome.OK:
             self.failed_at.clear()
         elif outcome is Outcome.FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
             self.failed_at.add(node)
 
-    def fails_everywhere(self, capability: str, view: ClusterView) -> bool:
+    def is_news(self, peer: Peer) -> bool:
+        """Whether this run of the node did not offer it yet when it opened."""
+        return self.known.get(peer.node) != peer.epoch
+
+    def fails_everywhere(self, capability: str, view: ClusterView, now: Instant) -> bool:
         """Whether it failed at enough nodes, or at all the living that offer it.
 
         Not while a node that has not failed works for us: failures are fast, and the answers to a
-        burst of calls come last from those who do the work.
+        burst of calls come last from those who do the work. One that got its last call long ago
+        and has not answered yet may hang.
         """
         failed = self.failed_at
         if len(failed) >= FAILED_AT_MAX:
             return True
-        if any(node not in failed for node in self.under_way):
-            return False
+        for node, (_, began) in self.under_way.items():
+            if node not in failed and now - began < WORKS_S_MAX:
+                return False
         return len(failed) >= NODES_MIN or all(
             peer.node in failed or not peer.offers(capability)
             for peer in view.by_node.values()
@@ -170,7 +191,7 @@ class Breakers:
         circuits_max: int = CIRCUITS_MAX,
         capabilities_max: int = CAPABILITIES_MAX,
     ) -> None:
-        """`settings` of a capability are asked for at each call, `window` for each new circuit."""
+        """`settings` of a capability are asked for at each end of a call, so that new ones hold."""
         self.opened_at_nodes = 0
         self.opened_whole = 0
         self.forgotten = 0
@@ -193,18 +214,20 @@ class Breakers:
         Nothing may be awaited since the plan, or two could try a half-open circuit.
         `is_pinned`: its caller names the node, so that its failure says nothing of the others.
         """
-        key, window = (peer.node, capability), self._settings(capability).window
+        key = peer.node, capability
         own = self._own.rows.get(key)
         if own is None or own.epoch != peer.epoch:
-            own = _Own(Breaker(window), peer.epoch)
+            own = _Own(Breaker(), peer.epoch)
             self._unlist(peer.node, capability)
-        whole = self._whole.rows.get(capability) or _Whole(Breaker(window))
+        whole = self._whole.rows.get(capability) or _Whole(Breaker())
         gone = self._own.use(key, own)
         if gone is not None:
             self._unlist(*gone[0])
             self.forgotten += 1
         self.forgotten += self._whole.use(capability, whole) is not None
-        whole.begin(peer.node)
+        whole.begin(peer.node, now)
+        if not is_pinned and whole.is_news(peer):
+            whole.breaker.hurry(now)
         return Crossing(
             node=peer.node,
             capability=capability,
@@ -221,8 +244,14 @@ class Breakers:
         outcome: Outcome,
         now: Instant,
         view: Callable[[], ClusterView],
+        *,
+        is_repeat: bool = False,
     ) -> None:
-        """That call ended. `view` is asked, where that matters, who else offers the capability."""
+        """That try ended. `view` is asked, where that matters, who else offers the capability.
+
+        `is_repeat`: the same call failed elsewhere before. Whatever one call fails at, it adds one
+        failure to what opens the whole capability: the fault may be its own input's.
+        """
         own, settings = crossing.own, self._settings(crossing.capability)
         breaker = own.breaker
         before = breaker.openings
@@ -231,6 +260,7 @@ class Breakers:
             outcome,
             now,
             judge=lambda: node_opening(breaker, settings),
+            window=settings.window,
             open_s_max=settings.open_s_max,
         )
         self.opened_at_nodes += breaker.openings - before
@@ -241,30 +271,50 @@ class Breakers:
                 self._tripped.setdefault(crossing.node, {})[crossing.capability] = own
         crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
         if not (crossing.is_pinned and outcome is Outcome.FAILED):
-            self._end_whole(crossing, outcome, now, view)
+            is_told = (
+                is_repeat and outcome is Outcome.FAILED and crossing.whole.breaker.until is None
+            )
+            self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
 
     def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
-        """The circuit of the whole capability, where it lets no call pass; None where it does.
+        """The circuit of the whole capability, where it lets no call pass to any of them, or None.
 
-        Who came or was started anew since it opened is reason enough to try it at once.
+        Who came or was started anew since it opened is reason enough to try it at once; who was
+        merely in doubt for a while is not.
         """
         whole = self._whole.rows.get(capability)
-        if whole is None or whole.breaker.until is None:
+        if whole is None or not whole.breaker.is_barred(now):
             return None
-        breaker = whole.breaker
-        if any(peer.changed_at > breaker.opened_at for peer in candidates):
-            breaker.hurry(now)
-        return Circuit.of(breaker, capability, None, now) if breaker.is_barred(now) else None
+        if self.passing(capability, candidates, now):
+            return None
+        return Circuit.of(whole.breaker, capability, None, now)
+
+    def passing(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Sequence[Peer]:
+        """Whom the circuit of the whole capability lets a call pass to: all, the new, or nobody."""
+        whole = self._whole.rows.get(capability)
+        if whole is None or not whole.breaker.is_barred(now):
+            return candidates
+        if whole.breaker.trial is not None:
+            return ()
+        return [peer for peer in candidates if whole.is_news(peer)]
 
     def is_barred_at(self, peer: Peer, capability: str, now: Instant) -> bool:
         """Whether the circuit of the capability at this node lets no call pass."""
         own = self._tripped.get(peer.node, {}).get(capability)
         return own is not None and own.epoch == peer.epoch and own.breaker.is_barred(now)
 
-    def admit(self, candidates: list[Peer], capability: str, now: Instant) -> Admission:
-        """Who of these may be asked: all but those with an open circuit, at most a third of them.
+    def admit(
+        self,
+        candidates: list[Peer],
+        capability: str,
+        now: Instant,
+        rejected: Sequence[Rejection] = (),
+    ) -> Admission:
+        """Who of these may be asked: all but those with an open circuit, at most a third of all.
 
-        Where more are open, those with the least time left are asked all the same.
+        All are the candidates and those `rejected` for this moment alone: else who fails would get
+        just what the healthy have no room for. Where more are open, those with the least time left
+        are asked all the same.
         Source: Envoy's outlier detection (`max_ejection_percent`).
         """
         if not self._tripped:
@@ -284,10 +334,12 @@ class Breakers:
                 barred.append((own.breaker.until or now, peer, own.breaker))
             else:
                 trials.append(peer.node)
+        if not barred:
+            return Admission(candidates, trials)
         barred.sort(key=lambda row: (-row[0], row[1].node))
         ejected = [
             (peer, Circuit.of(why, capability, peer.node, now) if isinstance(why, Breaker) else why)
-            for _, peer, why in barred[: len(candidates) // EJECTED_PART]
+            for _, peer, why in barred[: _ejected_max(len(candidates), rejected)]
         ]
         out = {peer.node for peer, _ in ejected}
         return Admission([p for p in candidates if p.node not in out], trials, ejected)
@@ -323,14 +375,25 @@ class Breakers:
         def judge() -> Opening | None:
             if breaker.streak < settings.capability_failures:
                 return None
-            if not whole.fails_everywhere(crossing.capability, view()):
+            if not whole.fails_everywhere(crossing.capability, view(), now):
                 return None
             why = f"{failures(breaker.streak)} in a row wherever it was tried"
             return Opening(why, settings.capability_open_s)
 
         before = breaker.openings
-        breaker.end(passage, outcome, now, judge=judge, open_s_max=settings.open_s_max)
-        self.opened_whole += breaker.openings - before
+        breaker.end(
+            passage,
+            outcome,
+            now,
+            judge=judge,
+            window=settings.window,
+            open_s_max=min(settings.open_s_max, max(WHOLE_S_MAX, settings.capability_open_s)),
+        )
+        if breaker.openings > before:
+            self.opened_whole += 1
+            whole.known = _offering(crossing.capability, view())
+        elif breaker.until is None:
+            whole.known = {}
 
     def _circuits_of(self, peer: Peer) -> dict[str, _Own]:
         """Those not closed of this run of the node; those of an earlier run are forgiven."""
@@ -367,6 +430,21 @@ class Breakers:
             circuits.pop(capability, None)
             if not circuits:
                 del self._tripped[node]
+
+
+def _ejected_max(candidates: int, rejected: Sequence[Rejection]) -> int:
+    """How many of so many candidates may be left out.
+
+    All of them only where one of the others is worth waiting for.
+    """
+    others = [r.reason for r in rejected if r.reason in _FOR_NOW]
+    most = (candidates + len(others)) // EJECTED_PART
+    return most if any(reason in _WAITED_FOR for reason in others) else min(most, candidates - 1)
+
+
+def _offering(capability: str, view: ClusterView) -> dict[NodeId, Epoch]:
+    """The runs of nodes that offer it, whatever their state."""
+    return {p.node: p.epoch for p in view.by_node.values() if p.offers(capability)}
 
 
 def _place(circuit: Circuit) -> tuple[str, NodeId]:

@@ -461,7 +461,8 @@ class Dispatcher:
             await self._announce(call, peer, purchase)
             return await self._counted(running, me, purchase)
         finally:
-            self.breakers.end(crossing, running.outcome, self._clock.now(), self._view)
+            now, is_repeat = self._clock.now(), call.failures > 0
+            self.breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
 
     async def _announce(self, call: Call, peer: Peer, purchase: Purchase | None) -> None:
         """Say who is about to be sent the work; if that fails, nothing is, and it is free."""

@@ -11,7 +11,7 @@ from typing import Any
 from meshd.clock import Instant
 from meshd.errors import BudgetError, Code, MeshError, NoCandidateError, PeerError, UsageError
 from meshd.model import NodeId
-from meshd.routing.breaker import Circuit
+from meshd.routing.breaker import BreakerState, Circuit
 from meshd.routing.breakers import Admission, Breakers
 from meshd.routing.filters import Reason, Rejection, eligible
 from meshd.routing.limits import RETRIES_MAX
@@ -27,6 +27,7 @@ THE_CALL = "the call"
 """Who chose the policy or bounds the cost, where no setting did."""
 NAMES_SHOWN = 4
 NAMES_COMPARED = 2_000
+ONLY_NEW = "it failed everywhere, and only who came since is tried"
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
@@ -92,15 +93,13 @@ def plan(
     candidates, rejected = eligible(view, need, now, reports=outstanding.reports)
     circuit, admitted = None, Admission(candidates)
     if breakers is not None and candidates:
-        circuit, admitted = _through(breakers, candidates, need, now)
+        circuit, admitted = _through(breakers, candidates, rejected, need, now)
         why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
         rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
-    for node in admitted.trials:
-        outstanding.pardon(node)
     candidates = admitted.kept
     scene = Scene(
         outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
-        settings.shares, breakers,
+        settings.shares, breakers, trials=admitted.trials,
     )  # fmt: skip
     if chosen.refuses is not None:
         candidates, refused = _parted(candidates, chosen.refuses, scene)
@@ -142,16 +141,25 @@ def _parted(
 
 
 def _through(
-    breakers: Breakers, candidates: list[Peer], need: Need, now: Instant
+    breakers: Breakers,
+    candidates: list[Peer],
+    rejected: list[Rejection],
+    need: Need,
+    now: Instant,
 ) -> tuple[Circuit | None, Admission]:
     """Whom circuits let pass, and the circuit that lets nobody pass, if one does.
 
     Who names a node wants that one tried, whatever happened elsewhere.
     """
     circuit = None if need.pinned else breakers.refusal(need.capability, candidates, now)
-    if circuit is None:
-        return None, breakers.admit(candidates, need.capability, now)
-    return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
+    if circuit is not None:
+        return circuit, Admission([], ejected=[(peer, circuit) for peer in candidates])
+    passing = candidates if need.pinned else breakers.passing(need.capability, candidates, now)
+    if len(passing) == len(candidates):
+        return None, breakers.admit(candidates, need.capability, now, rejected)
+    new = {peer.node for peer in passing}
+    old = [(peer, ONLY_NEW) for peer in candidates if peer.node not in new]
+    return None, Admission([*passing], ejected=old)
 
 
 def _sample(
@@ -297,10 +305,11 @@ def _own_bound_usd(terms: Terms | None) -> float:
 
 def _refused(circuit: Circuit) -> PeerError:
     left_s = circuit.left_s
-    when = f"in {left_s:.3g} s" if left_s else "by one call now"
+    is_tried = circuit.state is BreakerState.HALF_OPEN
+    when = f"{'by one call now, and else ' if is_tried else ''}again in {left_s:.3g} s"
     return PeerError(
         f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
-        hint=f"it is tried again {when}; till then give a fallback, name a node, or wait",
+        hint=f"it is tried {when}; till then give a fallback, name a node, or wait",
         code=Code.CIRCUIT_OPEN,
         data={"retry_after_s": round(left_s, 3)},
     )

@@ -1,6 +1,6 @@
 """What a policy is, and what it may look at when it judges a peer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -22,7 +22,8 @@ class Scene:
     """What a policy may look at beside the peer itself.
 
     `tiers` are the success that the policy `quality` asks for, `shares` what `composite` weighs;
-    `prepared` is what the policy worked out of all candidates before it judges each.
+    `prepared` is what the policy worked out of all candidates before it judges each; `trials` are
+    nodes with a half-open circuit, judged as if nothing had failed there.
     """
 
     outstanding: Outstanding
@@ -37,10 +38,14 @@ class Scene:
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     breakers: Breakers | None = None
     prepared: Any = None
+    trials: Collection[NodeId] = ()
 
     def estimate(self, peer: Peer) -> Estimate:
         """What a call to the peer would meet now."""
-        return self.outstanding.estimate(peer, self.now, local=peer.node == self.me)
+        node = peer.node
+        return self.outstanding.estimate(
+            peer, self.now, local=node == self.me, is_pardoned=node in self.trials
+        )
 
     def cost_usd(self, peer: Peer) -> float:
         """What the call is expected to cost there."""

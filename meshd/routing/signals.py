@@ -86,8 +86,8 @@ class _Record:
     """First-hand knowledge of one peer."""
 
     __slots__ = (
-        "epoch", "events", "failure_at", "failure_s", "is_pardoned", "mine", "mine_at_report",
-        "report_at", "samples", "service_s",
+        "epoch", "events", "failure_at", "failure_s", "mine", "mine_at_report", "report_at",
+        "samples", "service_s",
     )  # fmt: skip
 
     def __init__(self, epoch: Epoch) -> None:
@@ -100,7 +100,6 @@ class _Record:
         self.failure_s = 0.0
         self.failure_at = Instant(0.0)
         self.epoch = epoch
-        self.is_pardoned = False
 
     def penalty_s(self, now: Instant) -> Seconds:
         """The expected cost of failing there, which fades while nothing more fails."""
@@ -145,7 +144,7 @@ class Outstanding:
         record = self._records.pop(node, None) or _Record(peer.epoch)
         self._records[node] = record
         if record.epoch != peer.epoch:
-            record.epoch, record.failure_s, record.is_pardoned = peer.epoch, 0.0, False
+            record.epoch, record.failure_s = peer.epoch, 0.0
         record.mine += 1
         record.events.append(_Event(now, 1, now))
         if len(self._records) > self._peers_max:
@@ -173,16 +172,6 @@ class Outstanding:
         elif outcome is Outcome.FAILED:
             self._failed(node, record, deadline_s, now)
 
-    def pardon(self, node: NodeId) -> None:
-        """What failed there is to be tried again: it costs nothing until more fails.
-
-        Else its past would keep away the very calls that can tell that it is over. That holds for
-        the share of errors that it reports as well: those may be all that it ever ran.
-        """
-        record = self._records.get(node)
-        if record is not None:
-            record.is_pardoned, record.failure_s = True, 0.0
-
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
         self.reports.pop(node, None)
@@ -206,19 +195,27 @@ class Outstanding:
             return None, max(0, own), own
         return load, max(0, load.in_flight + load.queue + own), own
 
-    def estimate(self, peer: Peer, now: Instant, *, local: bool = False) -> Estimate:
-        """What a call to `peer` would meet now. `local`: it is this node, with no way to go."""
+    def estimate(
+        self, peer: Peer, now: Instant, *, local: bool = False, is_pardoned: bool = False
+    ) -> Estimate:
+        """What a call to `peer` would meet now. `local`: it is this node, with no way to go.
+
+        `is_pardoned`: it is to be tried again, and what failed there costs nothing: else its past
+        would keep away the very call that can tell that it is over. That holds for the share of
+        errors that it reports as well: those may be all that it ever ran.
+        """
         load, rif, own = self.requests(peer)
         record = self._records.get(peer.node)
         away_s = peer.distance_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
         slots = 1 if load is None else max(1, load.slots)
         service_s = _service_s(load, record)
-        known = record if record is not None and record.epoch == peer.epoch else None
-        penalty_s = 0.0 if known is None else known.penalty_s(now)
-        is_pardoned = known is not None and known.is_pardoned
-        if load is not None and load.error_fraction and not is_pardoned:
-            penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
+        penalty_s = 0.0
+        if not is_pardoned:
+            if record is not None and record.epoch == peer.epoch:
+                penalty_s = record.penalty_s(now)
+            if load is not None and load.error_fraction:
+                penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s)
 
@@ -254,7 +251,6 @@ class Outstanding:
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)
         record.failure_at = now
-        record.is_pardoned = False
 
     def _forget_oldest(self) -> None:
         for node, record in self._records.items():

@@ -23,7 +23,7 @@ class One:
 
     def __init__(self, settings=SETTINGS):
         self.settings = settings
-        self.breaker = Breaker(settings.window)
+        self.breaker = Breaker()
 
     def end(self, passage, outcome, now=NOW):
         self.breaker.end(
@@ -31,6 +31,7 @@ class One:
             outcome,
             now,
             judge=lambda: node_opening(self.breaker, self.settings),
+            window=self.settings.window,
             open_s_max=self.settings.open_s_max,
         )
 
@@ -90,6 +91,14 @@ def test_what_a_closed_circuit_forgets_is_the_oldest_result():
     assert few.breaker.successes == few.breaker.samples == 10
 
 
+def test_another_window_holds_from_the_next_result():
+    one = One().results(*[OK] * 19, FAILED)
+    one.settings = BreakerSettings(window=4, samples_min=4)
+    assert one.results(OK).state() is CLOSED
+    assert (one.breaker.successes, one.breaker.samples) == (3, 4)
+    assert one.results(FAILED).text().startswith("success 50% of the last 4; ")
+
+
 def test_one_call_tries_a_half_open_circuit_and_its_success_closes_it():
     one, later = opened(), at(60)
     assert not one.breaker.is_barred(later)
@@ -100,6 +109,20 @@ def test_one_call_tries_a_half_open_circuit_and_its_success_closes_it():
     one.end(trial, OK, later)
     assert one.state(later) is CLOSED
     assert one.results(FAILED, FAILED, now=later).state(later) is CLOSED, "it begins anew"
+
+
+def test_a_trial_that_takes_longer_than_it_opened_at_first_bars_no_other():
+    one = opened()
+    first = one.breaker.begin(at(60))
+    assert (one.breaker.is_barred(at(119)), one.breaker.barred_s(at(119))) == (True, 1.0)
+    assert (one.breaker.is_barred(at(120)), one.breaker.barred_s(at(120))) == (False, 0.0)
+    second = one.breaker.begin(at(120))
+    assert second is one.breaker.trial
+    assert one.breaker.is_barred(at(121))
+    one.end(first, NEUTRAL, at(122))
+    assert one.breaker.is_barred(at(122)), "the second still tries it"
+    one.end(second, OK, at(123))
+    assert (one.state(at(123)), one.breaker.barred_s(at(123))) == (CLOSED, 0.0)
 
 
 def test_each_failed_trial_opens_it_for_longer_up_to_a_bound():
@@ -182,6 +205,16 @@ def test_news_end_an_opening_early_and_nothing_else():
     assert closed.state() is CLOSED
 
 
+def test_a_trial_that_news_brought_early_does_not_prolong_it_when_it_fails():
+    one = opened()
+    for n in range(1, 4):
+        one.breaker.hurry(at(n))
+        one.results(FAILED, now=at(n))
+        assert one.breaker.until == at(n + 60)
+    one.results(FAILED, now=at(63))
+    assert one.breaker.until == at(63 + 120)
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["begin", "end"]),
@@ -206,9 +239,13 @@ def test_a_half_open_circuit_never_has_two_calls_and_an_open_one_none(moves):
             passage, _, _ = under_way.pop(which % len(under_way))
             one.end(passage, outcome, now)
         openings = one.breaker.openings
-        trials = [s for _, s, opening in under_way if s is HALF_OPEN and opening == openings]
+        trials = [
+            passage
+            for passage, s, opening in under_way
+            if s is HALF_OPEN and opening == openings and now - passage.began < 30
+        ]
         if one.state(now) is HALF_OPEN:
-            assert len(trials) == (one.breaker.trial is not None)
+            assert len(trials) <= one.breaker.is_barred(now)
         assert one.breaker.until is None or one.breaker.until <= now + SETTINGS.open_s_max
 
 

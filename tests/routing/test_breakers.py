@@ -20,6 +20,7 @@ from meshd.clock import Instant
 from meshd.model import Epoch, MemberState
 from meshd.routing.breaker import BreakerState
 from meshd.routing.breakers import CAPABILITIES_MAX, CIRCUITS_MAX, FAILED_AT_MAX, Breakers
+from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
 
@@ -66,6 +67,25 @@ def test_never_more_than_a_third_is_left_out_and_those_with_the_longest_to_go():
     assert out(breakers, MANY, at(5)) == ["n4", "n3"]
     assert len(kept(breakers, MANY, at(5))) == 4
     assert out(breakers, MANY[:2], at(5)) == []
+
+
+def rejections(*reasons):
+    return [Rejection(node_id(20 + n), f"n{20 + n}", why) for n, why in enumerate(reasons)]
+
+
+def test_a_third_is_one_of_all_that_could_serve_it_whether_they_have_room_or_not():
+    breakers = Breakers()
+    fail_there(breakers, TWO)
+
+    def ejected(candidates, *reasons):
+        admitted = breakers.admit(candidates, "echo", NOW, rejections(*reasons))
+        return [p.name for p, _ in admitted.ejected]
+
+    assert ejected([TWO], Reason.FULL, Reason.TRIED) == ["n2"]
+    assert ejected([TWO], Reason.FULL, Reason.NOT_READY) == ["n2"]
+    assert ejected([ONE, TWO], Reason.DRAINING) == ["n2"]
+    assert ejected([TWO], Reason.DRAINING, Reason.NOT_READY) == [], "nobody to wait for"
+    assert ejected([TWO], Reason.FULL, Reason.DEAD, Reason.NOT_OFFERED) == []
 
 
 def test_what_fails_at_a_node_ejects_nothing_else_of_it():
@@ -129,7 +149,7 @@ def test_ten_failures_in_a_row_at_three_nodes_open_the_capability_and_one_call_t
     assert refused(breakers, now=at(10)) is None
     trial = begin(breakers, ONE, now=at(10))
     assert refused(breakers, now=at(10)).state is BreakerState.HALF_OPEN
-    end(breakers, trial, FAILED, now=at(10))
+    end(breakers, trial, FAILED, now=at(10), seen=seen)
     assert refused(breakers, now=at(29.9))
     assert refused(breakers, now=at(30)) is None
     ask(breakers, ONE, OK, now=at(30))
@@ -156,7 +176,7 @@ def test_one_node_that_fails_is_no_capability_that_does_while_others_offer_it():
     assert refused(breakers) is None
     gone = peer(1, state=MemberState.DEAD)
     ask(breakers, TWO, FAILED, seen=view(gone, TWO, peer(9, capabilities=()), me=9))
-    assert refused(breakers)
+    assert refused(breakers, [TWO])
 
 
 def test_while_a_node_that_has_not_failed_works_for_us_it_is_not_open():
@@ -169,6 +189,17 @@ def test_while_a_node_that_has_not_failed_works_for_us_it_is_not_open():
     assert refused(breakers)
 
 
+def test_a_node_that_hangs_holds_it_closed_for_half_a_minute_after_its_last_call():
+    breakers, seen = Breakers(), view(*MANY)
+    hanging = [begin(breakers, peer(6), now=at(n)) for n in range(2)]
+    end(breakers, hanging[0], NEUTRAL)
+    fail_everywhere(breakers, view(*MANY[:3]), times=20)
+    ask(breakers, ONE, FAILED, now=at(30.9), seen=seen)
+    assert refused(breakers, now=at(30.9)) is None
+    ask(breakers, ONE, FAILED, now=at(31), seen=seen)
+    assert refused(breakers, now=at(31))
+
+
 def test_what_failed_at_very_many_nodes_fails_everywhere_whoever_still_works():
     settings = BreakerSettings(capability_failures=FAILED_AT_MAX + 10)
     breakers, seen = Breakers(lambda _capability: settings), view(*MANY)
@@ -177,6 +208,30 @@ def test_what_failed_at_very_many_nodes_fails_everywhere_whoever_still_works():
         assert refused(breakers) is None
         ask(breakers, peer(n), FAILED, seen=seen)
     assert refused(breakers)
+
+
+def test_one_call_adds_one_failure_wherever_it_fails():
+    breakers, seen = Breakers(), view(*MANY)
+    for _ in range(9):
+        for n, node in enumerate(MANY[:4]):
+            breakers.end(begin(breakers, node), FAILED, NOW, lambda: seen, is_repeat=n > 0)
+    assert refused(breakers) is None
+    ask(breakers, ONE, FAILED, seen=seen)
+    assert refused(breakers)
+    trial = begin(breakers, ONE, now=at(10))
+    breakers.end(trial, FAILED, at(10), lambda: seen, is_repeat=True)
+    assert refused(breakers, now=at(11)), "a trial tells, whoever makes it"
+
+
+@pytest.mark.parametrize(("open_s", "most"), [(10.0, 60.0), (90.0, 90.0)])
+def test_a_whole_capability_is_never_open_for_long(open_s, most):
+    settings = BreakerSettings(capability_open_s=open_s)
+    breakers, seen, now = Breakers(lambda _capability: settings), view(*MANY), NOW
+    fail_everywhere(breakers, seen)
+    for _ in range(12):
+        now = Instant(now + refused(breakers, now=now).left_s)
+        ask(breakers, ONE, FAILED, now=now, seen=seen)
+    assert refused(breakers, now=now).left_s == most
 
 
 def test_calls_that_name_their_node_fail_for_themselves_alone():
@@ -194,11 +249,22 @@ def test_calls_that_name_their_node_fail_for_themselves_alone():
 def test_who_came_since_it_opened_is_tried_at_once():
     breakers, seen = Breakers(), view(*MANY)
     fail_everywhere(breakers, seen)
-    newcomer = peer(7, changed_at=at(2))
+    newcomer, more = peer(7), view(*MANY, peer(7))
     assert refused(breakers, now=at(3))
     assert refused(breakers, [*MANY, newcomer], now=at(3)) is None
-    ask(breakers, newcomer, FAILED, now=at(3), seen=seen)
-    assert refused(breakers, [*MANY, newcomer], now=at(4)).left_s == pytest.approx(19)
+    assert refused(breakers, now=at(3)), "who looks changes nothing"
+    assert breakers.passing("echo", [*MANY, newcomer], at(3)) == [newcomer]
+    ask(breakers, newcomer, FAILED, now=at(3), seen=more)
+    assert refused(breakers, [*MANY, newcomer], now=at(4)).left_s == pytest.approx(9)
+    anew = peer(1, epoch=Epoch(2))
+    assert refused(breakers, [anew, *MANY[1:]], now=at(4)) is None
+
+
+def test_who_was_in_doubt_since_it_opened_is_no_news():
+    breakers, seen = Breakers(), view(*MANY)
+    fail_everywhere(breakers, seen)
+    flapped = [peer(n, changed_at=at(2)) for n in range(1, 7)]
+    assert refused(breakers, flapped, now=at(3))
 
 
 # All of them

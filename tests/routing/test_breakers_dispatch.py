@@ -13,6 +13,7 @@ from meshd.model import Load
 from meshd.routing.offers import ACCEPT
 from meshd.routing.request import DelegateRequest
 from meshd.routing.resilience import HEDGE_SAMPLES_MIN
+from meshd.routing.settings import BreakerSettings, RoutingSettings
 
 BOTH = (offer("echo"), offer("plain"))
 SAFE = (offer(idempotent=True),)
@@ -180,6 +181,45 @@ async def test_of_two_second_copies_one_tries():
     assert world.invoker.order.count(3) == 1
     gate.set()
     await asyncio.wait_for(asyncio.gather(*calls), 5)
+
+
+async def test_who_fails_does_not_get_what_the_others_have_no_room_for():
+    full = Load(full=True, slots=4, service_s=0.1)
+    world = world_of()
+    await fail_calls(world, 3, to="n2")
+    world.change(me(), peer(2), peer(3, load=full), peer(4, load=full))
+    with pytest.raises(BusyError):
+        await world.delegate(is_patient=False)
+    assert world.invoker.asked == []
+
+
+async def test_who_fails_is_not_asked_after_the_others_have_refused():
+    world = world_of()
+    await fail_calls(world, 3, to="n2")
+    busy = failing(BusyError("full", data={"eta_s": 0.1}))
+    world.answer({3: busy, 4: busy})
+    with pytest.raises(BusyError):
+        await world.delegate(is_patient=False)
+    assert sorted(world.invoker.order) == [3, 4]
+
+
+async def test_a_call_that_fails_at_node_after_node_counts_once():
+    world = world_of()
+    for _ in range(TEN - 1):
+        await fail_calls(world, 1, error=REFUSED)
+        assert world.dispatcher.breakers.opened_whole == 0
+    await fail_calls(world, 1, error=REFUSED)
+    assert world.dispatcher.breakers.opened_whole == 1
+
+
+async def test_new_settings_of_breakers_hold_from_the_next_result():
+    world = world_of()
+    await fail_calls(world, 2, to="n2")
+    world.dispatcher.use(RoutingSettings(breaker=BreakerSettings(failures=5)))
+    await fail_calls(world, 2, to="n2")
+    assert world.dispatcher.breakers.opened == 0
+    await fail_calls(world, 1, to="n2")
+    assert world.dispatcher.breakers.opened == 1
 
 
 async def test_what_may_not_be_written_down_leaves_no_call_under_way():

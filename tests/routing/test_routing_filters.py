@@ -267,7 +267,20 @@ def test_what_fails_everywhere_is_a_plan_for_nobody_with_the_reason():
     assert [c.peer.name for c in pinned.attempts] == ["n2"]
     begin(breakers, peer(1), now=NOW + 10)
     tried = make_plan(seen, breakers=breakers, now=NOW + 10)
-    assert "by one call now" in nobody(tried, seen).hint
+    error = nobody(tried, seen)
+    assert "by one call now, and else again in 10 s" in error.hint
+    assert error.data == {"retry_after_s": 10.0}
+
+
+def test_of_what_fails_everywhere_only_who_came_since_is_asked_and_by_one_call():
+    seen, breakers = view(peer(1), peer(2), peer(3)), Breakers()
+    fail_everywhere(breakers, seen)
+    more = view(*seen.peers, peer(4))
+    made = make_plan(more, breakers=breakers)
+    assert [c.peer.name for c in made.attempts] == ["n4"]
+    assert {r.reason for r in made.rejected} == {Reason.EJECTED}
+    begin(breakers, peer(4))
+    assert make_plan(more, breakers=breakers).circuit is not None
 
 
 def test_what_nobody_offers_is_told_as_that_even_after_failures():
@@ -287,9 +300,11 @@ def test_a_node_on_trial_is_scored_as_if_it_had_not_failed():
         signals.begin(bad, NOW)
         signals.end(bad.node, Outcome.FAILED, NOW, took_s=0.0, deadline_s=30.0)
     fail_there(breakers, bad, seen=seen)
+    cost_s = signals.estimate(bad, later).penalty_s
     made = make_plan(seen, now=later, breakers=breakers, outstanding=signals)
     assert made.trials == [bad.node]
     assert len({c.score for c in made.attempts}) == 1
+    assert signals.estimate(bad, later).penalty_s == cost_s > 0, "a plan changes nothing"
 
 
 def test_a_node_that_nobody_knows_is_told_as_that():
