@@ -260,6 +260,15 @@ def test_who_came_since_it_opened_is_tried_at_once():
     assert refused(breakers, [anew, *MANY[1:]], now=at(4)) is None
 
 
+def test_a_trial_of_a_whole_capability_that_says_nothing_leaves_its_place_to_another():
+    breakers, seen = Breakers(), view(*MANY)
+    fail_everywhere(breakers, seen)
+    ask(breakers, ONE, NEUTRAL, now=at(10), seen=seen)
+    assert refused(breakers, now=at(10)) is None
+    begin(breakers, ONE, now=at(10))
+    assert refused(breakers, now=at(10))
+
+
 def test_who_was_in_doubt_since_it_opened_is_no_news():
     breakers, seen = Breakers(), view(*MANY)
     fail_everywhere(breakers, seen)
