@@ -101,6 +101,17 @@ def test_news_that_come_during_a_try_count_for_the_pause_after_it():
     assert pauses == pytest.approx([PAUSE_MIN_S, 2 * PAUSE_MIN_S, NEWS_PAUSE_S, NEWS_PAUSE_S])
 
 
+def test_a_lane_in_which_nobody_waits_any_more_ends_its_pause_and_begins_no_other():
+    lanes = Lanes()
+    lanes.put(b"a", turn(1))
+    lanes.put(b"a", turn(2))
+    assert taken(lanes) == ["t1", "t2"]
+    lanes.refused(b"a", turn(2), 1.0, 1.0)
+    lanes.drop(b"a", "t2")
+    lanes.on_time(lanes.next_at)
+    assert lanes.next_at is None
+
+
 def test_many_lanes_that_pause_do_so_longer():
     lanes = Lanes()
     for number in range(1_000):
