@@ -10,6 +10,9 @@ from coverage_gate import pytest_sessionfinish
 hypothesis.settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile(
+    "gate", hypothesis.settings.get_profile("any_machine"), derandomize=True
+)
 hypothesis.settings.load_profile("any_machine")
 
 __all__ = ["pytest_addoption", "pytest_sessionfinish"]
@@ -20,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--coverage-gate", action="store_true", help="fail where too little of the code was run"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where coverage is judged, inputs are the same each time: it must not depend on chance."""
+    if config.getoption("--coverage-gate"):
+        hypothesis.settings.load_profile("gate")
 
 
 LONGEST = ("test_compiled.py", "test_sim_scenarios.py", "test_sim_experiments.py")
