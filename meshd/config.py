@@ -4,7 +4,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
 
@@ -20,9 +20,11 @@ from meshd.gossip.config import DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, GossipCo
 from meshd.model import NAME_CHARS_MAX, Site, is_name, site_faults
 from meshd.paths import default_state_dir, expanded, search_paths
 from meshd.routing import settings as rules
+from meshd.routing.installed import policy_faults
 from meshd.routing.policy_file import read_policy_file
 from meshd.routing.rules import KINDS, Tables, joined, read_tables, tables_faults, value_faults
 from meshd.toml_file import read_toml
+from meshd.work.admission import QUEUE_DEFAULT, QUEUE_MAX
 
 ENV_PREFIX = "MESHD_"
 CLIENT_VARIABLES = (
@@ -30,7 +32,7 @@ CLIENT_VARIABLES = (
 )
 """Variables of the command line itself and of handlers, which are no settings of a node."""
 
-POLICIES = get_args(rules.PolicyName)
+POLICIES = rules.POLICY_NAMES
 Profile = Literal["lan", "wan", "local"]
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -97,8 +99,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         int, _about("Tasks that run at a time, 0..1024; 0 is one a CPU.", ge=0, le=1024)
     ] = 0
     queue: Annotated[
-        int, _about("Tasks that may wait for a slot, 0..100000.", ge=0, le=100_000)
-    ] = 64
+        int, _about(f"Tasks that may wait for a slot, 0..{QUEUE_MAX}.", ge=0, le=QUEUE_MAX)
+    ] = QUEUE_DEFAULT
     drain_s: Annotated[
         float,
         _about("Seconds that a stop waits for running tasks, 0..86400.", ge=0, le=86_400),
@@ -277,6 +279,7 @@ def load_config(
     paths: Sequence[Path] | None = None,
     *,
     hostname: str | None = None,
+    policies: Collection[str] = (),
 ) -> Loaded:
     """Merge and check everything.
 
@@ -286,6 +289,7 @@ def load_config(
         env: the environment.
         paths: the files to read, the weakest first, missing ones skipped; `search_paths` if None.
         hostname: this machine's name; asked of the system if None.
+        policies: names of the program's own, which may be named like any other.
 
     Raises:
         UsageError: the configuration is wrong; one message lists every fault. Nothing changed.
@@ -297,12 +301,12 @@ def load_config(
     else:
         for path in search_paths(env) if paths is None else paths:
             merge.file(path, required=False)
-    policies = flags.get(_POLICY_FILE.option) or env.get(_POLICY_FILE.variable)
-    merge.policy_file(str(policies or merge.values[_POLICY_FILE.path]), env)
+    by_file = flags.get(_POLICY_FILE.option) or env.get(_POLICY_FILE.variable)
+    merge.policy_file(str(by_file or merge.values[_POLICY_FILE.path]), env)
     merge.environment(env)
     merge.flags(flags)
     _derive(merge, env, socket.gethostname() if hostname is None else hostname)
-    for key, fault in _check(merge.values):
+    for key, fault in _check(merge.values, policies):
         merge.fault(key, fault)
     merge.check_tables()
     if merge.faults:
@@ -516,7 +520,7 @@ def _derive(merge: _Merge, env: Mapping[str, str], hostname: str) -> None:
         values["node.state_dir"] = FilePath(str(default_state_dir(env, mesh, name)))
 
 
-def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _check(values: Mapping[str, Any], own: Collection[str]) -> Iterator[tuple[str, str]]:
     """Faults that no type shows, as (key path, sentence)."""
     for path in ("node.name", "node.mesh"):
         # A directory is named after each: `.` and `..` are names of other directories.
@@ -542,13 +546,14 @@ def _check(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"node.{field}", fault
     if not math.isfinite(values["node.drain_s"]):
         yield "node.drain_s", "must be a finite number of seconds"
-    yield from ((f"routing.{path}", fault) for path, fault in _routing_faults(values))
+    yield from ((f"routing.{path}", fault) for path, fault in _routing_faults(values, own))
 
 
-def _routing_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _routing_faults(values: Mapping[str, Any], own: Collection[str]) -> Iterator[tuple[str, str]]:
     of = {k.removeprefix("routing."): v for k, v in values.items() if k.startswith("routing.")}
     for key in filter(of.__contains__, KINDS):
         yield from ((key, fault) for fault in value_faults(key, of[key]))
+    yield from (("policy", fault) for fault in policy_faults(of["policy"], own))
     tiers = rules.tier_faults(of["tiers"])
     yield from (("tiers", fault) for fault in tiers)
     yield from (("spend", fault) for fault in rules.spend_faults(of["spend"]))
@@ -559,7 +564,7 @@ def _routing_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         tiers={} if tiers else of["tiers"],
         breaker=rules.BreakerSettings(**({} if circuits else breaker)),
     )
-    for path, fault in tables_faults(of["capability"], default):
+    for path, fault in tables_faults(of["capability"], default, own):
         yield f"capability.{path}", fault
 
 

@@ -20,8 +20,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import sys
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -31,7 +29,6 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -47,14 +44,17 @@ from meshd.capability.definition import (
 )
 from meshd.capability.manifest import Manifest
 from meshd.clock import Seconds
-from meshd.daemon.event_side import EventSide, running_loop
+from meshd.daemon.event_side import EventSide, carried, running_loop
 from meshd.daemon.link import AttachedLink, EmbeddedLink, Link
+from meshd.daemon.naming import program_name
 from meshd.daemon.preferences import Preferences, params_of
 from meshd.daemon.program_events import Query, Reply
 from meshd.daemon.task_side import MeshTask, TaskSide, TaskStatus
 from meshd.errors import NoDaemonError, UsageError
 from meshd.happening import Event
 from meshd.priority import PRIORITY_DEFAULT
+from meshd.routing.custom import Cost, Policies
+from meshd.routing.installed import GROUP
 from meshd.routing.limits import DEADLINE_S, DEADLINE_UNNAMED_S_MAX
 from meshd.sink import PartQueue, Sink
 from meshd.telemetry.log import event, get_logger
@@ -67,6 +67,8 @@ __all__ = [
 GRACE_S: Seconds = 2.0
 """How much longer than the deadline the daemon may take to say that it has passed."""
 NAME_TRIES = 16
+OWN_POLICY = "own"
+"""The name of a policy that was given as a function only."""
 
 Target = TypeVar("Target", bound=Callable[..., Any] | type)
 Answer = TypeVar("Answer")
@@ -101,6 +103,7 @@ class Mesh(EventSide, TaskSide):
         control: str | os.PathLike[str] | None = None,
         node: str | None = None,
         slots: int = 0,
+        policy: str | Cost = "",
         **settings: Any,
     ) -> None:
         """Prepare; nothing is opened before the start.
@@ -113,21 +116,28 @@ class Mesh(EventSide, TaskSide):
             control: the control socket of the daemon to attach to.
             node: the name of the daemon to attach to, where several run.
             slots: how many of its functions run at a time; 0 is one a CPU.
+            policy: how to choose in calls and tasks that name no policy and, by affinity or
+                difficulty, mean none: a name, or a cost function as `add_policy` takes it, which
+                makes this program a node of its own. Of such a node it is the `routing_policy`.
             settings: further settings of an embedded node, by the names of `meshd start`'s flags
                 (`bind="127.0.0.1:0"`, `join=["lab-b"]`, `mdns=False`).
         """
+        if policy and "routing_policy" in settings:
+            raise UsageError("policy and routing_policy say the same", hint="leave one out")
         if embed and (control is not None or node is not None):
             raise UsageError("an embedded node attaches to nobody: leave out control and node")
-        self.name = name or _program_name()
+        self.name = name or program_name()
+        self._link: Link | None = None
         self._mesh = mesh
         self._embed = embed
         self._control = None if control is None else os.fspath(control)
         self._node = node
         self._slots = slots
+        self.policies = Policies()  # of one's own; see add_policy
+        self._policy = policy if isinstance(policy, str) else self.add_policy(OWN_POLICY, policy)
         self._settings = settings
         self._named = name is not None
         self._definitions: dict[str, CapabilityDefinition] = {}
-        self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         super().__init__()
@@ -213,6 +223,28 @@ class Mesh(EventSide, TaskSide):
         self._definitions |= {d.manifest.name: d for d in definitions}
         return tuple(d.manifest.name for d in definitions)
 
+    def add_policy(self, name: str, cost: Cost) -> str:
+        """Choose by a function of one's own, in calls that name it: `call(..., policy=name)`.
+
+        `cost(peer, estimate)` is asked about a few peers of each call; the lowest is asked first.
+        It runs in the node, so the program has to be one: without a daemon, or with `embed=True`.
+        Returns the name.
+
+        Raises:
+            UsageError: this program is not a node of its own, or is running already; no policy can
+                be called so; or `cost` is no function.
+        """
+        if self._embed is False or self._control is not None or self._node is not None:
+            raise UsageError(
+                "a policy of one's own runs in a node of one's own, and this program attaches",
+                hint=f"use embed=True, or install it as an entry point {GROUP} for the daemon",
+            )
+        if self._link is not None:
+            raise UsageError("policies are added before the start", hint="add it sooner")
+        self.policies.add(name, cost)
+        self._embed = True
+        return name
+
     @property
     def definitions(self) -> tuple[CapabilityDefinition, ...]:
         """What is offered, in the order in which it was."""
@@ -243,6 +275,7 @@ class Mesh(EventSide, TaskSide):
                     raise
         if self._link is None:
             self._link = await self._become_node(definitions)
+        self._usual_policy = self._policy if self._link.kind == AttachedLink.kind else ""
         late = tuple(d for d in self._definitions.values() if d not in definitions)
         if late:
             # Offered while this was starting.
@@ -252,7 +285,7 @@ class Mesh(EventSide, TaskSide):
         return self
 
     def use(self, link: Link) -> None:
-        """Be started already, on a node that somebody else made of `definitions` and runs."""
+        """Be started already, on a node that somebody runs with these definitions and policies."""
         self._loop = asyncio.get_running_loop()
         self._link = link
         self._late = self._loop.create_task(self._follow_late(), name="meshd-follow")
@@ -260,12 +293,14 @@ class Mesh(EventSide, TaskSide):
     async def _become_node(self, definitions: tuple[CapabilityDefinition, ...]) -> Link:
         """Embed a node; where the name is in use on this machine, one with a number behind it."""
         flags = {"mesh": self._mesh, "slots": self._slots or None, **self._settings}
+        if self._policy:
+            flags["routing_policy"] = self._policy
         if "bind" not in flags and "MESHD_BIND" not in os.environ:
             flags["bind"] = ":0"
         for number in range(1, NAME_TRIES + 1):
             flags["name"] = self.name if number == 1 else f"{self.name[:60]}-{number}"
             try:
-                return await EmbeddedLink.open(flags, definitions)
+                return await EmbeddedLink.open(flags, definitions, self.policies)
             except UsageError as error:
                 if self._named or not error.data.get("locked"):
                     raise
@@ -391,7 +426,7 @@ class Mesh(EventSide, TaskSide):
             left_s = origin.deadline.remaining(self._link.clock.now())
             deadline_s = min(DEADLINE_S if deadline_s is None else deadline_s, left_s)
         optional = {
-            "to": to, "policy": policy, "idempotency_key": idempotency_key, "explain": explain,
+            "to": to, "explain": explain, "idempotency_key": idempotency_key,
             "hops": list(origin.hops),
             "priority": 0 if priority == PRIORITY_DEFAULT else priority,
             "fallback": list(fallback), "wait": wait, "offers": offers,
@@ -400,7 +435,7 @@ class Mesh(EventSide, TaskSide):
         if deadline_s is not None:
             params["deadline_ms"] = max(1.0, deadline_s * 1_000)
         params |= {key: value for key, value in optional.items() if value}
-        params |= params_of(preferences)
+        params |= params_of(preferences, policy, self._usual_policy)
         wait_s = GRACE_S + (DEADLINE_UNNAMED_S_MAX if deadline_s is None else deadline_s)
         answer: dict[str, Any] = await self._request("delegate", params, wait_s, sink)
         return answer
@@ -504,7 +539,7 @@ class Mesh(EventSide, TaskSide):
             work.close()
             why = "is not started" if loop is None else "runs in this very loop"
             raise UsageError(f"this Mesh {why}", hint="use `with mesh:`, or await the other method")
-        return asyncio.run_coroutine_threadsafe(_with_origin(work), loop).result()
+        return asyncio.run_coroutine_threadsafe(carried(work), loop).result()
 
     def call_sync(self, capability: str, input: Any = None, **choices: Any) -> Any:  # noqa: A002 - see call
         """`call` for code that does not await."""
@@ -556,21 +591,3 @@ async def _close(parts: AsyncIterator[Any]) -> None:
 
 async def _offer(link: Link, definitions: tuple[CapabilityDefinition, ...]) -> None:
     link.offer(definitions)
-
-
-def _with_origin(work: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
-    """Carry the handler's origin over into the other loop, whose task has a context of its own."""
-    origin = ORIGIN.get()
-
-    async def carried() -> Answer:
-        ORIGIN.set(origin)
-        return await work
-
-    return carried()
-
-
-def _program_name() -> str:
-    """`program-host`, in the letters that names may have."""
-    program = Path(sys.argv[0] or "python").stem or "python"
-    text = f"{program}-{socket.gethostname().partition('.')[0]}"
-    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:64]

@@ -202,7 +202,8 @@ class Cluster:
             nodes: how many machines, 1 to 1,000.
             seed: what everything follows from.
             program: called with the `Mesh` and the index of each node whenever that starts; offers
-                what the node offers. What it makes belongs to that run, as in a process.
+                what the node offers, adds policies of its own. What it makes belongs to that run,
+                as in a process.
             agents: decorated functions, objects or modules that every node offers.
             network: delay, loss and the like of all links; 0.5 to 1.5 ms without loss if not given.
             settings: further settings of each node, by the names of `meshd start`'s flags. The
@@ -221,6 +222,7 @@ class Cluster:
         self._agents = tuple(agents)
         self._fleet = Fleet(
             nodes, seed, offers=self._offers, shape=network,
+            policies=lambda index: self.nodes[index].mesh.policies,
             settings={"profile": "local", **settings},
         )  # fmt: skip
         self._fleet.on_ready.append(self._adopt)

@@ -9,6 +9,9 @@ from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant, Seconds
 from meshd.model import Address, Epoch, Incarnation, Load, MemberState, NodeId
 
+OFFERING_MAX = 64
+"""Capabilities whose peers one view remembers; then it starts anew."""
+
 
 class Doubt(msgspec.Struct, frozen=True):
     """Why a suspect is one, and how much longer.
@@ -111,6 +114,22 @@ class ClusterView:
         self.by_node = by_node
         self.stale_after_s = stale_after_s
         self.view_hash = view_hash
+        self._offering: dict[str, tuple[Peer, ...]] = {}
+
+    def offering(self, capability: str) -> tuple[Peer, ...]:
+        """Peers that say they have the named capability, in order of arrival, in whatever state."""
+        found = self._offering.get(capability)
+        if found is None:
+            if len(self._offering) >= OFFERING_MAX:
+                self._offering.clear()
+            offering = []
+            for peer in self.by_node.values():
+                for summary in peer.capabilities:
+                    if summary.name == capability:
+                        offering.append(peer)
+                        break
+            self._offering[capability] = found = tuple(offering)
+        return found
 
     @cached_property
     def peers(self) -> tuple[Peer, ...]:

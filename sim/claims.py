@@ -151,7 +151,6 @@ class _Run:
             node, took_s = worker.peer.node, self._now - began
             self._outstanding.end(
                 node, Outcome.OK if is_good else Outcome.FAILED, self._now, took_s=took_s,
-                deadline_s=DEADLINE_S,
             )  # fmt: skip
             self._outstanding.on_reply(node, worker.load(), self._now)
             self.took_s.append(took_s)

@@ -10,9 +10,11 @@ from typing import Any
 
 from meshd.cli import main
 from meshd.daemon.node import Node, logger
+from meshd.daemon.own_load import OwnLoad
 from meshd.gossip.effects import StateChanged
 from meshd.model import Load
 from meshd.telemetry.log import event
+from meshd.work.admission import WorkLoad
 
 STAMP_S = 0.01
 STAMPS = 2**16
@@ -63,7 +65,7 @@ def change_loads() -> None:
     told_at = 0.0
     load = Load()
 
-    def changing(_: Node) -> Load:
+    def changing(_: OwnLoad, __: WorkLoad) -> Load:
         nonlocal told_at, load
         if time.monotonic() >= told_at + 0.9:  # what starts and ends a node tells as well
             told_at, now = time.monotonic(), stamp()
@@ -71,7 +73,7 @@ def change_loads() -> None:
             load = Load(cpu_fraction=cpu, mem_fraction=mem, in_flight=next(busy))
         return load
 
-    Node.load = changing  # type: ignore[method-assign,assignment]
+    OwnLoad._of = changing  # type: ignore[method-assign,assignment] # noqa: SLF001 - as above
     start = Node.start
 
     async def started(self: Node) -> None:

@@ -1,12 +1,13 @@
 """What `call` and `delegate` share: options, the request, and how the answer's story is told."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from meshd.cli.options import complete_capabilities, complete_nodes, duration
-from meshd.cli.output import escape, json_text, latency
+from meshd.cli.output import NONE, escape, json_text, latency
 from meshd.cli.session import Session
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.routing.limits import DEADLINE_S, DEADLINE_UNNAMED_S_MAX, RETRIES_MAX
@@ -218,9 +219,18 @@ def explanation(explain: Any) -> list[str]:
     policy += f" (from {escape(source)})" if source else ""
     lines = [f"{capability} by policy {policy} → {ranked[0] if ranked else 'nobody'}"]
     lines += [f"  then {text}" for text in ranked[1:]]
+    lines += [
+        f"  asked {_name(p)} how busy it is: {_probed(p)}" for p in explain.get("probes") or []
+    ]
+    if explain.get("not_probed"):
+        lines.append(f"  nobody was asked how busy it is: {escape(explain['not_probed'])}")
     lines += [f"  not {_name(o)}: {escape(o.get('why', '?'))}" for o in left_out[:LEFT_OUT_MAX]]
     if len(left_out) > LEFT_OUT_MAX:
         lines.append(f"  … and {len(left_out) - LEFT_OUT_MAX} others; all of them: --json")
+    if explain.get("is_whole") is False:
+        lines.append(
+            "  others were not looked at: of a large mesh a few are drawn; --explain tells all"
+        )
     return lines
 
 
@@ -228,14 +238,25 @@ def _name(entry: dict[str, Any]) -> str:
     return escape(entry.get("name") or entry.get("node") or "?")
 
 
+def _probed(probe: dict[str, Any]) -> str:
+    if not probe.get("answered"):
+        return "no answer in time"
+    took_s = probe.get("rtt_s")
+    took = f", after {latency(took_s * 1_000)}" if isinstance(took_s, int | float) else ""
+    return f"{_figure(probe.get('rif'))} under way or waiting{took}"
+
+
 def _score(candidate: dict[str, Any]) -> str:
     factors = candidate.get("factors") or {}
     text = ", ".join(f"{escape(name)} {_figure(value)}" for name, value in factors.items())
-    score = f"score {_figure(candidate.get('score'))}"
+    score = f"score {_figure(candidate.get('score'), unknown='last')}"
     return f"{score}: {text}" if text else score
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Any, *, unknown: str = NONE) -> str:
+    """A number for people. JSON has null in place of an infinite one."""
+    if value is None or value in (math.inf, -math.inf):
+        return unknown
     return f"{value:.3g}" if isinstance(value, int | float) else escape(value)
 
 

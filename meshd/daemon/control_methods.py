@@ -138,7 +138,7 @@ class ControlMethods:
                 {"source": s.source, "state": s.state.value, "detail": s.detail}
                 for s in node.finding.statuses()
             ],
-            "loop_lag_s": round(node.lag_s, 3),
+            "loop_lag_s": round(node.own_load.lag_s, 3),
             "problems": problems,
         }
 
@@ -150,8 +150,8 @@ class ControlMethods:
             problems.append(f"this node {done} the mesh; come back with: meshd join HOST")
         if node.state.problem:
             problems.append(node.state.problem)
-        if node.lag_s > LAG_PROBLEM_S:
-            problems.append(f"the main loop was blocked for {node.lag_s:.1f} s")
+        if node.own_load.lag_s > LAG_PROBLEM_S:
+            problems.append(f"the main loop was blocked for {node.own_load.lag_s:.1f} s")
         problems += clash_notes(node.view())
         blocked = only_by_stream(node)
         if blocked:

@@ -50,7 +50,7 @@ async def diagnose(node: "Node", *, deep: bool) -> list[Check]:
 
 
 def _loop(node: "Node") -> Check:
-    lag_s = max(node.lag_s, node.gossip.lag_s)
+    lag_s = max(node.own_load.lag_s, node.gossip.lag_s)
     if lag_s > LAG_WARNING_S:
         fix = "find what blocks: a handler that computes in async def, or too little CPU"
         return _check("loop", "warning", f"timers run {lag_s:.2f} s late", fix)

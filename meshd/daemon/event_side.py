@@ -12,6 +12,7 @@ from meshd.errors import MeshError
 from meshd.happening import Event
 from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
+from meshd.work.origin import ORIGIN
 
 logger = get_logger(__name__)
 Target = TypeVar("Target", bound=Callable[..., Any] | type)
@@ -166,3 +167,14 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def carried(work: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
+    """The same work, from the origin of whoever asks, for a loop whose task has its own context."""
+    origin = ORIGIN.get()
+
+    async def from_there() -> Answer:
+        ORIGIN.set(origin)
+        return await work
+
+    return from_there()

@@ -10,7 +10,7 @@ import msgspec
 from meshd.capability.definition import CapabilityDefinition
 from meshd.capability.manifest import told_fields
 from meshd.clock import Clock, Seconds
-from meshd.config import load_config
+from meshd.config import Config, load_config
 from meshd.control import choose_socket
 from meshd.daemon.event_methods import PROGRAM_METHODS
 from meshd.daemon.happenings import Answerer, Asked
@@ -21,6 +21,7 @@ from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoDaemonError, UsageError
 from meshd.happening import payload_from, payload_shape
 from meshd.load import default_slots
+from meshd.routing.custom import Policies
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel
 from meshd.rpc.methods import CallContext, Registry
@@ -89,17 +90,26 @@ class EmbeddedLink:
         self._has_news = False
 
     @classmethod
-    async def open(cls, flags: Mapping[str, Any], definitions: Definitions) -> "EmbeddedLink":
-        """Start a node in this process.
+    async def open(
+        cls,
+        flags: Mapping[str, Any],
+        definitions: Definitions,
+        policies: Policies | None = None,
+    ) -> "EmbeddedLink":
+        """Start a node in this process, with policies of the program's own.
 
         Raises:
             UsageError: a setting is wrong, or the name is in use on this machine.
             OSError: the address cannot be bound.
         """
-        loaded = load_config(flags)
-        node = Node(loaded.config, definitions, SystemPlatform(), control_path="")
+        added = () if policies is None else policies.added
+
+        def read() -> Config:
+            return load_config(flags, policies=added).config
+
+        node = Node(read(), definitions, SystemPlatform(), control_path="", policies=policies)
         await node.start()
-        routing = RoutingWatch(node, lambda: load_config(flags).config)
+        routing = RoutingWatch(node, read)
         routing.start()
         return cls(node, routing)
 

@@ -130,7 +130,7 @@ class RemoteMethods:
     async def _info(self, params: Nothing, context: CallContext) -> dict[str, Any]:
         del params, context
         node = self._node
-        load, me = node.load(), node.view().self_peer
+        load, me = node.own_load.now(), node.view().self_peer
         return {
             "schema": "meshd.info/1",
             "agent": node.name,
@@ -296,7 +296,7 @@ class RemoteMethods:
         deadline_s = self._deadline_s(params.deadline_ms, context)
         origin = Origin(params.hops, Deadline.after(deadline_s, began))
         token = ORIGIN.set(origin)
-        node.load_changed()
+        node.own_load.changed()
         try:
             done = await node.worker.run(
                 capability,
@@ -312,7 +312,7 @@ class RemoteMethods:
             raise
         finally:
             ORIGIN.reset(token)
-            node.load_changed()
+            node.own_load.changed()
         return {
             "agent": done.agent,
             "node": node.name,
@@ -323,7 +323,7 @@ class RemoteMethods:
         }
 
     def _load(self) -> dict[str, Any]:
-        load: dict[str, Any] = msgspec.to_builtins(self._node.load())
+        load: dict[str, Any] = msgspec.to_builtins(self._node.own_load.now())
         return load
 
     def _deadline_s(self, deadline_ms: float | None, context: CallContext) -> Seconds:

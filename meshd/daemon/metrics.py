@@ -27,6 +27,7 @@ class NodeMetrics:
         registry.read("meshd_ended_tasks_total", "Ended tasks.", self._tasks, ("outcome",))
         registry.read("meshd_running_tasks", "Tasks that run or wait.", self._running, ("state",))
         registry.read("meshd_rpc_events_total", "Refused or faulty calls.", self._rpc, ("event",))
+        registry.read("meshd_routing_events_total", "Calls, probes.", self._routing, ("event",))
         opened, kept = "Circuits that opened.", "Circuits that are not closed."
         registry.read("meshd_circuits_opened_total", opened, self._opened, ("scope",))
         registry.read("meshd_circuits", kept, self._circuits, ("scope", "state"))
@@ -69,7 +70,7 @@ class NodeMetrics:
         return float(self._node.gossip.counters()["health_score"])
 
     def _lag(self) -> float:
-        return self._node.lag_s
+        return self._node.own_load.lag_s
 
     def _tasks(self) -> Values:
         counters = self._node.worker.counters
@@ -88,6 +89,9 @@ class NodeMetrics:
     def _rpc(self) -> Values:
         return {(name,): float(value) for name, value in self._node.server.counters.items()}
 
+    def _routing(self) -> Values:
+        return {(name,): float(value) for name, value in self._node.dispatcher.counters.items()}
+
     def _opened(self) -> Values:
         breakers = self._node.dispatcher.breakers
         return {
@@ -105,7 +109,7 @@ class NodeMetrics:
         return counts
 
     def _cpu(self) -> float:
-        return self._node.machine_load.cpu_fraction
+        return self._node.own_load.machine.cpu_fraction
 
     def _memory(self) -> float:
-        return self._node.machine_load.mem_fraction
+        return self._node.own_load.machine.mem_fraction

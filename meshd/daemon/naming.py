@@ -1,5 +1,9 @@
 """Which node a name means. Names are labels: two nodes may bear one, and an id decides."""
 
+import socket
+import sys
+from pathlib import Path
+
 from meshd.errors import NoCandidateError, UsageError
 from meshd.model import Address, MemberState
 from meshd.view import ClusterView, Peer
@@ -52,3 +56,10 @@ def address_at(view: ClusterView, node: str, host: str) -> Address | None:
         return None
     hosts = {each.host for each in (peer.address, peer.other) if each is not None}
     return peer.address if host in hosts else None
+
+
+def program_name() -> str:
+    """`program-host`, in the letters that names may have."""
+    program = Path(sys.argv[0] or "python").stem or "python"
+    text = f"{program}-{socket.gethostname().partition('.')[0]}"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:64]

@@ -17,9 +17,11 @@ from meshd.daemon.control_methods import ControlMethods
 from meshd.daemon.event_methods import EventMethods
 from meshd.daemon.finding import Finding
 from meshd.daemon.happenings import Happenings
+from meshd.daemon.load_prober import LoadProber
 from meshd.daemon.methods import RemoteMethods
 from meshd.daemon.metrics import NodeMetrics
 from meshd.daemon.naming import address_at
+from meshd.daemon.own_load import OwnLoad
 from meshd.daemon.place import BIND_TRIES, is_taken, no_free_port, own_hosts
 from meshd.daemon.routing_watch import Reloaded
 from meshd.daemon.run_keeper import RunKeeper
@@ -42,8 +44,9 @@ from meshd.gossip.effects import (
 )
 from meshd.gossip.service import GossipService
 from meshd.load import default_slots
-from meshd.model import Address, Epoch, Load, MemberState, NodeId, Site
+from meshd.model import Address, Epoch, MemberState, NodeId, Site
 from meshd.platform import Platform
+from meshd.routing.custom import Policies
 from meshd.routing.dispatcher import Dispatcher
 from meshd.rpc.client import RpcClient
 from meshd.rpc.links import Links
@@ -67,7 +70,6 @@ FOREIGN_MAX = 16
 CONFLICT_TOLD_S = 120.0
 """How long another process with this node's key stays a problem after it was last heard."""
 _TICK_S = 1.0
-_LOAD_SOON_S = 0.02
 
 logger = get_logger(__name__)
 
@@ -88,6 +90,7 @@ class Node:
         *,
         extensions: Iterable[Extension] = (),
         control_path: str | None = None,
+        policies: Policies | None = None,
     ) -> None:
         """Put the node together.
 
@@ -97,6 +100,7 @@ class Node:
             platform: the machine.
             extensions: further rooms.
             control_path: the control socket's path; the usual one if None, none if empty.
+            policies: those that the program brings.
 
         Raises:
             UsageError: a setting or capability cannot be used; nothing was opened.
@@ -123,9 +127,9 @@ class Node:
         )  # fmt: skip
         self.client = RpcClient(socket_factory=platform.open_stream)
         self.streams = RpcStreamPinger(platform)
-        self.registry = Registry()
+        self.policies, self.registry = policies or Policies(), Registry()
         self.is_leaving = False
-        self.machine_load = platform.sample_load()
+        self.own_load = OwnLoad(self)
         self.stopping = Stopping()
         self.hurried = asyncio.Event()
         self._gossip: GossipService | None = None
@@ -136,11 +140,9 @@ class Node:
         self._waiters: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
         self._ticking: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[int] | None = None
-        self._load_handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limited = LimitedLog(logger)
         self._identity: Identity | None = None
-        self.lag_s: Seconds = 0.0
         self.problems: dict[str, str] = {}
         self.foreign: dict[Address, tuple[str, Instant]] = {}  # versions spoken, last noticed when
         self.happenings = Happenings(self)
@@ -269,7 +271,8 @@ class Node:
         )  # fmt: skip
         self._dispatcher = Dispatcher(
             clock=self.clock, view=self.view, invoker=self._links, local=self.methods.work_here,
-            local_offer=self.methods.offer_here,
+            local_offer=self.methods.offer_here, prober=LoadProber(gossip, self.own_load.now),
+            policies=self.policies,
             random=self.platform.random("routing"), settings=routing_settings(self.config.routing),
         )  # fmt: skip
         await self._server.start_tcp(tcp)
@@ -280,7 +283,7 @@ class Node:
         self.happenings.start()
         await gossip.start()
         self._describe()
-        self._tell_load()
+        self.own_load.tell()
         await self.described()
         await self.task_methods.start(identity.node)
         for extension in self.extensions:
@@ -299,7 +302,7 @@ class Node:
                 platform=self.platform, mesh=mesh_id(self.mesh), node=node, epoch=epoch,
                 bind=self._bind, advertise=self._advertised, config=self.gossip_config,
                 listener=self._on_effect, event_floor=self.happenings.begin(epoch),
-                streams=self.streams,
+                streams=self.streams, load_now=self.own_load.if_changed,
             )  # fmt: skip
             self._gossip = gossip
             try:
@@ -360,7 +363,7 @@ class Node:
 
     async def _leave(self, drain_s: Seconds) -> int:
         self.is_leaving = True
-        self._tell_load()
+        self.own_load.tell()
         await self._drain(drain_s)
         event(logger, "info", "leaving", node=self.name)
         return await self.gossip.leave(LEAVE_TIMEOUT_S)
@@ -395,7 +398,7 @@ class Node:
             self.worker.resume()
             self.task_methods.resume()
             self.gossip.rejoin()
-            self._tell_load()
+            self.own_load.tell()
 
     def reload_with(self, reload: Callable[[], Reloaded]) -> None:
         """What `reload` reads and takes the files by."""
@@ -418,8 +421,7 @@ class Node:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
             self._ticking = None
-        if self._load_handle is not None:
-            self._load_handle.cancel()
+        self.own_load.close()
         # Whoever waits for news is let go, and so does not hold up the server.
         await self.happenings.close()
         await self.finding.stop()
@@ -456,43 +458,23 @@ class Node:
             )  # fmt: skip
             self.happenings.redescribed(self.node_id)
 
-    def load_changed(self) -> None:
-        """Work began or ended: tell the load soon, once for many changes."""
-        if self._load_handle is None and self._loop is not None:
-            self._load_handle = self._loop.call_later(_LOAD_SOON_S, self._tell_load)
+    @property
+    def is_running(self) -> bool:
+        """Whether gossip runs."""
+        return self._gossip is not None
 
-    def _tell_load(self) -> None:
-        self._load_handle = None
-        if self._gossip is not None:
-            self._gossip.set_load(self.load())
-
-    def load(self) -> Load:
-        """How busy this node is now."""
-        work, machine = self.worker.load(), self.machine_load
-        return Load(
-            cpu_fraction=machine.cpu_fraction,
-            mem_fraction=machine.mem_fraction,
-            in_flight=work.in_flight,
-            queue=work.queue,
-            slots=work.slots,
-            service_s=work.service_s,
-            dispatch_per_s=0.0 if self._dispatcher is None else self._dispatcher.dispatch_per_s,
-            error_fraction=work.error_fraction,
-            lag_s=self.lag_s,
-            ready=not self.is_leaving,
-            full=work.full,
-            draining=work.draining or self.is_leaving,
-        )
+    @property
+    def dispatch_per_s(self) -> float:
+        """Tasks that this node hands out a second."""
+        return 0.0 if self._dispatcher is None else self._dispatcher.dispatch_per_s
 
     async def _tick(self) -> None:
         """Once a second: look at the machine and its address, tell the load, remember who lives."""
         while True:
             before = self.clock.now()
             await asyncio.sleep(_TICK_S)
-            self.lag_s = max(0.0, self.clock.now() - before - _TICK_S)
             try:
-                self.machine_load = self.platform.sample_load()
-                self._tell_load()
+                self.own_load.sample(max(0.0, self.clock.now() - before - _TICK_S))
                 self.finding.remember()
                 self.happenings.look_at_health()
                 if not self.config.node.advertise and is_unspecified(self.gossip.bound.host):
@@ -568,7 +550,7 @@ class Node:
     # What the server asks
 
     def _health(self) -> tuple[bool, dict[str, Any]]:
-        return True, {"status": "ok", "loop_lag_s": round(self.lag_s, 3)}
+        return True, {"status": "ok", "loop_lag_s": round(self.own_load.lag_s, 3)}
 
     def _ready(self) -> tuple[bool, dict[str, Any]]:
         ready = not self.is_leaving

@@ -29,8 +29,13 @@ class Preferences(TypedDict, total=False):
     affinity: str
 
 
-def params_of(preferences: Preferences) -> dict[str, Any]:
-    """The parameters of `delegate` that they stand for.
+def params_of(preferences: Preferences, policy: str = "", usual: str = "") -> dict[str, Any]:
+    """The parameters of `delegate` that they stand for, with the policy that is to be named.
+
+    Args:
+        preferences: the call's.
+        policy: the one that the call names; empty if it names none.
+        usual: the one of calls that neither name a policy nor, by affinity or difficulty, mean one.
 
     Raises:
         TypeError: one is unknown.
@@ -39,7 +44,9 @@ def params_of(preferences: Preferences) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
     where = preferences.get("where", ())
+    means_one = preferences.get("affinity") or preferences.get("difficulty") is not None
     optional = {
+        "policy": policy or ("" if means_one else usual),
         "version": preferences.get("version"),
         "tags": list(preferences.get("tags", ())),
         "where": [where] if isinstance(where, str) and where else list(where),

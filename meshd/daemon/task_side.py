@@ -106,6 +106,9 @@ class MeshTask:
 class TaskSide(ABC):
     """What a program does with tasks, whichever way it is part of the mesh."""
 
+    _usual_policy = ""
+    """What calls name that neither name nor mean a policy; empty where the node knows by itself."""
+
     @abstractmethod
     async def _request(
         self, method: str, params: Any, timeout_s: Seconds = 10.0, sink: Sink | None = None
@@ -152,13 +155,13 @@ class TaskSide(ABC):
             UsageError: the parameters are wrong.
         """
         optional = {
-            "to": to, "policy": policy, "idempotency_key": idempotency_key,
+            "to": to, "idempotency_key": idempotency_key,
             "fallback": list(fallback), "offers": offers, "hops": list(ORIGIN.get().hops),
         }  # fmt: skip
         params = {
             "capability": capability, "input": input, "deadline_ms": deadline_s * 1_000,
             "priority": priority, **{name: value for name, value in optional.items() if value},
-            **params_of(preferences),
+            **params_of(preferences, policy, self._usual_policy),
         }  # fmt: skip
         return MeshTask(self, (await self._request("task.submit", params))["id"])
 

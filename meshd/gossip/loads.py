@@ -70,7 +70,7 @@ class LoadPlane:
         """Start counting where no earlier run can have come to.
 
         A restarted node's records must outrank those of its last run that are still under way:
-        four steps of the sequence a second of wall clock are more than anybody samples.
+        four steps of the sequence a second of wall clock are more rumours than anybody spreads.
         """
         self._me = me
         self._config = config
@@ -96,8 +96,15 @@ class LoadPlane:
         return self._announced, self._announced_at
 
     def sampled(self, load: Load, members: int, now: Instant) -> bool:
-        """Take a fresh own sample; true if it became a rumour."""
-        self._sequence = (self._sequence + 1) % LOAD_SEQUENCES
+        """Take a fresh own sample; true if it became a rumour.
+
+        The sequence counts rumours, not samples: each is newer to whoever heard the last one,
+        however many samples lie between. Of records with one sequence, the one counts that came
+        last from the owner itself.
+        """
+        is_told = self._must_be_told(load, members, now)
+        if is_told:
+            self._sequence = (self._sequence + 1) % LOAD_SEQUENCES
         load = Load(
             load.cpu_fraction, load.mem_fraction, load.in_flight, load.queue, load.slots,
             load.service_s, load.dispatch_per_s, load.error_fraction, load.lag_s,
@@ -105,21 +112,24 @@ class LoadPlane:
         )  # fmt: skip
         self.own = pack_load(load)
         self._records[self._me] = (self.own, now)
-        if self._announced is not None and not is_significant(self._announced, load):
+        if is_told:
+            self._announced, self._announced_at = load, now
+            self._queue.add(self._me, self._me + self.own)
+        return is_told
+
+    def _must_be_told(self, load: Load, members: int, now: Instant) -> bool:
+        if self._announced is None or self._announced_at is None:
+            return True
+        if not is_significant(self._announced, load):
             return False
-        if self._announced is not None and self._announced_at is not None:
-            # Who takes no more work, or takes it again, says so early: it is asked in vain else.
-            on_time = 1 - _EARLY_FRACTION
-            wait_s = self.period_s(members) * on_time
-            if _flags(self._announced) != _flags(load):
-                wait_s = min(wait_s, self._config.load_interval_s * on_time)
-            elif not moves_work(self._announced, load):
-                wait_s = max(wait_s, _MACHINE_PAUSE_S)
-            if now - self._announced_at < wait_s:
-                return False
-        self._announced, self._announced_at = load, now
-        self._queue.add(self._me, self._me + self.own)
-        return True
+        # Who takes no more work, or takes it again, says so early: it is asked in vain else.
+        on_time = 1 - _EARLY_FRACTION
+        wait_s = self.period_s(members) * on_time
+        if _flags(self._announced) != _flags(load):
+            wait_s = min(wait_s, self._config.load_interval_s * on_time)
+        elif not moves_work(self._announced, load):
+            wait_s = max(wait_s, _MACHINE_PAUSE_S)
+        return now - self._announced_at >= wait_s
 
     def period_s(self, members: int) -> float:
         """Shortest time between own rumours in a mesh of so many."""

@@ -22,7 +22,8 @@ from meshd.gossip.timers import Timers
 from meshd.model import Member, MemberState, NodeId
 
 RELAYS_MAX = 256
-ASKED_MAX = 64
+ASKED_MAX = 1_024
+"""Pings under way that somebody here asked for; the oldest is forgotten first."""
 SLOW_MAX = 16
 """Rounds with slow targets that go on beside the usual one; further ones get no extra time."""
 MISSED_MAX = 16

@@ -7,7 +7,7 @@ are answered while user code blocks the main loop.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from meshd.capability.manifest import CapabilitySummary, Manifest
@@ -43,6 +43,7 @@ from meshd.gossip.inputs import (
     StreamPinged,
 )
 from meshd.gossip.members import new_member
+from meshd.gossip.questions import IsEnough, LoadAnswers, LoadQuestion, LoadQuestions
 from meshd.gossip.rows import MANIFEST_KEY, NOWHERE, ViewBuilder, manifest_from, own_entries
 from meshd.gossip.state import NodeState
 from meshd.gossip.streams import StreamPinger, StreamPings
@@ -87,6 +88,7 @@ class GossipService:
         listener: Callable[[Effect], None],
         event_floor: int = 0,
         streams: StreamPinger | None = None,
+        load_now: Callable[[], Load | None] | None = None,
     ) -> None:
         """Bind the socket; nothing is sent before `start`.
 
@@ -102,6 +104,8 @@ class GossipService:
             listener: called in the protocol's loop with every effect that is not a datagram.
             event_floor: Lamport time up to which an earlier run heard all users' events.
             streams: pings a member over its call port, in the protocol's loop; closed with it.
+            load_now: this node's load where it has changed since it was last asked, else None;
+                asked by the protocol's thread before it answers its mail.
 
         Raises:
             OSError: the address cannot be bound.
@@ -126,6 +130,8 @@ class GossipService:
         self._readers: dict[asyncio.Future[None], tuple[NodeId, str]] = {}
         self._asleep_s = self._clock.boot_s() - self._clock.now()
         self._pings: dict[NodeId, dict[asyncio.Future[Seconds], Instant]] = {}
+        self._questions = LoadQuestions()
+        self._load_now = load_now
         self._streams = StreamPings(streams, self._on_stream_pinged, self._counters)
         self.lag_s: Seconds = 0.0
         """How late the protocol's last timer was."""
@@ -193,9 +199,12 @@ class GossipService:
         body = await self._ask(read, timeout_s + _ASK_TIMEOUT_S)
         return None if body is None else manifest_from(body, summary)
 
-    def set_load(self, load: Load) -> None:
-        """Tell how busy this node is."""
-        self._submit(LoadSampled(load))
+    def tell_load(self, load_now: Callable[[], Load]) -> None:
+        """Tell how busy this node is, as the protocol's thread then finds it.
+
+        A load that came ready made could be older than one that was taken for the mail before.
+        """
+        self._call(lambda: self._step(LoadSampled(load_now())))
 
     @property
     def address(self) -> Address:
@@ -237,6 +246,25 @@ class GossipService:
                     self._pings.pop(node, None)
 
         return await self._ask(ask, timeout_s + _ASK_TIMEOUT_S)
+
+    async def probe(
+        self,
+        nodes: Iterable[NodeId],
+        timeout_s: Seconds,
+        is_enough: IsEnough = lambda _: False,
+    ) -> LoadAnswers:
+        """Ask members how busy they are, by one datagram each way; who is silent is missing.
+
+        It ends with the last answer, with one that makes `is_enough` true, or with the time.
+        """
+        question = LoadQuestion(tuple(nodes), is_enough)
+        self._call(self._ask_loads, question)
+        try:
+            await question.wait(timeout_s)
+        finally:
+            if question.is_open:
+                self._call(self._questions.forget, question)
+        return question.answers
 
     async def explain(self, node: NodeId) -> Explanation | None:
         """Why a member is believed to be what it is; None if it is unknown."""
@@ -353,6 +381,12 @@ class GossipService:
 
     # In the protocol's loop
 
+    def _ask_loads(self, question: LoadQuestion) -> None:
+        now = self._clock.now()
+        for node in question.nodes:
+            self._questions.ask(node, question, now)
+            self._step(PingRequested(node))
+
     async def _begin(self) -> None:
         self._endpoint.on_readable(self._on_readable)
         self._arm()
@@ -421,6 +455,10 @@ class GossipService:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
         waiting = self._endpoint.receive(DRAIN_DATAGRAMS_MAX)
         now = self._clock.now()
+        load = self._load_now() if waiting and self._load_now is not None else None
+        if load is not None:
+            # What is answered now carries it: a probe asks how busy we are, not how we were.
+            self._run_safely(LoadSampled(load), now)
         for data, source, waited_s in waiting:
             self._counters["packets_received"] += 1
             self._counters["bytes_received"] += len(data)
@@ -480,6 +518,10 @@ class GossipService:
                 if not reader.done() and self._swim.value_of(node, key) is not None:
                     reader.set_result(None)
         elif isinstance(effect, PingAnswered):
+            told = self._swim.load_of(effect.node)
+            asked_by = Instant(now - effect.rtt_s + _ROUNDING_S)
+            load = None if told is None else told[0]
+            self._questions.answered(effect.node, effect.rtt_s, load, asked_by)
             for answer, asked_at in self._pings.get(effect.node, {}).items():
                 # A late answer to an earlier question is older than this one.
                 if not answer.done() and now - effect.rtt_s >= asked_at - _ROUNDING_S:

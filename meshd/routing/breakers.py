@@ -7,7 +7,7 @@ so that a fallback can be taken. All of it is first-hand: nobody opens the circu
 Source: Envoy's outlier detection, for the bound on how many may be out at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -59,11 +59,13 @@ _FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
 class Admission:
     """Which candidates may be asked, which of these are trials, which are left out and why.
 
-    The reasons are said by `str()`: most plans are never explained.
+    `spared` are asked although their circuits are open, as too many are. The reasons are said by
+    `str()`: most plans are never explained.
     """
 
     kept: list[Peer]
     trials: Sequence[NodeId] = ()
+    spared: Collection[NodeId] = ()
     ejected: Sequence[tuple[Peer, object]] = ()
 
 
@@ -276,18 +278,20 @@ class Breakers:
             )
             self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
 
+    def is_barred(self, capability: str, now: Instant) -> bool:
+        """Whether the circuit of the whole capability lets no usual call pass."""
+        whole = self._whole.rows.get(capability)
+        return whole is not None and whole.breaker.is_barred(now)
+
     def refusal(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Circuit | None:
         """The circuit of the whole capability, where it lets no call pass to any of them, or None.
 
         Who came or was started anew since it opened is reason enough to try it at once; who was
         merely in doubt for a while is not.
         """
-        whole = self._whole.rows.get(capability)
-        if whole is None or not whole.breaker.is_barred(now):
+        if not self.is_barred(capability, now) or self.passing(capability, candidates, now):
             return None
-        if self.passing(capability, candidates, now):
-            return None
-        return Circuit.of(whole.breaker, capability, None, now)
+        return Circuit.of(self._whole.rows[capability].breaker, capability, None, now)
 
     def passing(self, capability: str, candidates: Sequence[Peer], now: Instant) -> Sequence[Peer]:
         """Whom the circuit of the whole capability lets a call pass to: all, the new, or nobody."""
@@ -337,12 +341,14 @@ class Breakers:
         if not barred:
             return Admission(candidates, trials)
         barred.sort(key=lambda row: (-row[0], row[1].node))
+        most = _ejected_max(len(candidates), rejected)
         ejected = [
             (peer, Circuit.of(why, capability, peer.node, now) if isinstance(why, Breaker) else why)
-            for _, peer, why in barred[: _ejected_max(len(candidates), rejected)]
+            for _, peer, why in barred[:most]
         ]
         out = {peer.node for peer, _ in ejected}
-        return Admission([p for p in candidates if p.node not in out], trials, ejected)
+        spared = {peer.node for _, peer, _ in barred[most:]}
+        return Admission([p for p in candidates if p.node not in out], trials, spared, ejected)
 
     def shown(self, view: ClusterView, now: Instant) -> list[Circuit]:
         """All that are not closed, of nodes as they run now; whole capabilities first, by name."""

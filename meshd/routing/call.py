@@ -87,6 +87,7 @@ class Call:
         error: of the last failure.
         end: the error after which nothing else may be tried.
         may_have_run: whether a failed try may have had an effect.
+        has_probed: whether peers were asked how busy they are: once is enough for one call.
         made: the newest plan.
     """
 
@@ -116,6 +117,7 @@ class Call:
         self.error: MeshError | None = None
         self.end: MeshError | None = None
         self.may_have_run = False
+        self.has_probed = False
         self.made: Plan | None = None
 
     @property

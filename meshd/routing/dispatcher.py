@@ -5,7 +5,8 @@ harm: after definite errors, or where the capability is declared idempotent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
-from meshd.errors import Code, DeadlineError, MeshError, PeerError
+from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError
 from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
 from meshd.routing.breakers import Breakers
@@ -27,13 +28,17 @@ from meshd.routing.call import (
     Trying,
     Won,
 )
+from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
 from meshd.routing.filters import Reason, eligible
 from meshd.routing.need import Need
+from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
+from meshd.routing.probes import NOT_FIRST
+from meshd.routing.probing import Prober, Probing
 from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
 from meshd.routing.resilience import Resilience
-from meshd.routing.router import Plan, explain, least_bound_usd, nobody, plan, with_source
+from meshd.routing.router import Plan, explain, plan
 from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
@@ -60,16 +65,21 @@ class Dispatcher:
         local_offer: LocalOffer,
         random: Random,
         settings: RoutingSettings | None = None,
+        prober: Prober | None = None,
+        policies: Policies | None = None,
         sleep: Callable[[Seconds], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.outstanding = Outstanding()
         self.resilience = Resilience(random)
+        self._counters: Counter[str] = Counter(calls=0, tries=0, refusals=0)
         self.decisions = Decisions()
         self._handed_out = Rate()
         self._clock = clock
         self._view = view
         self._invoker = invoker
         self._local = local
+        self._probing = Probing(clock, prober, self.outstanding)
+        self._policies = policies or Policies()
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
         self._settings = settings or RoutingSettings()
@@ -107,6 +117,14 @@ class Dispatcher:
         """Tasks that this node hands out a second, lately; each try counts."""
         return self._handed_out.per_s(self._clock.now())
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Calls, tries and refusals so far; probes sent, answered, and left out over the budget.
+
+        A probe and a refusal are two messages each: what calls cost beyond themselves.
+        """
+        return {**self._counters, **self._probing.counters}
+
     async def delegate(
         self,
         request: DelegateRequest,
@@ -131,6 +149,8 @@ class Dispatcher:
         self._check_hops(request)
         if not request.is_repeat:
             self.resilience.began(now)
+            self._counters["calls"] += 1
+            self._probing.messages.began()
         usual_s = self.settings_for(request.capability).deadline_s
         limit_s = usual_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
@@ -265,54 +285,72 @@ class Dispatcher:
             if asked >= attempts_max:
                 return None
             view = self._view()
-            call.made = made = self._plan(call, view, is_detailed=call.request.explain)
+            try:
+                call.made = made = self._plan(call, view, is_detailed=call.request.explain)
+            except UsageError as error:
+                raise call.ended(error) from error
             if made.chosen is None:
                 if made.circuit is None:
                     self._note_full(call, made, view)
                     if call.offer_s is not None:
                         return None
-                await self._patience.for_somebody(
-                    call, call.error or self._nobody(call, made, view)
-                )
+                why = call.error or self._nobody(call, made, view)
+                await self._patience.for_somebody(call, why)
                 asked = 0
             elif call.owes_pause:
                 await self._back_off(call)
             else:
-                peer = await self._bidders.best(call, made, view.me) or made.chosen.peer
-                if self._is_overtaken(call, made, peer):
+                call.made = made = await self._chosen(call, made, view.me)
+                if made.chosen is None or self._is_overtaken(call, made):
                     continue
                 asked += 1
-                result = await self._attempt(call, made, peer, view)
+                result = await self._attempt(call, made, made.chosen.peer, view)
                 if result is not None:
                     return result
+
+    async def _chosen(self, call: Call, made: Plan, me: NodeId) -> Plan:
+        """The plan in the order of bids, or else of probes; without attempts if none are left.
+
+        Raises:
+            UsageError: a policy of one's own fails.
+        """
+        bidder = await self._bidders.best(call, made, me)
+        if bidder is not None:
+            return made.led_by(bidder)
+        if call.has_probed:
+            return made.unprobed(NOT_FIRST)
+        if not made.probes.nodes:
+            return made
+        call.has_probed = True  # once is enough: a refusal tells as much, and costs as much
+        try:
+            return await self._probing.look(made, call.deadline, self._view)
+        except UsageError as error:
+            raise call.ended(error) from error
 
     def _attempts_max(self, call: Call) -> int:
         return 1 + self.settings_for(call.request.capability).retries
 
     def _nobody(self, call: Call, made: Plan, view: ClusterView) -> MeshError:
-        """The error for a plan without attempts; where a cap leaves too little, that says so."""
-        error, request = nobody(made, view), call.request
-        if error.code != Code.OVER_BUDGET:
-            return error
-        settings = self.settings_for(request.capability)
-        if error.data["cost_usd_max"] < least_bound_usd(request.terms, settings):
-            asked_usd, now = error.data["cheapest_usd"], self._clock.now()
-            refusal = self.ledger.refusal(request.caller, request.capability, asked_usd, now)
-            return refusal or error
-        return with_source(error, request.terms, settings)
+        settings = self.settings_for(call.request.capability)
+        return why_nobody(made, view, call.request, settings, self.ledger, self._clock.now())
 
-    def _is_overtaken(self, call: Call, made: Plan, peer: Peer) -> bool:
-        """Whether another call took what this one needs, since it was planned.
+    def _is_overtaken(self, call: Call, made: Plan) -> bool:
+        """Whether what this call needs was lost since it was planned, while something was awaited.
 
-        That is the place at a half-open circuit, or what the caller might spend, and can be where
-        something was awaited since.
+        That is a closed circuit, the place at a half-open one, or what the caller might spend; or
+        this node stops.
         """
-        capability, now = call.request.capability, self._clock.now()
-        if self.ledger.is_short(call.request.caller, peer.node, peer.offers(capability), now):
+        assert made.chosen is not None, "somebody is about to be asked"
+        peer, request = made.chosen.peer, call.request
+        capability, now = request.capability, self._clock.now()
+        if self._is_closed:
             return True
-        if not call.request.to and self.breakers.refusal(capability, (peer,), now) is not None:
+        if self.ledger.is_short(request.caller, peer.node, peer.offers(capability), now):
             return True
-        return peer.node in made.trials and self.breakers.is_barred_at(peer, capability, now)
+        if not request.to and self.breakers.refusal(capability, (peer,), now) is not None:
+            return True
+        is_barred = self.breakers.is_barred_at(peer, capability, now)
+        return is_barred and peer.node not in made.spared
 
     async def _back_off(self, call: Call) -> None:
         """Pause after a failure, if one more try is within the node's budget.
@@ -348,6 +386,7 @@ class Dispatcher:
         terms = self.ledger.terms(
             request.terms, request.caller, request.capability, now, settings.cost_usd_max
         )
+        self._probing.look_here(view, request.capability)
         return plan(
             view,
             call.need(besides, is_idempotent=is_idempotent, terms=terms),
@@ -357,6 +396,7 @@ class Dispatcher:
             settings=settings,
             breakers=self.breakers,
             policy=request.policy_asked,
+            named=self._policies.named,
             last=self._turns.get(request.capability),
             is_detailed=is_detailed,
         )
@@ -428,7 +468,10 @@ class Dispatcher:
         def begin() -> Coroutine[Any, Any, Won] | None:
             view = self._view()
             others = frozenset({first.peer.node})
-            made = self._plan(call, view, is_detailed=False, besides=others, is_idempotent=True)
+            try:
+                made = self._plan(call, view, is_detailed=False, besides=others, is_idempotent=True)
+            except UsageError:
+                return None  # a policy of one's own fails; the first copy goes on
             if self._is_closed or made.chosen is None:
                 return None
             if not self.resilience.may_hedge(self._clock.now()):
@@ -439,7 +482,7 @@ class Dispatcher:
 
     async def _second(self, call: Call, made: Plan, peer: Peer, me: NodeId) -> Won:
         started = self._clock.now()
-        if self._is_overtaken(call, made, peer):
+        if self._is_overtaken(call, made):
             raise PeerError("another call was sent first", code=Code.CIRCUIT_OPEN)
         running = self._prepare(call, peer, started)
         try:
@@ -480,6 +523,7 @@ class Dispatcher:
         self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
+        self._counters["tries"] += 1
         is_charged, told = True, None
         try:
             reply = await self._invoke(running, me)
@@ -494,13 +538,7 @@ class Dispatcher:
             now = self._clock.now()
             if purchase is not None:
                 self.ledger.end(purchase, told, now, is_charged=is_charged)
-            self.outstanding.end(
-                peer.node,
-                running.outcome,
-                now,
-                took_s=now - started,
-                deadline_s=running.remaining_s,
-            )
+            self.outstanding.end(peer.node, running.outcome, now, took_s=now - started)
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:
         """The peer's reply, unless time runs out or the peer is lost first."""
@@ -544,6 +582,8 @@ class Dispatcher:
             self.outstanding.on_reply(peer.node, load, now)
         call.note_attempt(peer, running.outcome_name(error), took_s, error.message)
         if error.code == Code.BUSY and error.definite:
+            self._counters["refusals"] += 1
+            self._probing.messages.spend(1)
             call.refused |= {peer.node}
             call.note_offer(error.data, self.outstanding.estimate(peer, now).eta_s)
         else:

@@ -1,6 +1,6 @@
 """The first stage of routing: who may be asked at all, and why the others may not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -62,6 +62,8 @@ class Rejection(msgspec.Struct, frozen=True):
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 
+IsWanted = Callable[[Peer], bool]
+
 Reports = Mapping[NodeId, tuple[Load, Instant]]
 """Load that arrived with replies, and when; the view's own record counts where it is newer."""
 
@@ -91,6 +93,20 @@ def eligible(
             detail = _detail(reason, need, peer)
             rejected.append(Rejection(peer.node, peer.name, reason, detail))
     return candidates, rejected
+
+
+def may_serve(view: ClusterView, need: Need, now: Instant, reports: Reports) -> IsWanted:
+    """Whether a peer that offers the capability may serve the need now, as `eligible` has it."""
+    if need.is_bare:
+        return lambda peer: _unavailable(view, peer, now, reports) is None
+    return lambda peer: reason_against(view, need, peer, now, reports) is None
+
+
+def reason_against(
+    view: ClusterView, need: Need, peer: Peer, now: Instant, reports: Reports
+) -> Reason | None:
+    """Why one peer may not serve `need` now, as `eligible` has it; None if it may."""
+    return _unsuitable(view, need, peer) or _unavailable(view, peer, now, reports)
 
 
 def _unsuitable(view: ClusterView, need: Need, peer: Peer) -> Reason | None:

@@ -34,3 +34,11 @@ class Need:
     is_idempotent: bool = False
     terms: Terms | None = None
     affinity: str = ""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether everybody who offers the capability can serve it, while available."""
+        return not (
+            self.version or self.tags or self.pinned or self.hops or self.tried
+            or self.is_idempotent or self.terms is not None
+        )  # fmt: skip

@@ -123,12 +123,16 @@ POLICIES: Mapping[str, Policy] = {
             cost=_eta,
             factors=eta_factors,
             is_sampled=True,
+            is_probed=True,
+            is_eta=True,
         ),
         Policy(
             "least_loaded",
             "fewest requests per slot plus CPU",
             _requests_per_slot,
             _requests_factors,
+            is_sampled=True,
+            is_probed=True,
         ),
         Policy(
             "nearest",
@@ -136,7 +140,14 @@ POLICIES: Mapping[str, Policy] = {
             _nearest,
             _nearest_factors,
         ),
-        Policy("weighted", "0.7 CPU + 0.3 latency, or your weights", _weighted, _weighted_factors),
+        Policy(
+            "weighted",
+            "0.7 CPU + 0.3 latency, or your weights",
+            _weighted,
+            _weighted_factors,
+            is_sampled=True,
+            is_probed=True,
+        ),
         Policy("round_robin", "one after the other, by node id", _turn, _turn_factors),
         Policy(
             name="random",

@@ -1,69 +1,126 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
-import difflib
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from random import Random
 from typing import Any
 
-from meshd.clock import Instant
-from meshd.errors import BudgetError, Code, MeshError, NoCandidateError, PeerError, UsageError
+from meshd.clock import Instant, Seconds
+from meshd.errors import UsageError
 from meshd.model import NodeId
-from meshd.routing.breaker import BreakerState, Circuit
+from meshd.routing.breaker import Circuit
 from meshd.routing.breakers import Admission, Breakers
-from meshd.routing.filters import Reason, Rejection, eligible
+from meshd.routing.draw import WIDE, by_room, by_speed, some
+from meshd.routing.filters import Reason, Rejection, eligible, may_serve, reason_against
 from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
+from meshd.routing.probes import (
+    BIDS,
+    NO_LOAD,
+    ONLY_PLANNED,
+    TOO_SHORT,
+    Answers,
+    Probes,
+    is_short,
+    others_of,
+    probes_of,
+)
 from meshd.routing.settings import DEFAULT, RoutingSettings
-from meshd.routing.signals import Outstanding
-from meshd.routing.terms import Terms
+from meshd.routing.signals import Estimate, Outstanding
 from meshd.view import ClusterView, Peer
 
 ATTEMPTS_MAX = 1 + RETRIES_MAX
 THE_CALL = "the call"
 """Who chose the policy or bounds the cost, where no setting did."""
-NAMES_SHOWN = 4
-NAMES_COMPARED = 2_000
+WHOLE_MAX = 32
+"""Peers of a view up to which every plan accounts for all of them; that is cheap for so many."""
 ONLY_NEW = "it failed everywhere, and only who came since is tried"
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An eligible peer with its score: the lower, the sooner it is asked; None if not computed."""
+    """An eligible peer with its score, which the policy made of the factors; None if not computed.
+
+    The lower, the sooner it is asked, but for those that are drawn by their room.
+    """
 
     peer: Peer
     score: float | None
     factors: Factors
 
+    def later_by(self, turn_s: Seconds) -> "Candidate":
+        """The same, done so much later."""
+        return Candidate(
+            self.peer, (self.score or 0.0) + turn_s, {**self.factors, "turn_s": turn_s}
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Whom to ask, in order; who else was eligible; who was left out and why.
+    """Whom to ask, in order; whom to probe first; who else was eligible; who was left out and why.
 
-    `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once.
-    `scores` are those of the passed over, where they were asked for; `trials` are nodes with
-    a half-open circuit, `circuit` is that of the whole capability, where it lets no call pass;
-    `policy_from` says who chose the policy.
+    `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once, if
+    the plan `is_whole`; else the last two are empty, which keeps it cheap. `scores` are those of
+    the passed over, where they were asked for; `trials` are nodes with a half-open circuit,
+    `spared` have an open one and are asked all the same, `circuit` is that of the whole capability,
+    where it lets no call pass; `policy_from` says who chose the policy. `probes` are whom to ask,
+    `asked` who was, `answers` what they said; `scene` is what the scores were made in.
     """
 
     need: Need
-    policy: str
+    rule: Policy
     attempts: tuple[Candidate, ...]
-    passed_over: tuple[Peer, ...]
-    rejected: tuple[Rejection, ...]
+    scene: Scene = field(repr=False, compare=False)
+    passed_over: tuple[Peer, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
     scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
     trials: Collection[NodeId] = ()
+    spared: Collection[NodeId] = ()
     circuit: Circuit | None = None
     policy_from: str = DEFAULT
+    probes: Probes = field(default_factory=Probes)
+    asked: tuple[NodeId, ...] = ()
+    answers: Answers = field(default_factory=dict)
+    is_whole: bool = True
+
+    @property
+    def policy(self) -> str:
+        """The policy's name."""
+        return self.rule.name
 
     @property
     def chosen(self) -> Candidate | None:
         """The first to ask, if anyone can be."""
         return self.attempts[0] if self.attempts else None
+
+    def led_by(self, bidder: Peer) -> "Plan":
+        """The same with one of its attempts first, which made the best bid."""
+        first = [c for c in self.attempts if c.peer.node == bidder.node]
+        others = [c for c in self.attempts if c.peer.node != bidder.node]
+        return replace(self, attempts=(*first, *others), probes=Probes(why_not=BIDS))
+
+    def unprobed(self, why_not: str) -> "Plan":
+        """The same where nobody is asked how busy it is, and why."""
+        return replace(self, probes=Probes(why_not=why_not)) if self.probes.nodes else self
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a plan is made from."""
+
+    view: ClusterView
+    rule: Policy
+    scene: Scene
+    sample: int
+    policy_from: str
+
+    @property
+    def size(self) -> int:
+        """How many peers a sampling policy draws at first."""
+        return WIDE if self.rule.is_probed else self.sample
 
 
 def plan(
@@ -76,52 +133,100 @@ def plan(
     settings: RoutingSettings,
     breakers: Breakers | None = None,
     policy: str = "",
+    named: Callable[[str], Policy] = policy_named,
     last: NodeId | None = None,
     is_detailed: bool = False,
 ) -> Plan:
-    """Run the pipeline: filter, circuits, sample, rank.
+    """Run the pipeline: filter, circuits, sample, shortlist, rank.
 
-    With `is_detailed`, candidates that were passed over are scored too (for explanations); without
-    it they carry no factors, which keeps a plan cheap.
+    With `is_detailed` everybody is accounted for, and candidates that were passed over are scored
+    too (for explanations). `named` finds a policy by its name.
 
     Raises:
         UsageError: no such policy, or `pinned` without a node; nothing happened.
     """
-    chosen = policy_named(policy or settings.policy)
+    chosen = named(policy or settings.policy)
     if chosen.name == "pinned" and not need.pinned:
         raise UsageError("the policy pinned needs a node", hint="say which one with `to`")
-    candidates, rejected = eligible(view, need, now, reports=outstanding.reports)
+    scene = Scene(
+        outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
+        settings.shares, breakers,
+    )  # fmt: skip
+    policy_from = THE_CALL if policy else settings.source
+    asked = _Asked(view, chosen, scene, settings.sample, policy_from)
+    is_large = len(view.by_node) > WHOLE_MAX
+    if is_large and chosen.is_sampled and not is_detailed and not need.pinned:
+        made = _quick_plan(asked)
+        if made is not None:
+            return made
+    return _whole_plan(asked, is_detailed=is_detailed)
+
+
+def _quick_plan(asked: _Asked) -> Plan | None:
+    """A plan that looks at no more peers than it needs; None where it has to look at all.
+
+    That is where the whole capability fails, and where there are few who can serve it. Of those
+    that are drawn, as of all, a third at most is left out for open circuits.
+    """
+    view, scene = asked.view, asked.scene
+    need, now, reports = scene.need, scene.now, scene.outstanding.reports
+    breakers, capability = scene.breakers, need.capability
+    if breakers is not None and breakers.is_barred(capability, now):
+        return None
+    is_wanted = may_serve(view, need, now, reports)
+    drawn = some(view.offering(capability), asked.size, is_wanted, scene.random)
+    if len(drawn) < asked.size:
+        return None
+    admitted = Admission(drawn)
+    if breakers is not None:
+        admitted = breakers.admit(drawn, capability, now)
+        if admitted.trials:
+            asked = replace(asked, scene=replace(scene, trials=admitted.trials))
+    attempts, probes = _ordered(admitted.kept, asked)
+    return Plan(
+        need, asked.rule, attempts, asked.scene, trials=admitted.trials, spared=admitted.spared,
+        policy_from=asked.policy_from, probes=probes, is_whole=False,
+    )  # fmt: skip
+
+
+def _whole_plan(asked: _Asked, *, is_detailed: bool) -> Plan:
+    """A plan that accounts for every peer of the view."""
+    rule, scene = asked.rule, asked.scene
+    need, now, breakers = scene.need, scene.now, scene.breakers
+    candidates, rejected = eligible(asked.view, need, now, reports=scene.outstanding.reports)
     circuit, admitted = None, Admission(candidates)
     if breakers is not None and candidates:
         circuit, admitted = _through(breakers, candidates, rejected, need, now)
         why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
         rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
     candidates = admitted.kept
-    scene = Scene(
-        outstanding, random, settings.weights, view.me, last, now, need, settings.tiers,
-        settings.shares, breakers, trials=admitted.trials,
-    )  # fmt: skip
-    if chosen.refuses is not None:
-        candidates, refused = _parted(candidates, chosen.refuses, scene)
+    if admitted.trials:
+        scene = replace(scene, trials=admitted.trials)
+    if rule.refuses is not None:
+        candidates, refused = _parted(candidates, rule.refuses, scene)
         rejected += refused
-    if chosen.prepare is not None:
-        scene = replace(scene, prepared=chosen.prepare(candidates, scene))
-    drawn, rest = _sample(candidates, chosen, settings.sample, random)
-    attempts = _rank(drawn, chosen, scene)
+    if rule.prepare is not None:
+        scene = replace(scene, prepared=rule.prepare(candidates, scene))
+    asked = replace(asked, scene=scene)
+    drawn, rest = _sample(candidates, asked)
+    attempts, probes = _ordered(drawn, asked)
     if len(attempts) < len(drawn):
         taken = {c.peer.node for c in attempts}
-        rest = [p for p in drawn if p.node not in taken]
-    scored = [_score(p, chosen, scene) for p in rest] if is_detailed else []
+        rest += [p for p in drawn if p.node not in taken]
+    scored = [_score(p, rule, scene) for p in rest] if is_detailed else []
     return Plan(
         need=need,
-        policy=chosen.name,
-        attempts=tuple(attempts),
+        rule=rule,
+        attempts=attempts,
+        scene=scene,
         passed_over=tuple(rest),
         rejected=tuple(rejected),
         scores={c.peer.node: c for c in scored},
         trials=admitted.trials,
+        spared=admitted.spared,
         circuit=circuit,
-        policy_from=THE_CALL if policy else settings.source,
+        policy_from=asked.policy_from,
+        probes=probes,
     )
 
 
@@ -162,45 +267,135 @@ def _through(
     return None, Admission([*passing], ejected=old)
 
 
-def _sample(
-    candidates: list[Peer], policy: Policy, size: int, random: Random
-) -> tuple[list[Peer], list[Peer]]:
+def _sample(candidates: list[Peer], asked: _Asked) -> tuple[list[Peer], list[Peer]]:
     """Whom the policy looks at, in random order or at least from a random start, and the rest.
 
     The order settles ties; a fixed one would send every dispatcher's ties to the same node.
     """
-    count = len(candidates)
+    random, count = asked.scene.random, len(candidates)
     if count < 2:
         return candidates, []
-    if not policy.is_sampled:
+    if not asked.rule.is_sampled:
         start = random.randrange(count)
         return candidates[start:] + candidates[:start], []
-    indices = random.sample(range(count), min(size, count))
+    indices = random.sample(range(count), min(asked.size, count))
     out = set(indices)
     rest = [p for i, p in enumerate(candidates) if i not in out]
     return [candidates[i] for i in indices], rest
 
 
-def _rank(drawn: list[Peer], policy: Policy, scene: Scene) -> list[Candidate]:
+def _ordered(drawn: list[Peer], asked: _Asked) -> tuple[tuple[Candidate, ...], Probes]:
+    """The attempts among those that were drawn, in order, and whom to probe first.
+
+    A policy that is probed ranks a few of them, drawn by speed, and asks the best of these. Where
+    work is too short to be worth a probe, `adaptive` takes them as they are drawn by room: a rank
+    by old reports would send all dispatchers to the same few.
+    """
+    rule, scene = asked.rule, asked.scene
+    if not rule.is_probed:
+        return _rank(drawn, rule, scene), Probes(why_not=NO_LOAD)
+    estimates = [scene.estimate(peer) for peer in drawn]
+    if rule.is_eta and is_short(estimates):
+        return _by_room(drawn, estimates, asked), Probes(why_not=TOO_SHORT)
+    few = by_speed(estimates, asked.sample, scene.random)
+    attempts = _rank([drawn[i] for i in few], rule, scene)
+    known = {drawn[i].node: estimates[i] for i in few}
+    ranked = {c.peer.node: known[c.peer.node] for c in attempts}
+    probes = probes_of(ranked, scene.me, is_by_time=rule.is_eta)
+    if probes.why_not == TOO_SHORT and rule.is_eta:
+        attempts = _by_room(drawn, estimates, asked)
+    return attempts, probes
+
+
+def _by_room(drawn: list[Peer], estimates: list[Estimate], asked: _Asked) -> tuple[Candidate, ...]:
+    few = by_room(estimates, asked.sample, asked.scene.random)
+    return tuple(_score(drawn[i], asked.rule, asked.scene) for i in few)
+
+
+def _rank(drawn: Sequence[Peer], rule: Policy, scene: Scene) -> tuple[Candidate, ...]:
     """The best few, in order. Equal scores keep the order in which they were drawn."""
-    costs = [policy.cost(peer, scene) for peer in drawn]
+    costs = [rule.cost(peer, scene) for peer in drawn]
     best = nsmallest(ATTEMPTS_MAX, range(len(drawn)), key=costs.__getitem__)
-    return [Candidate(drawn[i], costs[i], policy.factors(drawn[i], scene)) for i in best]
+    return tuple(Candidate(drawn[i], costs[i], rule.factors(drawn[i], scene)) for i in best)
 
 
-def _score(peer: Peer, policy: Policy, scene: Scene) -> Candidate:
-    return Candidate(peer, policy.cost(peer, scene), policy.factors(peer, scene))
+def _score(peer: Peer, rule: Policy, scene: Scene) -> Candidate:
+    return Candidate(peer, rule.cost(peer, scene), rule.factors(peer, scene))
+
+
+def reranked(
+    made: Plan, asked: Collection[NodeId], answers: Answers, view: ClusterView, now: Instant
+) -> Plan:
+    """The plan in the order that further answers give it; `asked` are those who were asked now.
+
+    The plan's signals have been told the answers, `view` is what is believed at `now`: who may not
+    be asked any more is left out. By time, who is not known to have room counts as done later by
+    what a task takes on average, `turn_s`: what is thought of it is old, and a slot that stands
+    idle meanwhile is everybody's loss.
+    """
+    need, rule, scene = made.need, made.rule, made.scene.at(now)
+    told = {**made.answers, **answers}
+    scored: list[Candidate] = []
+    rejected: list[Rejection] = []
+    for peer in (c.peer for c in made.attempts):
+        held = view.get(peer.node)
+        why = (
+            Reason.STALE
+            if held is None
+            else reason_against(view, need, held, now, scene.outstanding.reports)
+        )
+        if why is None:
+            scored.append(_score(peer, rule, scene))
+        else:
+            rejected.append(Rejection(peer.node, peer.name, why))
+    if rule.is_eta and scored:
+        turn_s = sum(scene.estimate(c.peer).service_s for c in scored) / len(scored)
+        scored = [c if _is_known_free(c.peer, told, scene) else c.later_by(turn_s) for c in scored]
+    return replace(
+        made,
+        attempts=tuple(sorted(scored, key=lambda c: c.score or 0.0)),
+        rejected=(*made.rejected, *rejected),
+        asked=(*made.asked, *asked),
+        answers=told,
+        scene=scene,
+    )
+
+
+def second_look(made: Plan) -> Probes:
+    """The probes for the others of a plan, where the best of it is not known to have room.
+
+    A policy that goes by something else than time has its own reasons for the first two.
+    """
+    scene, best = made.scene, made.chosen
+    if not (made.asked and made.rule.is_eta and best is not None):
+        return Probes()
+    if _is_known_free(best.peer, made.answers, scene):
+        return Probes()
+    others = [c.peer for c in made.attempts if c.peer.node not in made.asked]
+    return others_of({peer.node: scene.estimate(peer) for peer in others}, made.probes, scene.me)
+
+
+def _is_known_free(peer: Peer, answers: Answers, scene: Scene) -> bool:
+    """Whether it has told just now, or is this node itself, and would begin at once."""
+    if peer.node != scene.me and peer.node not in answers:
+        return False
+    estimate = scene.estimate(peer)
+    return estimate.rif < estimate.slots
 
 
 def explain(made: Plan) -> dict[str, Any]:
     """The plan as JSON: who was chosen by which factors, who was left out and why."""
     first = made.chosen
+    not_probed = made.probes.why_not or ONLY_PLANNED
     return {
         "policy": made.policy,
         "policy_from": made.policy_from,
         "capability": made.need.capability,
         "chosen": None if first is None else _label(first.peer.node, first.peer.name),
         "candidates": [_row(c) for c in made.attempts],
+        "probes": [_probe_row(made, node) for node in made.asked],
+        "not_probed": None if made.asked else not_probed,
+        "is_whole": made.is_whole,
         "left_out": [
             *({**_label(r.node, r.name), "why": r.why} for r in made.rejected),
             *(
@@ -211,121 +406,21 @@ def explain(made: Plan) -> dict[str, Any]:
     }
 
 
+def _probe_row(made: Plan, node: NodeId) -> dict[str, Any]:
+    """Who was asked how busy it is, and what it said: requests in flight and waiting."""
+    answer = made.answers.get(node)
+    told: dict[str, Any] = {"answered": answer is not None, "rtt_s": None, "rif": None}
+    if answer is not None:
+        rtt_s, load = answer
+        told.update(rtt_s=round(rtt_s, 6), rif=load.in_flight + load.queue)
+    names = {c.peer.node: c.peer.name for c in made.attempts}
+    names |= {r.node: r.name for r in made.rejected}
+    return {**_label(node, names[node]), **told}
+
+
 def _row(c: Candidate) -> dict[str, Any]:
     return {**_label(c.peer.node, c.peer.name), "score": c.score, "factors": dict(c.factors)}
 
 
 def _label(node: NodeId, name: str) -> dict[str, str]:
     return {"node": node.hex(), "name": name}
-
-
-def nobody(made: Plan, view: ClusterView) -> PeerError:
-    """The error for a plan without attempts: whom we considered, and names that are near.
-
-    Where only nodes that passed this work on could take it, that is a cycle: waiting is of no use.
-    """
-    need = made.need
-    if made.circuit is not None:
-        return _refused(made.circuit)
-    by_reason: dict[Reason, list[str]] = {}
-    by_why: dict[str, list[str]] = {}
-    for rejection in made.rejected:
-        by_reason.setdefault(rejection.reason, []).append(rejection.name)
-        if rejection.reason is not Reason.NOT_OFFERED:
-            by_why.setdefault(rejection.why, []).append(rejection.name)
-    offering = [r for r in by_reason if r is not Reason.NOT_OFFERED]
-    parts = [f"{_names(names)}: {why}" for why, names in by_why.items()]
-    if not offering:
-        parts.append(f"none of {len(made.rejected)} nodes offers it")
-    near = _similar(need.capability, view)
-    if near:
-        parts.append(f"similar: {', '.join(near)}")
-    data = {"left_out": {str(r): len(names) for r, names in by_reason.items()}}
-    if set(offering) - {Reason.NOT_PINNED} == {Reason.VISITED}:
-        message = f"{need.capability!r} would go in a circle"
-        return PeerError(message, hint="; ".join(parts), code=Code.CYCLE, data=data)
-    if set(by_reason) == {Reason.NOT_PINNED}:
-        known = _names(by_reason[Reason.NOT_PINNED])
-        message = f"no node is called {need.pinned!r}"
-        return NoCandidateError(message, hint=f"known nodes: {known}", data=data)
-    if Reason.TOO_EXPENSIVE in offering and set(offering) <= _LASTING:
-        return _too_expensive(made, view, "; ".join(parts), data)
-    return NoCandidateError(
-        f"nobody can take {need.capability!r} now",
-        hint="; ".join(parts),
-        data=data,
-    )
-
-
-_LASTING = frozenset({
-    Reason.NOT_PINNED, Reason.VERSION, Reason.TAGS, Reason.REGION, Reason.LABELS, Reason.SCOPE,
-    Reason.TOO_HARD, Reason.TOO_EXPENSIVE, Reason.NOT_IDEMPOTENT, Reason.TRIED, Reason.VISITED,
-    Reason.DEAD, Reason.LEFT,
-})  # fmt: skip
-"""Reasons that leave the price as what is in the way: waiting for the others is of no use."""
-
-
-def _too_expensive(made: Plan, view: ClusterView, hint: str, data: dict[str, Any]) -> BudgetError:
-    """The error where somebody would, for more than the call may cost."""
-    need, terms = made.need, made.need.terms
-    assert terms is not None, "the terms say what it may cost"
-    left_out = (r.node for r in made.rejected if r.reason is Reason.TOO_EXPENSIVE)
-    offers = ((node, view.by_node[node].offers(need.capability)) for node in left_out)
-    cheapest_usd = min(terms.expected_usd(node, offer) for node, offer in offers if offer)
-    return BudgetError(
-        f"nobody takes {need.capability!r} for at most ${terms.cost_usd_max:g}",
-        hint=f"the cheapest asks ${cheapest_usd:g}; {hint}",
-        data={**data, "cost_usd_max": terms.cost_usd_max, "cheapest_usd": cheapest_usd},
-    )
-
-
-def least_bound_usd(terms: Terms | None, settings: RoutingSettings) -> float:
-    """What a call may cost by its own terms and by settings, whatever is left to spend."""
-    return min(_own_bound_usd(terms), settings.cost_usd_max)
-
-
-def with_source(error: MeshError, terms: Terms | None, settings: RoutingSettings) -> MeshError:
-    """An error about the price, that says whose bound it is: the call's own or that of settings.
-
-    Args:
-        error: is changed.
-        terms: that the call itself asks for.
-        settings: what holds for its capability.
-    """
-    is_own = _own_bound_usd(terms) <= settings.cost_usd_max
-    error.data["bound_from"] = THE_CALL if is_own else settings.source
-    if not is_own:
-        error.message += f", the cost_usd_max of this node's settings ({settings.source})"
-    return error
-
-
-def _own_bound_usd(terms: Terms | None) -> float:
-    return math.inf if terms is None or terms.cost_usd_max is None else terms.cost_usd_max
-
-
-def _refused(circuit: Circuit) -> PeerError:
-    left_s = circuit.left_s
-    is_tried = circuit.state is BreakerState.HALF_OPEN
-    when = f"{'by one call now, and else ' if is_tried else ''}again in {left_s:.3g} s"
-    return PeerError(
-        f"{circuit.capability!r} is not called while it fails everywhere: {circuit}",
-        hint=f"it is tried {when}; till then give a fallback, name a node, or wait",
-        code=Code.CIRCUIT_OPEN,
-        data={"retry_after_s": round(left_s, 3)},
-    )
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _similar(capability: str, view: ClusterView) -> list[str]:
-    """Other capability names in the view that are spelt nearly like this one."""
-    names: dict[str, None] = {}
-    for peer in view.by_node.values():
-        for offered in peer.capabilities:
-            if offered.name != capability and len(names) < NAMES_COMPARED:
-                names[offered.name] = None
-    return difflib.get_close_matches(capability[:64], names, n=3)

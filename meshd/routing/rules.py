@@ -6,7 +6,7 @@ Weights, shares and fallbacks are taken as a whole; tiers and numbers of circuit
 leaves out are as by default.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args, get_type_hints
 
@@ -15,6 +15,7 @@ import msgspec
 from meshd.errors import UsageError
 from meshd.faults import converted, meant
 from meshd.model import NAME_CHARS_MAX, is_name
+from meshd.routing.installed import policy_faults
 from meshd.routing.request import DelegateRequest
 from meshd.routing.settings import (
     SHARES,
@@ -192,7 +193,8 @@ def read_table(
 def value_faults(key: str, value: Any) -> Iterator[str]:
     """What no type shows about the value of one key, in sentences.
 
-    Of tiers and circuits that is known only over the default; see `tables_faults`.
+    Of tiers and circuits that is known only over the default, and of policies only with those of
+    the program; see `tables_faults`.
     """
     if key == "weights":
         yield from weight_faults(value)
@@ -202,9 +204,13 @@ def value_faults(key: str, value: Any) -> Iterator[str]:
         yield from fallback_faults(value)
 
 
-def tables_faults(tables: Mapping[str, Overrides], default: RoutingSettings) -> Iterator[Fault]:
-    """What is wrong with tables over this default."""
+def tables_faults(
+    tables: Mapping[str, Overrides], default: RoutingSettings, own: Collection[str] = ()
+) -> Iterator[Fault]:
+    """What is wrong with tables over this default, in a program with policies of its `own`."""
     for key, table in tables.items():
+        if table.policy is not None:
+            yield from ((f"{key}.policy", fault) for fault in policy_faults(table.policy, own))
         if table.tiers:
             found = tier_faults({**default.tiers, **table.tiers})
             yield from ((f"{key}.tiers", fault) for fault in found)

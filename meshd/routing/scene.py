@@ -1,7 +1,7 @@
 """What a policy is, and what it may look at when it judges a peer."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -39,13 +39,22 @@ class Scene:
     breakers: Breakers | None = None
     prepared: Any = None
     trials: Collection[NodeId] = ()
+    known: dict[NodeId, Estimate] = field(default_factory=dict, repr=False, compare=False)
+    """What was estimated in this scene, which is of one moment."""
+
+    def at(self, now: Instant) -> "Scene":
+        """The same scene at another moment."""
+        return replace(self, now=now, known={})
 
     def estimate(self, peer: Peer) -> Estimate:
         """What a call to the peer would meet now."""
         node = peer.node
-        return self.outstanding.estimate(
-            peer, self.now, local=node == self.me, is_pardoned=node in self.trials
-        )
+        found = self.known.get(node)
+        if found is None:
+            self.known[node] = found = self.outstanding.estimate(
+                peer, self.now, local=node == self.me, is_pardoned=node in self.trials
+            )
+        return found
 
     def cost_usd(self, peer: Peer) -> float:
         """What the call is expected to cost there."""
@@ -71,9 +80,11 @@ class Policy:
     """A named way to order candidates: the lowest cost is asked first.
 
     `factors` names what the cost was made of; it is called for the few that are shown, `cost` for
-    all that are looked at. `is_sampled`: those are a random few, not all. `prepare` is called once
-    a plan, with all candidates, for what the scene then holds as `prepared`. Whom it `refuses` is
-    not asked at all.
+    all that are looked at. `is_sampled`: those are a random few, not all. `is_probed`: the cost
+    follows from load, so those few are drawn by speed, and the best are asked for their load.
+    `is_eta`: it is the time until the work would be done, so where nobody can be asked, they are
+    drawn by their room. `prepare` is called once a plan, with all candidates, for what the scene
+    then holds as `prepared`. Whom it `refuses` is not asked at all.
     """
 
     name: str
@@ -81,6 +92,8 @@ class Policy:
     cost: Callable[[Peer, Scene], float]
     factors: Callable[[Peer, Scene], Factors]
     is_sampled: bool = False
+    is_probed: bool = False
+    is_eta: bool = False
     prepare: Callable[[Sequence[Peer], Scene], Any] | None = None
     refuses: Callable[[Peer, Scene], bool] | None = None
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -111,18 +111,24 @@ def breaker_faults(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
 DEFAULT = "default"
 """The source of settings that are no capability's own."""
 
-PolicyName = Literal[
+POLICY_NAMES = (
     "adaptive", "least_loaded", "nearest", "weighted", "round_robin", "random", "fastest",
     "cheapest", "quality", "composite", "skill", "sticky",
-]  # fmt: skip
-"""What a configuration may name; `pinned` is what naming a node means."""
+)  # fmt: skip
+"""What a configuration may name, beside installed ones; `pinned` is what naming a node means."""
 
 
 def _about(text: str, **bounds: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **bounds)
 
 
-PolicySetting = Annotated[PolicyName, _about("How to choose where the call does not say.")]
+PolicySetting = Annotated[
+    str,
+    _about(
+        f"How to choose where the call does not say: {', '.join(POLICY_NAMES)},"
+        " or an installed one."
+    ),
+]
 SampleSetting = Annotated[
     int,
     _about(

@@ -23,6 +23,9 @@ PEERS_MAX = 4096
 EVENTS_MAX = 128
 """Own starts and ends kept for each peer, to know how many calls a report had seen."""
 
+SERVICE_S_MIN: Seconds = 1e-6
+"""No task is taken to be shorter, whatever a peer says."""
+
 DEFAULT_SERVICE_S: Seconds = 0.1
 """What a task is assumed to take where neither reports nor own calls say."""
 
@@ -33,7 +36,10 @@ SERVICE_SAMPLES = 50
 """The service average weighs a new sample by 1/n up to this n: 0.02 (faster ones herd on noise)."""
 
 FAILURE_FACTOR = 10.0
-"""A failure counts as a call of this many service times, or of the whole deadline if longer."""
+"""A failure counts as a call of this many service times, or as long as it took if that is longer.
+
+So who fails fast attracts nobody; who fails again and again is kept out by its circuit.
+"""
 
 FAILURE_S_MAX: Seconds = 60.0
 FAILURE_WEIGHT = 0.3
@@ -61,8 +67,8 @@ class Estimate(msgspec.Struct, frozen=True):
     """What a call to a peer would meet now.
 
     `rif` is the estimated number of requests in flight there, of which `own` were started here
-    since its last report; `eta_s` grows with `rif` even where slots are free, so that equals
-    share work.
+    since its last report, which is `age_s` old (endless if there is none); `eta_s` grows with `rif`
+    even where slots are free, so that equals share work.
     """
 
     rif: float
@@ -72,6 +78,7 @@ class Estimate(msgspec.Struct, frozen=True):
     rtt_s: Seconds
     penalty_s: Seconds
     eta_s: Seconds
+    age_s: Seconds
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -157,9 +164,8 @@ class Outstanding:
         now: Instant,
         *,
         took_s: Seconds,
-        deadline_s: Seconds,
     ) -> None:
-        """A call to `node` ended after `took_s`; `deadline_s` is the time that it was given."""
+        """A call to `node` ended after `took_s`."""
         record = self._records[node]
         record.mine -= 1
         record.events.append(_Event(now, -1, Instant(now - took_s)))
@@ -170,7 +176,7 @@ class Outstanding:
             record.service_s += (took_s - record.service_s) / record.samples
             record.failure_s *= 1.0 - FAILURE_WEIGHT
         elif outcome is Outcome.FAILED:
-            self._failed(node, record, deadline_s, now)
+            self._failed(node, record, took_s, now)
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
@@ -204,20 +210,25 @@ class Outstanding:
         would keep away the very call that can tell that it is over. That holds for the share of
         errors that it reports as well: those may be all that it ever ran.
         """
-        load, rif, own = self.requests(peer)
+        load, at = self.newest(peer)
         record = self._records.get(peer.node)
-        away_s = peer.distance_s
+        away_s = peer.rtt_estimate_s if peer.rtt_s is None else peer.rtt_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
-        slots = 1 if load is None else max(1, load.slots)
         service_s = _service_s(load, record)
-        penalty_s = 0.0
-        if not is_pardoned:
-            if record is not None and record.epoch == peer.epoch:
+        penalty_s, own = 0.0, 0
+        if record is not None:
+            own = self._own_since(record, at, away_s or 0.0)
+            if record.failure_s and not is_pardoned and record.epoch == peer.epoch:
                 penalty_s = record.penalty_s(now)
-            if load is not None and load.error_fraction:
+        slots, rif = 1, own
+        if load is not None:
+            slots, rif = load.slots or 1, load.in_flight + load.queue + own
+            if load.error_fraction and not is_pardoned:
                 penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
+        rif = max(rif, 0)
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
-        return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s)
+        age_s = math.inf if at is None else now - at
+        return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s, age_s)
 
     def _errors_told(self, node: NodeId, load: Load, now: Instant) -> float:
         """The share of errors that a peer reports; it fades while it grows no more.
@@ -244,10 +255,10 @@ class Outstanding:
             record.mine_at_report = record.mine_at(at, rtt_s)
         return record.mine - record.mine_at_report
 
-    def _failed(self, node: NodeId, record: _Record, deadline_s: Seconds, now: Instant) -> None:
+    def _failed(self, node: NodeId, record: _Record, took_s: Seconds, now: Instant) -> None:
         report = self.reports.get(node)
         service_s = _service_s(None if report is None else report[0], record)
-        cost_s = min(max(deadline_s, FAILURE_FACTOR * service_s), FAILURE_S_MAX)
+        cost_s = min(max(took_s, FAILURE_FACTOR * service_s), FAILURE_S_MAX)
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)
         record.failure_at = now
@@ -283,9 +294,9 @@ class Rate:
 def _service_s(load: Load | None, record: _Record | None) -> Seconds:
     """The service time: as reported, else as seen here, else assumed."""
     if load is not None and load.service_s > 0.0:
-        return load.service_s
+        return max(SERVICE_S_MIN, load.service_s)
     if record is not None and record.service_s > 0.0:
-        return record.service_s
+        return max(record.service_s, SERVICE_S_MIN)
     return DEFAULT_SERVICE_S
 
 

@@ -219,11 +219,10 @@ class Links:
     def give_up(self, target: Address) -> None:
         """The node at `target` is dead: begin no call over a link to it, which may be dead as well.
 
-        Calls under way are for whoever made them to give up.
+        Calls under way are for whoever made them to give up, and so is a dial: a later call, to a
+        node that is back, must not wait for one whose first packets were lost.
         """
-        peer = self._peers.get(target)
-        if peer is not None and peer.dialling is None:
-            del self._peers[target]
+        self._peers.pop(target, None)
 
     async def close(self) -> None:
         """Close all links, and end their calls. Idempotent."""

@@ -14,6 +14,9 @@ from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 
 SLOTS_MAX = 1_024
 QUEUE_MAX = 100_000
+QUEUE_DEFAULT = 64
+"""Places to wait. With few more than slots, refused calls come back in any order: among few nodes
+near their limit the slowest hundredth then takes half as long again (see `bench/routing.py`)."""
 
 SERVICE_SAMPLES_PLAIN = 20
 SERVICE_ALPHA = 0.02
@@ -132,19 +135,18 @@ class Admission:
     most, so that nothing waits for ever.
     """
 
-    def __init__(self, *, slots: int, queue_max: int | None = None) -> None:
-        """`queue_max` defaults to slots + 1.
+    def __init__(self, *, slots: int, queue_max: int = QUEUE_DEFAULT) -> None:
+        """`queue_max` tasks may wait.
 
         Raises:
             UsageError: a number is out of its range.
         """
         if not 1 <= slots <= SLOTS_MAX:
             raise UsageError(f"slots must be 1 to {SLOTS_MAX}, not {slots}")
-        limit = slots + 1 if queue_max is None else queue_max
-        if not 0 <= limit <= QUEUE_MAX:
-            raise UsageError(f"queue_max must be 0 to {QUEUE_MAX}, not {limit}")
+        if not 0 <= queue_max <= QUEUE_MAX:
+            raise UsageError(f"queue_max must be 0 to {QUEUE_MAX}, not {queue_max}")
         self.slots: Final = slots
-        self.queue_max: Final = limit
+        self.queue_max: Final = queue_max
         self.is_draining = False
         self._running: dict[str, Ticket] = {}
         self._waiting: dict[int, dict[str, Ticket]] = {
@@ -157,6 +159,7 @@ class Admission:
         self._overall = ServiceTime()
         self._services: dict[str, ServiceTime] = {}
         self._outcomes: deque[bool] = deque(maxlen=OUTCOMES_KEPT)
+        self._bad_outcomes = 0
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -221,7 +224,7 @@ class Admission:
             self._overall.add(service_s)
             self._services.setdefault(ticket.capability, ServiceTime()).add(service_s)
         if outcome is not Outcome.DROPPED:
-            self._outcomes.append(outcome is not Outcome.DONE)
+            self._count_outcome(is_bad=outcome is not Outcome.DONE)
         return self._promote()
 
     def withdraw(self, ticket_id: str) -> None:
@@ -250,17 +253,27 @@ class Admission:
         return wait + service
 
     def load(self) -> WorkLoad:
-        """The figures that gossip tells the others."""
-        outcomes = self._outcomes
+        """The figures that gossip tells the others.
+
+        For any thread: it reads a few numbers, of which one may be a change older than another.
+        """
+        outcomes = len(self._outcomes)
         return WorkLoad(
             in_flight=len(self._running),
             queue=self._queued,
             slots=self.slots,
             service_s=self._overall.mean_s,
-            error_fraction=sum(outcomes) / len(outcomes) if outcomes else 0.0,
+            error_fraction=min(1.0, self._bad_outcomes / outcomes) if outcomes else 0.0,
             full=len(self._running) >= self.slots and self._queued >= self.queue_max,
             draining=self.is_draining,
         )
+
+    def _count_outcome(self, *, is_bad: bool) -> None:
+        outcomes = self._outcomes
+        if len(outcomes) == OUTCOMES_KEPT:
+            self._bad_outcomes -= outcomes.popleft()
+        outcomes.append(is_bad)
+        self._bad_outcomes += is_bad
 
     def _service_s(self, capability: str) -> Seconds:
         own = self._services.get(capability)

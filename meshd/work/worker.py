@@ -28,6 +28,7 @@ from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.sink import SINK, LoopSink, Sink
 from meshd.units import CHARGE
 from meshd.work.admission import (
+    QUEUE_DEFAULT,
     Accept,
     Admission,
     Reason,
@@ -79,11 +80,11 @@ class Worker:
         *,
         name: str,
         slots: int = SLOTS_DEFAULT,
-        queue_max: int | None = None,
+        queue_max: int = QUEUE_DEFAULT,
         forward: Forward | None = None,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        """`queue_max` defaults to slots + 1.
+        """`queue_max` tasks may wait for one of the `slots`.
 
         Raises:
             UsageError: a number is out of its range, or two definitions share a name.

@@ -166,7 +166,7 @@ class LoadsSpread(Checker):
         if own is None or told is None:
             self.fail(host.index, host.index, "it took a sample of its load and never told one")
             return
-        is_told = told[0].sequence == own[0].sequence
+        is_told = told[1] == own[1]
         self._judge(host, own[0], is_told=is_told)
         if not is_told or world.network.shape.loss > LOSS_CALM or not host.is_member:
             return

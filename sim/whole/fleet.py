@@ -27,6 +27,7 @@ from meshd.gossip.config import GossipConfig, profile
 from meshd.gossip.inputs import Input
 from meshd.gossip.swim import Swim
 from meshd.model import Address, MeshId
+from meshd.routing.custom import Policies
 from meshd.rpc.methods import CallContext
 from meshd.security.identity import KEY_FILE, mesh_id
 from sim.calm import Calm
@@ -39,6 +40,7 @@ from sim.world import PORT, START_S, address_of
 
 Answer = TypeVar("Answer")
 Offers = Callable[[int], Iterable[CapabilityDefinition]]
+Brings = Callable[[int], Policies]
 MACHINES_MAX = 1_000
 
 
@@ -138,6 +140,7 @@ class Fleet(Calm):
         *,
         start_s: float = START_S,
         offers: Offers = lambda _index: (),
+        policies: Brings = lambda _index: Policies(),
         shape: Shape | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -148,6 +151,7 @@ class Fleet(Calm):
             seed: what everything follows from.
             start_s: when time begins; traces count from `START_S`.
             offers: what the node with this index offers.
+            policies: those that its program brings; asked for after its offers.
             shape: the network's links; 0.5 to 1.5 ms without loss if not given.
             settings: further settings of every node, by the names of `meshd start`'s flags.
 
@@ -159,7 +163,7 @@ class Fleet(Calm):
         super().__init__(start_s, start_s)
         self.seed = seed
         self.settings = dict(settings or {})
-        self._offers = offers
+        self._offers, self._policies = offers, policies
         self.loop = VirtualLoop(start_s)
         self.network = Network(shape or Shape(), lambda what: self.random("network/" + what))
         self.trace = Trace(mesh_id(str(self.settings.get("mesh", "default"))), START_S)
@@ -241,12 +245,13 @@ class Fleet(Calm):
             "name": box.name, "bind": str(box.address), "mdns": False, "join": join,
             "state_dir": str(directory), "advertise": str(box.address), **self.settings,
         }  # fmt: skip
-        config = load_config(flags, env={}, paths=()).config
+        definitions, policies = self._offers(box.index), self._policies(box.index)
+        config = load_config(flags, env={}, paths=(), policies=policies.added).config
         if run == 1:
             directory.mkdir(mode=0o700)
             (directory / KEY_FILE).write_bytes(_key(self.random(f"key/{box.index}")))
             (directory / KEY_FILE).chmod(0o600)
-        return Node(config, self._offers(box.index), platform, control_path="")
+        return Node(config, definitions, platform, control_path="", policies=policies)
 
     async def _run(self, box: Box, node: Node) -> None:
         assert box.ready is not None

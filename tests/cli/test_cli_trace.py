@@ -1,6 +1,10 @@
 """`meshd trace --decisions`: for people, for programs, and what is said where there is nothing."""
 
+import math
+
 import pytest
+
+from meshd.cli.output import NONE
 
 pytestmark = pytest.mark.net
 
@@ -40,6 +44,31 @@ def test_a_decision_says_how_it_ended_whom_it_went_to_and_why(meshd, answer):
         "  sum by policy adaptive → lab-a (score 0.25: rif 1)",
         "    not lab-b: was already tried in this call",
     ]
+
+
+def test_an_infinite_score_which_json_has_as_null_is_last(meshd, answer):
+    plan = DECISION["explain"]
+    row = {"node": "9f", "name": "lab-a", "score": None, "factors": {"cost": None, "rif": 1}}
+    answer({**DECISION, "explain": {**plan, "candidates": [row, {**row, "score": math.inf}]}})
+    lines = meshd("trace", "--decisions").out.splitlines()
+    assert f"  sum by policy adaptive → lab-a (score last: cost {NONE}, rif 1)" in lines
+    assert f"    then lab-a (score last: cost {NONE}, rif 1)" in lines
+
+
+def test_who_was_asked_how_busy_it_is_and_who_was_not_looked_at_are_told(meshd, answer):
+    probes = [
+        {"node": "9f", "name": "lab-a", "answered": True, "rtt_s": 0.0012, "rif": 3},
+        {"node": "4b", "name": "lab-b", "answered": False, "rtt_s": None, "rif": None},
+    ]
+    plan = DECISION["explain"]
+    answer({**DECISION, "explain": {**plan, "probes": probes, "is_whole": False}})
+    lines = meshd("trace", "--decisions").out.splitlines()
+    assert "    asked lab-a how busy it is: 3 under way or waiting, after 1.2 ms" in lines
+    assert "    asked lab-b how busy it is: no answer in time" in lines
+    assert lines[-1].endswith("a few are drawn; --explain tells all")
+    answer({**DECISION, "explain": {**plan, "not_probed": "there is no choice"}})
+    lines = meshd("trace", "--decisions").out.splitlines()
+    assert "    nobody was asked how busy it is: there is no choice" in lines
 
 
 def test_a_failed_one_says_its_error_and_needs_no_plan(meshd, answer):

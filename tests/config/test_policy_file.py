@@ -168,6 +168,23 @@ def test_a_file_of_another_form_is_a_fault(write, content, fault):
     assert faults({"routing_policy_file": path}) == [f"{path}{fault}"]
 
 
+def test_a_program_may_name_its_own_policies_wherever_others_are_named(write):
+    path = write(
+        "p.toml", "[default]\npolicy = 'mine'\n[capability.a]\npolicy = 'yours'\n"
+        "[capability.b]\npolicy = 'nearest'\n"
+    )  # fmt: skip
+    flags = {"routing_policy_file": path, "routing_capability": {"c": {"policy": "mine"}}}
+    first, second, third = faults(flags)
+    assert first.startswith(f"{path}: default.policy: 'mine' is none of")
+    assert second.startswith(f"{path}: capability.a.policy: 'yours' is none of")
+    assert third.startswith("--routing-capability: routing.capability.c.policy: 'mine' is none of")
+    routing = load_config(flags, {}, (), hostname="h", policies=("mine", "yours")).config.routing
+    assert routing.policy == "mine"
+    assert {key: table.policy for key, table in routing.capability.items()} == {
+        "a": "yours", "b": "nearest", "c": "mine"
+    }  # fmt: skip
+
+
 def test_a_policy_file_that_is_missing_or_no_file_is_a_fault(tmp_path):
     missing = tmp_path / "none.toml"
     assert faults({"routing_policy_file": missing}) == [f"{missing}: there is no such file"]

@@ -59,6 +59,15 @@ def test_many_and_large_calls_are_all_answered():
 
 
 @pytest.mark.slow
+def test_routing_is_simulated_and_its_decisions_are_timed():
+    result = _run("routing")
+    assert {row["way"] for row in result["figures"]["rows"]} >= {"adaptive", "everyone"}
+    assert all(goal["value"] is not None for goal in result["goals"])
+    figures = _run("routing", "--decisions")["figures"]
+    assert figures["peers_1000"]["us"]["count"] > 100
+
+
+@pytest.mark.slow
 @pytest.mark.netns
 def test_in_a_little_chaos_every_call_ends_once():
     namespaces.need_namespaces()

@@ -56,7 +56,7 @@ async def test_a_tick_that_fails_is_told_and_does_not_end_the_ticking(fickle):
         while node.problems:
             machine.news.clear()
             await machine.news.wait()
-    assert node.load().cpu_fraction == 0.5
+    assert node.own_load.now().cpu_fraction == 0.5
 
 
 async def test_a_call_to_a_node_that_has_stopped_ends_with_an_error_of_ours(fickle):

@@ -50,9 +50,9 @@ async def test_a_node_tells_how_much_work_it_hands_out(lone):
 
     async with mesh:
         node = mesh._link.node
-        assert node.load().dispatch_per_s == 0
+        assert node.own_load.now().dispatch_per_s == 0
         await mesh.call("shout", {"text": "a"})
-        assert node.load().dispatch_per_s > 0
+        assert node.own_load.now().dispatch_per_s > 0
 
 
 async def test_a_program_that_asks_again_and_again_lets_the_loop_learn_that_its_daemon_is_gone(

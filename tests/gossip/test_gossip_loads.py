@@ -56,7 +56,7 @@ def test_a_change_that_comes_too_soon_is_told_with_a_later_sample():
     assert not loads.sampled(Load(full=True), 10, Instant(0.5))
     assert loads.told == (Load(sequence=1), 0.0)
     assert loads.sampled(Load(full=True), 10, Instant(1.1))
-    assert loads.told == (Load(full=True, sequence=3), 1.1)
+    assert loads.told == (Load(full=True, sequence=2), 1.1)
 
 
 def test_the_period_grows_with_the_mesh_once_the_budget_is_spent():
@@ -109,6 +109,29 @@ def test_a_record_overtaken_on_the_way_does_not_replace_a_newer_one():
     assert loads.get(OTHER)[0].sequence == 9
     loads.heard_directly(OTHER, packed(9, 0.9), Instant(3.0))
     assert loads.get(OTHER)[1] == 3.0
+
+
+@pytest.mark.parametrize("samples", [1, 2_047, 2_100, 4_095, 4_096])
+def test_a_rumour_is_newer_than_the_last_one_however_many_samples_lie_between(samples):
+    owner, other = LoadPlane(OTHER, Epoch(0), profile("lan")), plane()
+    owner.sampled(Load(slots=4), 1_000, Instant(0.0))
+    assert list(other.heard_rumour(owner.take(100), lambda _: True, Instant(0.0))) == [OTHER]
+    owner.take(100), owner.take(100)
+    for number in range(samples):
+        assert not owner.sampled(Load(in_flight=number % 4, slots=4), 1_000, Instant(1.0))
+    assert owner.sampled(Load(queue=9, slots=4), 1_000, Instant(7.0))
+    assert list(other.heard_rumour(owner.take(100), lambda _: True, Instant(7.0))) == [OTHER]
+    assert other.get(OTHER)[0].queue == 9
+
+
+def test_between_two_rumours_the_owners_latest_word_counts_and_is_what_is_passed_on():
+    loads = plane()
+    loads.heard_directly(OTHER, packed(5, 0.2), Instant(1.0))
+    loads.heard_directly(OTHER, packed(5, 0.4), Instant(2.0))
+    assert list(loads.heard_rumour(OTHER + packed(5), lambda _: True, Instant(3.0))) == [OTHER]
+    assert loads.get(OTHER) == (Load(cpu_fraction=0.4, sequence=5), 2.0)
+    loads.pass_on(OTHER)
+    assert loads.take(100) == OTHER + packed(5, 0.4)
 
 
 def test_a_restarted_node_is_believed_although_an_old_rumour_counts_higher():

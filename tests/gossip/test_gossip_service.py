@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -25,6 +26,8 @@ class Watched:
     """A service whose views can be waited for."""
 
     def __init__(self, number: int, *, mesh: bytes = b"one-mesh") -> None:
+        self.loads: list[Load] = []
+        """What the work has come to since the protocol last asked."""
         self.platform = SystemPlatform()
         self.effects: list[object] = []
         self.service = GossipService(
@@ -36,6 +39,7 @@ class Watched:
             advertise=lambda bound: (bound,),
             config=FAST,
             listener=self.effects.append,
+            load_now=lambda: self.loads.pop() if self.loads else None,
         )
         self._news = asyncio.Event()
 
@@ -87,7 +91,7 @@ async def test_names_capabilities_and_load_arrive_at_others(make):
     one, two = await make(1), await make(2)
     manifest = Manifest(name="translate", description="turn text into another language")
     one.service.describe(name="lab-a", version="1.2.3", manifests=(manifest,))
-    one.service.set_load(Load(in_flight=3, slots=4, cpu_fraction=0.5))
+    one.service.tell_load(lambda: Load(in_flight=3, slots=4, cpu_fraction=0.5))
     two.service.join(one.service.address)
     view = await two.until(lambda v: bool(v.named("lab-a")))
     (peer,) = view.named("lab-a")
@@ -167,6 +171,27 @@ async def test_a_ping_measures_a_member_and_gives_up_on_a_silent_one(make):
     await two.service.stop()
     assert await one.service.ping(other, 0.05) is None
     assert await one.service.ping(NodeId(b"nobody!!"), 0.05) is None
+
+
+async def test_a_probe_brings_the_load_of_this_very_moment_from_each_who_answers(make):
+    one, two, three = await make(1), await make(2), await make(3)
+    for node in (two, three):
+        node.service.join(one.service.address)
+    await one.until(_alive(3))
+    nodes = [node.service.view.me for node in (two, three)]
+    for number, node in enumerate((two, three), 5):
+        node.service.tell_load(lambda: Load(in_flight=1, slots=4))
+        node.loads.append(Load(in_flight=number, slots=8))
+    answers = await one.service.probe([*nodes, NodeId(b"nobody!!")], 5.0, lambda a: len(a) == 2)
+    assert {node: load.in_flight for node, (_, load) in answers.items()} == dict(
+        zip(nodes, (5, 6), strict=True)
+    )
+    assert all(0 < rtt_s < 5.0 for rtt_s, _ in answers.values())
+    await three.service.stop()
+    answers = await one.service.probe(nodes[1:], 0.05)
+    assert answers == {}
+    await one.service.explain(nodes[0])  # the protocol's loop has come past what was asked before
+    assert len(one.service._questions) == 0
 
 
 async def test_another_mesh_and_garbage_are_counted_and_change_nothing(make):
@@ -277,7 +302,7 @@ async def test_views_that_tell_no_news_go_to_those_alone_who_want_them(make):
         return lambda view: (load := view.self_peer.load) is not None and load.in_flight == count
 
     for count in range(1, 6):
-        one.service.set_load(Load(in_flight=count, slots=8))
+        one.service.tell_load(partial(Load, in_flight=count, slots=8))
         await one.until(tells(count))
     assert set(plain) < set(eager)
     told = plain[-1]

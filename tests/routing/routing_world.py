@@ -39,6 +39,10 @@ def peer(n: int, **changes: Any) -> Peer:
     return Peer(**{**fields, **changes})
 
 
+def busy_load(requests: int) -> Load:
+    return Load(in_flight=requests, slots=4, service_s=0.2)
+
+
 def view(*peers: Peer, me: int = 1) -> ClusterView:
     by_node = {p.node: p for p in peers}
     return ClusterView(version=1, me=node_id(me), by_node=by_node, stale_after_s=5.0)

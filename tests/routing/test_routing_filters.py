@@ -19,13 +19,15 @@ from routing_world import (
 from meshd.errors import Code, UsageError
 from meshd.model import Load, MemberState
 from meshd.routing.breakers import Breakers
-from meshd.routing.filters import Reason, eligible
+from meshd.routing.filters import Reason, eligible, may_serve
 from meshd.routing.need import Need
+from meshd.routing.nobody import nobody
 from meshd.routing.policies import POLICIES, policy_named
-from meshd.routing.router import explain, nobody, plan
+from meshd.routing.router import WHOLE_MAX, explain, plan
 from meshd.routing.settings import BreakerSettings, RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding
 from meshd.routing.terms import parse_terms
+from meshd.view import OFFERING_MAX
 
 
 def make_plan(seen, need=None, now=NOW, **options):
@@ -180,9 +182,72 @@ def test_a_plan_asks_only_eligible_nodes_and_explains_every_peer_once(seen, poli
     assert len(asked) == min(4, len(allowed))
     assert [c.score for c in made.attempts] == sorted(c.score for c in made.attempts)
     told = explain(made)
-    rows = [row["node"] for row in told["candidates"] + told["left_out"]]
-    assert sorted(rows) == sorted(node.hex() for node in seen.by_node)
     assert all(row["why"] for row in told["left_out"])
+    assert accounted_for(told) == sorted(node.hex() for node in seen.by_node)
+
+
+@given(
+    worlds(),
+    st.sampled_from([
+        Need("echo"), Need("echo", version="1"), Need("echo", version="2"),
+        Need("echo", tags=("x",)),
+        Need("echo", pinned="n2"), Need("echo", hops=(node_id(2).hex(),)),
+        Need("echo", tried=frozenset({node_id(2)})), Need("echo", is_idempotent=True),
+        Need("echo", terms=parse_terms(region="here")[0]),
+    ]),
+)  # fmt: skip
+def test_of_those_that_offer_it_the_same_may_serve_it_one_by_one_as_all_together(seen, need):
+    may = may_serve(seen, need, NOW, {})
+    kept = {p.node for p in eligible(seen, need, NOW)[0]}
+    assert {p.node for p in seen.offering("echo") if may(p)} == kept
+
+
+def accounted_for(told):
+    return sorted(row["node"] for row in told["candidates"] + told["left_out"])
+
+
+def test_in_a_large_mesh_a_plan_accounts_for_those_it_looks_at_unless_that_would_be_unfair():
+    seen = view(*(peer(n, capabilities=(offer(),) * (n % 3 > 0)) for n in range(1, WHOLE_MAX + 2)))
+    everybody = sorted(node.hex() for node in seen.by_node)
+    breakers = Breakers()
+    quick = make_plan(seen, breakers=breakers)
+    assert len(quick.attempts) == len(make_plan(seen).attempts) == 4
+    assert all(c.peer.capabilities and c.factors for c in quick.attempts)
+    assert (explain(quick)["left_out"], explain(quick)["is_whole"]) == ([], False)
+    for options in (
+        {"is_detailed": True}, {"policy": "fastest"}, {"need": Need("echo", pinned="n4")},
+        {"need": Need("nothing")},
+    ):  # fmt: skip
+        assert accounted_for(explain(make_plan(seen, **options))) == everybody
+    fail_everywhere(breakers, seen)
+    assert make_plan(seen, breakers=breakers).circuit is not None
+
+
+def test_in_a_large_mesh_open_circuits_are_left_out_of_what_is_drawn_and_a_third_at_most():
+    later = NOW + 60
+    seen = view(*(peer(n, heard_at=later) for n in range(1, WHOLE_MAX + 2)))
+    one, chance = Breakers(), random.Random(1)
+    fail_there(one, peer(4), seen=seen)
+    quick = [make_plan(seen, breakers=one, random=chance) for _ in range(60)]
+    assert not any(made.is_whole for made in quick)
+    assert all(c.peer.name != "n4" for made in quick for c in made.attempts)
+    tried = [make_plan(seen, breakers=one, random=chance, now=later) for _ in range(60)]
+    on_trial = [made for made in tried if made.trials]
+    assert on_trial
+    assert all(made.trials == [node_id(4)] for made in on_trial)
+    many = Breakers()
+    for each in seen.peers:
+        fail_there(many, each, is_pinned=True)
+    made = make_plan(seen, breakers=many)
+    assert len(made.attempts) == 4
+    assert {c.peer.node for c in made.attempts} <= set(made.spared)
+
+
+def test_where_few_of_a_large_mesh_can_serve_it_all_are_accounted_for():
+    few = [peer(n, capabilities=(offer(),) * (n < 9)) for n in range(1, WHOLE_MAX + 2)]
+    made = make_plan(view(*few))
+    assert made.is_whole
+    assert len(accounted_for(explain(made))) == WHOLE_MAX + 1
 
 
 def test_an_explanation_scores_those_passed_over_when_asked():
@@ -190,17 +255,52 @@ def test_an_explanation_scores_those_passed_over_when_asked():
     told = explain(make_plan(seen, is_detailed=True))
     assert told["chosen"] == {k: told["candidates"][0][k] for k in ("node", "name")}
     assert all("eta_s" not in r["factors"] and "rif" in r["factors"] for r in told["left_out"])
-    assert all(r["score"] is None for r in explain(make_plan(seen))["left_out"])
+    plain = explain(make_plan(seen, policy="round_robin"))["left_out"]
+    assert len(plain) == 4
+    assert all(row["score"] is None for row in plain)
     assert explain(make_plan(view(peer(1, capabilities=()))))["chosen"] is None
 
 
-def test_adaptive_gives_the_less_loaded_of_two_more():
+def test_adaptive_asks_the_busy_last_and_the_others_alike():
     busy = peer(2, load=Load(in_flight=8, slots=4, service_s=0.1))
     seen = view(*(peer(n) for n in (1, 3, 4, 5, 6)), busy)
     rng, settings = random.Random(3), RoutingSettings(sample=2)
     firsts = [make_plan(seen, random=rng, settings=settings).chosen.peer.node for _ in range(300)]
     assert firsts.count(node_id(2)) == 0
     assert min(firsts.count(node_id(n)) for n in (1, 3, 4, 5, 6)) > 30
+
+
+@given(
+    worlds(), st.sampled_from(["adaptive", "least_loaded", "random"]), st.sets(st.integers(1, 9))
+)
+def test_a_quick_plan_asks_as_many_as_a_detailed_one_and_nobody_else(seen, policy, tried):
+    need = Need("echo", tried=frozenset(node_id(n) for n in tried))
+    quick = make_plan(seen, need, policy=policy)
+    allowed = {p.node for p in eligible(seen, need, NOW)[0]}
+    asked = {c.peer.node for c in quick.attempts}
+    assert asked <= allowed
+    assert len(asked) == min(4, len(allowed))
+
+
+def test_of_many_peers_few_are_looked_at_and_those_who_may_not_be_asked_are_passed_by():
+    peers = [peer(n, reachable=n % 10 == 0, load=Load(slots=2)) for n in range(1, 101)]
+    seen = view(*peers, me=100)
+    assert len(seen.offering("echo")) == 100
+    for seed in range(20):
+        made = make_plan(seen, random=random.Random(seed))
+        assert len(made.attempts) == 4
+        assert all(c.peer.reachable for c in made.attempts)
+
+
+def test_a_view_remembers_who_offers_what_within_a_bound():
+    seen = view(peer(1), peer(2, capabilities=(offer("other"), offer("echo"))))
+    assert [p.name for p in seen.offering("echo")] == ["n1", "n2"]
+    assert seen.offering("echo") is seen.offering("echo")
+    assert [p.name for p in seen.offering("other")] == ["n2"]
+    assert peer(1).offers("other") is None
+    for number in range(OFFERING_MAX):
+        assert seen.offering(f"none-{number}") == ()
+    assert [p.name for p in seen.offering("echo")] == ["n1", "n2"]
 
 
 def test_least_loaded_and_weighted_order_by_their_factors():
@@ -215,6 +315,13 @@ def test_least_loaded_and_weighted_order_by_their_factors():
     assert make_plan(far, policy="weighted").chosen.peer.name == "n2"
     near = RoutingSettings(weights={"latency": 1.0})
     assert make_plan(far, policy="weighted", settings=near).chosen.peer.name == "n3"
+
+
+@pytest.mark.parametrize("policy", ["least_loaded", "weighted", "adaptive"])
+def test_a_detailed_plan_says_what_its_scores_are_made_of_whatever_is_known(policy):
+    seen = view(peer(1, load=None), peer(2), peer(3, capabilities=()))
+    made = make_plan(seen, policy=policy, is_detailed=True)
+    assert {c.peer.name for c in made.attempts if c.factors} == {"n1", "n2"}
 
 
 def test_round_robin_takes_turns_by_id_from_the_last():
@@ -298,7 +405,7 @@ def test_a_node_on_trial_is_scored_as_if_it_had_not_failed():
     breakers, signals = Breakers(), Outstanding()
     for _ in range(3):
         signals.begin(bad, NOW)
-        signals.end(bad.node, Outcome.FAILED, NOW, took_s=0.0, deadline_s=30.0)
+        signals.end(bad.node, Outcome.FAILED, NOW, took_s=0.0)
     fail_there(breakers, bad, seen=seen)
     cost_s = signals.estimate(bad, later).penalty_s
     made = make_plan(seen, now=later, breakers=breakers, outstanding=signals)

@@ -14,7 +14,8 @@ from meshd.routing.breakers import Breakers
 from meshd.routing.filters import Reason
 from meshd.routing.history import HALF_LIFE_S, History
 from meshd.routing.need import Need
-from meshd.routing.router import explain, nobody, plan
+from meshd.routing.nobody import nobody
+from meshd.routing.router import explain, plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outcome, Outstanding
 from meshd.routing.terms import Terms
@@ -32,7 +33,7 @@ def ranked(policy, *peers, outstanding=None, terms=None, affinity="", settings=N
 def called(outstanding, who, *outcomes, now=NOW, took_s=0.1):
     for outcome in outcomes:
         outstanding.begin(who, now)
-        outstanding.end(who.node, outcome, now, took_s=took_s, deadline_s=1.0)
+        outstanding.end(who.node, outcome, now, took_s=took_s)
 
 
 def busy(outstanding, who, calls):

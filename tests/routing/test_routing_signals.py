@@ -1,17 +1,12 @@
 """First-hand knowledge: own calls between reports, and what failures cost."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from routing_world import NOW, node_id, peer, view
+from routing_world import NOW, node_id, peer
 
 from meshd.clock import Instant
 from meshd.model import Epoch, Load
-from meshd.routing.need import Need
-from meshd.routing.router import plan
-from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import (
     PEERS_MAX,
     RATE_HALF_LIFE_S,
@@ -24,14 +19,14 @@ from meshd.routing.signals import (
 TWO = peer(2)
 
 
-def fail(signals, node=TWO, now=NOW, deadline_s=1.0):
-    signals.begin(node, now)
-    signals.end(node.node, Outcome.FAILED, now, took_s=0.0, deadline_s=deadline_s)
+def fail(signals, node=TWO, now=NOW, took_s=0.0):
+    signals.begin(node, now - took_s)
+    signals.end(node.node, Outcome.FAILED, now, took_s=took_s)
 
 
 def succeed(signals, node=TWO, now=NOW, took_s=0.2):
     signals.begin(node, now - took_s)
-    signals.end(node.node, Outcome.OK, now, took_s=took_s, deadline_s=1.0)
+    signals.end(node.node, Outcome.OK, now, took_s=took_s)
 
 
 def test_own_calls_since_the_report_are_added_to_it():
@@ -51,14 +46,23 @@ def test_calls_that_ended_since_the_report_are_taken_off_but_never_below_nothing
     for _ in range(3):
         signals.begin(reported, NOW - 1)
     for _ in range(3):
-        signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=2.0, deadline_s=9.0)
+        signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=2.0)
     assert signals.estimate(reported, NOW + 2).rif == 0
+
+
+def test_the_age_of_the_newest_report_is_told_and_endless_without_any():
+    signals = Outstanding()
+    assert signals.estimate(TWO, NOW + 2).age_s == 2.0
+    signals.on_reply(TWO.node, Load(slots=4), NOW + 1)
+    assert signals.estimate(TWO, NOW + 2).age_s == 1.0
+    unheard = peer(3, load=None, load_at=None)
+    assert signals.estimate(unheard, NOW).age_s == float("inf")
 
 
 def test_a_reply_newer_than_gossip_counts_and_newer_gossip_counts_again():
     signals = Outstanding()
     signals.begin(TWO, NOW)
-    signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=1.0, deadline_s=9.0)
+    signals.end(TWO.node, Outcome.OK, NOW + 1, took_s=1.0)
     signals.on_reply(TWO.node, Load(in_flight=7, slots=4, service_s=0.1), NOW + 1)
     assert signals.estimate(TWO, NOW + 1).rif == 7
     fresh = peer(2, load=Load(in_flight=3), load_at=NOW + 2)
@@ -77,7 +81,7 @@ def test_a_short_call_begun_and_ended_within_a_round_trip_leaves_no_trace():
     far = peer(2, rtt_s=0.5)
     signals.begin(far, NOW - 9)
     signals.begin(far, NOW - 0.4)
-    signals.end(far.node, Outcome.OK, NOW - 0.2, took_s=0.2, deadline_s=1.0)
+    signals.end(far.node, Outcome.OK, NOW - 0.2, took_s=0.2)
     assert signals.estimate(far, NOW).own == 0
 
 
@@ -88,7 +92,7 @@ def test_own_calls_at_a_report_are_exactly_those_then_under_way(calls, at):
         events += [(start, 0, took), (start + took, 1, took)]
     for when, ends, took in sorted(events):
         if ends:
-            signals.end(TWO.node, Outcome.NEUTRAL, when, took_s=took, deadline_s=1.0)
+            signals.end(TWO.node, Outcome.NEUTRAL, when, took_s=took)
         else:
             signals.begin(TWO, when)
     seen = sum(start <= at < start + took for start, took in calls)
@@ -112,8 +116,10 @@ def test_service_time_seen_here_counts_where_the_peer_says_none():
 
 
 def test_a_failure_costs_as_much_as_a_slow_call_and_fades():
-    signals = Outstanding()
-    fail(signals, deadline_s=8.0)
+    fast, signals = Outstanding(), Outstanding()
+    fail(fast)
+    assert fast.estimate(TWO, NOW).penalty_s == pytest.approx(0.3)
+    fail(signals, took_s=8.0)
     now_s = signals.estimate(TWO, NOW).penalty_s
     assert now_s == pytest.approx(2.4)
     assert signals.estimate(TWO, NOW + 10).penalty_s == pytest.approx(now_s / 2)
@@ -191,29 +197,6 @@ def test_a_load_that_makes_no_sense_is_ignored(value):
 
 def test_a_load_from_the_wire_is_read_with_defaults():
     assert load_from_wire({"in_flight": 2, "slots": 4}) == Load(in_flight=2, slots=4)
-
-
-def spread(policy):
-    """Max over mean of calls per node: 8 dispatchers, one stale view in which one looks idle."""
-    busy = Load(in_flight=4, slots=4, service_s=0.1)
-    peers = [peer(1, load=Load(slots=4, service_s=0.1))]
-    peers += [peer(n, load=busy) for n in range(2, 21)]
-    counts = {p.node: 0 for p in peers}
-    for seed in range(8):
-        signals, rng = Outstanding(), random.Random(seed)
-        seen = view(*peers, me=100)
-        for _ in range(5):
-            made = plan(
-                seen, Need("echo"), NOW + 1, outstanding=signals, random=rng,
-                settings=RoutingSettings(), policy=policy,
-            )  # fmt: skip
-            signals.begin(made.chosen.peer, NOW + 1)
-            counts[made.chosen.peer.node] += 1
-    return max(counts.values()) * len(peers) / sum(counts.values())
-
-
-def test_a_stale_view_makes_least_loaded_herd_and_adaptive_spread():
-    assert spread("adaptive") * 3 < spread("least_loaded")
 
 
 @pytest.mark.parametrize("per_s", [0.5, 10.0, 2_000.0])

@@ -102,7 +102,7 @@ class Mesh:
         outcome = Outcome.FAILED if is_bad else Outcome.OK
         n = int.from_bytes(to.node)
         self.errors[n] += (is_bad - self.errors[n]) / 50
-        signals.end(to.node, outcome, now, took_s=now - began, deadline_s=DEADLINE_S)
+        signals.end(to.node, outcome, now, took_s=now - began)
         breakers.end(crossing, outcome, now, lambda: self.view(me, now))
         if not is_bad:
             self.ended.good_at += [now] * (to.node == BAD)

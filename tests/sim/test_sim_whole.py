@@ -15,8 +15,8 @@ from sim.scenarios import SCENARIOS
 from sim.whole.mutations import MUTATIONS
 
 PINNED = [
-    ("delegate_split", 5, "f377d21402001733def567e9c0aaddd7"),
-    ("delegate_swarm", 7, "f197b17d8df4be4a5541658b74d2483d"),
+    ("delegate_split", 5, "92730d9262632540d149da611d06f30c"),
+    ("delegate_swarm", 7, "82bc15f283c45ddbfd1f1a081e883c6f"),
 ]
 """They change with the daemon, its messages, and the HTTP library's: then print them anew."""
 SEEDS_TO_KILL = {"unreachable_candidates": 8, "no_half_open": 3}
@@ -47,7 +47,8 @@ def test_calls_are_counted_and_told():
     assert not result.failed
     assert metrics["calls"] == ended > 40
     assert metrics["calls_done"] > 0.7 * metrics["calls"]
-    assert metrics["executions"] >= metrics["calls_done"] - metrics["calls_failed"]
+    # A call whose key came before is answered without a run.
+    assert metrics["executions"] >= 0.9 * metrics["calls_done"]
     assert f"{metrics['calls']}: {metrics['calls_done']} done" in as_text(result)
 
 

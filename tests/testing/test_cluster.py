@@ -46,6 +46,22 @@ async def test_every_node_calls_every_other(cluster):
             assert answer == f"hello x from {other.index}"
 
 
+def greet_by_own_policy(mesh: Mesh, index: int) -> None:
+    offer_greeting(mesh, index)
+    mesh.add_policy("the_last", lambda peer, _: -int(peer.name.removeprefix("node")))
+    mesh.add_policy("the_first", lambda peer, _: int(peer.name.removeprefix("node")))
+
+
+@simulated(3, program=greet_by_own_policy, routing_policy="the_last")
+async def test_nodes_have_the_policies_of_their_programs_and_may_be_configured_by_them(cluster):
+    await cluster[1].restart()
+    await cluster.settled()
+    for node in cluster:
+        assert await node.call("greet", {"name": "x"}) == "hello x from 2"
+        answer = await node.call("greet", {"name": "x"}, policy="the_first")
+        assert answer == "hello x from 0"
+
+
 @pytest.mark.no_cover
 @simulated(3, program=offer_greeting)
 async def test_a_quarter_of_an_hour_passes_in_no_time(cluster):

@@ -10,6 +10,7 @@ from meshd.errors import UsageError
 from meshd.work.admission import (
     OUTCOMES_KEPT,
     OVERTAKEN_MAX,
+    QUEUE_DEFAULT,
     SERVICE_ALPHA,
     SERVICE_SAMPLES_PLAIN,
     Accept,
@@ -25,7 +26,7 @@ from meshd.work.admission import (
 LONG_S = 1e6
 
 
-def filled(slots: int = 2, queue_max: int | None = None, service_s: float = 0.0) -> Admission:
+def filled(slots: int = 2, queue_max: int = QUEUE_DEFAULT, service_s: float = 0.0) -> Admission:
     """All slots taken by r0, r1, ...; the mean service time as given."""
     admission = Admission(slots=slots, queue_max=queue_max)
     admission.submit(Ticket("warm", "echo"), LONG_S)
@@ -36,7 +37,7 @@ def filled(slots: int = 2, queue_max: int | None = None, service_s: float = 0.0)
 
 
 def test_slots_fill_first_then_the_queue_then_it_refuses():
-    admission = filled(slots=2)
+    admission = filled(slots=2, queue_max=3)
     decisions = [admission.submit(Ticket(f"q{i}", "echo"), LONG_S) for i in range(4)]
     assert decisions[:3] == [Queue(0.0, 0), Queue(0.0, 1), Queue(0.0, 2)]
     assert decisions[3] == Refuse(Reason.QUEUE_FULL, 0.0, 3)

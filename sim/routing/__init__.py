@@ -1,0 +1,1 @@
+"""Many callers and workers under virtual time: what a way to choose workers comes to."""
