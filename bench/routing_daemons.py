@@ -1,8 +1,8 @@
 """All routing policies in turn on one mesh of twenty daemons with tasks of 100 ms.
 
 The nodes have 1, 2, 4 or 8 slots. One is ten times slower, one fails every task at once; which are
-which the callers are not told. Calls come at random (Poisson) to several of the nodes, which are
-workers as well, at 0.7 of what the others but those two can do; what is said of a call's time
+which the callers are not told. Calls come at random (Poisson) to every healthy node (`--fronts` of
+them), which are workers as well, at 0.7 of what the others but those two can do; what is said of a call's time
 counts from the instant at which it was due, whatever was under way then. In a round every policy
 has a turn, in an order of its own, with the very same arrivals; before each turn the failing node
 is started anew, so that no policy profits from what another one found out about it.
@@ -238,7 +238,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=20, help="Two of them are ill.")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="In turn.")
-    parser.add_argument("--fronts", type=int, default=5, help="Nodes that calls come to.")
+    parser.add_argument("--fronts", type=int, default=18, help="Nodes that calls come to.")
     parser.add_argument("--policies", nargs="+", choices=known, default=known, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="Of each turn.")

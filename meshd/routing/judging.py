@@ -156,12 +156,19 @@ def _sticky_factors(peer: Peer, scene: Scene) -> Factors:
 
 
 JUDGING: tuple[Policy, ...] = (
-    Policy("fastest", "shortest service time plus round trip", _fastest, eta_factors),
+    Policy(
+        "fastest",
+        "shortest service time plus round trip",
+        _fastest,
+        eta_factors,
+        is_probed=True,
+    ),
     Policy(
         "cheapest",
         "lowest price of the call, then soonest done",
         _cheapest,
         _cheapest_factors,
+        is_probed=True,
         prepare=_prices,
     ),
     Policy(
@@ -169,6 +176,7 @@ JUDGING: tuple[Policy, ...] = (
         "most reliable tier (over 95 %, over 90 %, never below 70 %), then soonest done",
         _quality,
         _quality_factors,
+        is_probed=True,
         refuses=_is_unreliable,
     ),
     Policy(
@@ -176,6 +184,7 @@ JUDGING: tuple[Policy, ...] = (
         "0.35 match + 0.35 trust + 0.15 availability + 0.15 cost",
         _composite,
         _composite_factors,
+        is_probed=True,
         prepare=_highest_price,
     ),
     Policy(
@@ -183,6 +192,7 @@ JUDGING: tuple[Policy, ...] = (
         "least proficient that is competent for the difficulty, and has room",
         _skill,
         _skill_factors,
+        is_probed=True,
         prepare=_highest_price,
     ),
     Policy(

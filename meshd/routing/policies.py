@@ -139,6 +139,7 @@ POLICIES: Mapping[str, Policy] = {
             "shortest round trip, measured or estimated; then fewest requests per slot",
             _nearest,
             _nearest_factors,
+            is_probed=True,
         ),
         Policy(
             "weighted",

@@ -287,13 +287,17 @@ def _sample(candidates: list[Peer], asked: _Asked) -> tuple[list[Peer], list[Pee
 def _ordered(drawn: list[Peer], asked: _Asked) -> tuple[tuple[Candidate, ...], Probes]:
     """The attempts among those that were drawn, in order, and whom to probe first.
 
-    A policy that is probed ranks a few of them, drawn by speed, and asks the best of these. Where
-    work is too short to be worth a probe, `adaptive` takes them as they are drawn by room: a rank
-    by old reports would send all dispatchers to the same few.
+    A policy that samples and probes ranks a few of them, drawn by speed, and asks the best of
+    these. Where work is too short to be worth a probe, `adaptive` takes them as they are drawn by
+    room: a rank by old reports would send all dispatchers to the same few.
     """
     rule, scene = asked.rule, asked.scene
     if not rule.is_probed:
         return _rank(drawn, rule, scene), Probes(why_not=NO_LOAD)
+    if not rule.is_sampled:
+        attempts = _rank(drawn, rule, scene)
+        best = {c.peer.node: scene.estimate(c.peer) for c in attempts}
+        return attempts, probes_of(best, scene.me, is_by_time=False)
     estimates = [scene.estimate(peer) for peer in drawn]
     if rule.is_eta and is_short(estimates):
         return _by_room(drawn, estimates, asked), Probes(why_not=TOO_SHORT)

@@ -80,8 +80,8 @@ class Policy:
     """A named way to order candidates: the lowest cost is asked first.
 
     `factors` names what the cost was made of; it is called for the few that are shown, `cost` for
-    all that are looked at. `is_sampled`: those are a random few, not all. `is_probed`: the cost
-    follows from load, so those few are drawn by speed, and the best are asked for their load.
+    all that are looked at. `is_sampled`: those are a random few, not all. `is_probed`: load
+    counts, so the best two are asked for it, and those few are drawn by speed.
     `is_eta`: it is the time until the work would be done, so where nobody can be asked, they are
     drawn by their room. `prepare` is called once a plan, with all candidates, for what the scene
     then holds as `prepared`. Whom it `refuses` is not asked at all.

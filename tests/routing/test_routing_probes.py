@@ -11,7 +11,7 @@ from meshd.model import Load, MemberState
 from meshd.routing.custom import custom_policy
 from meshd.routing.filters import Reason
 from meshd.routing.need import Need
-from meshd.routing.policies import policy_named
+from meshd.routing.policies import POLICIES, policy_named
 from meshd.routing.probes import (
     BIDS,
     MESSAGES_PER_CALL,
@@ -304,3 +304,17 @@ def test_the_best_bidder_is_first_and_then_nobody_is_asked():
     led = made.led_by(made.attempts[2].peer)
     assert order(led) == [FOUR, TWO, THREE]
     assert led.probes == Probes(why_not=BIDS)
+
+
+@pytest.mark.parametrize("name", [p.name for p in POLICIES.values() if p.is_probed])
+def test_whatever_counts_load_asks_the_best_two_and_takes_the_less_busy_of_equals(name):
+    old = [peer(n, load=busy(1), load_at=NOW - 1) for n in (2, 3, 4)]
+    seen, signals = view(peer(1, capabilities=()), *old), Outstanding()
+    made = plan(
+        seen, Need("echo"), NOW, outstanding=signals, random=random.Random(1),
+        settings=RoutingSettings(), policy=name,
+    )  # fmt: skip
+    first, second = made.probes.nodes
+    assert order(made)[:2] == [first, second]
+    again, _ = told(made, seen, signals, {first: busy(7, cpu_fraction=0.9), second: busy(1)})
+    assert order(again).index(second) < order(again).index(first)
