@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="Simulated, with a failure.")
     options = arguments(parser)
     if options.quick:
-        options.seeds, options.calls, options.seconds = 1, 1_000, 200.0
+        options.seeds, options.calls = 1, 1_000
     figures = figures_of(options.seeds, options.calls, options.seconds)
     goals = judged(figures)
     parameters = {k: v for k, v in vars(options).items() if k != "quick"}

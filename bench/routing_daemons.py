@@ -2,10 +2,10 @@
 
 The nodes have 1, 2, 4 or 8 slots. One is ten times slower, one fails every task at once; which are
 which the callers are not told. Calls come at random (Poisson) to every healthy node (`--fronts` of
-them), which are workers as well, at 0.7 of what the others but those two can do; what is said of a call's time
-counts from the instant at which it was due, whatever was under way then. In a round every policy
-has a turn, in an order of its own, with the very same arrivals; before each turn the failing node
-is started anew, so that no policy profits from what another one found out about it.
+them), which are workers as well, at 0.7 of what the others but those two can do; what is said of a
+call's time counts from the instant at which it was due, whatever was under way then. In a round
+every policy has a turn, in an order of its own, with the very same arrivals; before each turn the
+failing node is started anew, so that no policy profits from what another one found out about it.
 
 A call goes on elsewhere if it is refused, but not if it failed (`--idempotent`: then, too). The
 load of a node is its busy time for each slot and second; the goal compares that of the busiest,

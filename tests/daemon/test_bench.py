@@ -64,7 +64,7 @@ def test_routing_is_simulated_and_its_decisions_are_timed():
     assert {row["way"] for row in result["figures"]["rows"]} >= {"adaptive", "everyone"}
     assert all(goal["value"] is not None for goal in result["goals"])
     figures = _run("routing", "--decisions")["figures"]
-    assert figures["peers_1000"]["us"]["count"] > 100
+    assert figures["1000 peers, one circuit open, any"]["count"] > 100
 
 
 @pytest.mark.slow
