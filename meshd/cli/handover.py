@@ -240,7 +240,7 @@ def _name(entry: dict[str, Any]) -> str:
 
 def _probed(probe: dict[str, Any]) -> str:
     if not probe.get("answered"):
-        return "no answer in time"
+        return "no answer by then"
     took_s = probe.get("rtt_s")
     took = f", after {latency(took_s * 1_000)}" if isinstance(took_s, int | float) else ""
     return f"{_figure(probe.get('rif'))} under way or waiting{took}"

@@ -64,7 +64,7 @@ def test_who_was_asked_how_busy_it_is_and_who_was_not_looked_at_are_told(meshd, 
     answer({**DECISION, "explain": {**plan, "probes": probes, "is_whole": False}})
     lines = meshd("trace", "--decisions").out.splitlines()
     assert "    asked lab-a how busy it is: 3 under way or waiting, after 1.2 ms" in lines
-    assert "    asked lab-b how busy it is: no answer in time" in lines
+    assert "    asked lab-b how busy it is: no answer by then" in lines
     assert lines[-1].endswith("a few are drawn; --explain tells all")
     answer({**DECISION, "explain": {**plan, "not_probed": "there is no choice"}})
     lines = meshd("trace", "--decisions").out.splitlines()
