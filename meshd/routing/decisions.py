@@ -68,6 +68,8 @@ class Decisions:
     ) -> None:
         """A call has ended."""
         self.count += 1
+        if made is not None:
+            made.scene.known.clear()  # of every peer that was looked at; no explanation needs it
         decision = Decision(self.count, wall_ms, capability, made, tuple(attempts), took_s, error)
         self._kept.append(decision)
 

@@ -30,7 +30,7 @@ from meshd.routing.call import (
 )
 from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
-from meshd.routing.filters import Reason, eligible
+from meshd.routing.filters import Reason, eligible, why_not_now
 from meshd.routing.need import Need
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
@@ -41,7 +41,7 @@ from meshd.routing.resilience import Resilience
 from meshd.routing.router import Plan, explain, plan
 from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
-from meshd.routing.signals import Outcome, Outstanding, Rate, load_from_wire
+from meshd.routing.signals import Outcome, Outstanding, Rate
 from meshd.routing.spend import Ledger, Purchase
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
@@ -285,10 +285,14 @@ class Dispatcher:
             if asked >= attempts_max:
                 return None
             view = self._view()
+            former = call.made
             try:
-                call.made = made = self._plan(call, view, is_detailed=call.request.explain)
+                made = self._plan(call, view, is_detailed=call.request.explain)
             except UsageError as error:
                 raise call.ended(error) from error
+            if former is not None and call.has_probed and not call.attempts:
+                made = made.after(former)
+            call.made = made
             if made.chosen is None:
                 if made.circuit is None:
                     self._note_full(call, made, view)
@@ -302,6 +306,10 @@ class Dispatcher:
             else:
                 call.made = made = await self._chosen(call, made, view.me)
                 if made.chosen is None or self._is_overtaken(call, made):
+                    # What the next plan sees is what overtook this one; if it does not, time is up.
+                    await asyncio.sleep(0)
+                    if call.deadline.remaining(self._clock.now()) <= 0.0:
+                        raise call.ended(call.too_late())
                     continue
                 asked += 1
                 result = await self._attempt(call, made, made.chosen.peer, view)
@@ -337,13 +345,13 @@ class Dispatcher:
     def _is_overtaken(self, call: Call, made: Plan) -> bool:
         """Whether what this call needs was lost since it was planned, while something was awaited.
 
-        That is a closed circuit, the place at a half-open one, or what the caller might spend; or
-        this node stops.
+        That is the peer itself, a closed circuit, the place at a half-open one, or what the caller
+        might spend; or this node stops.
         """
         assert made.chosen is not None, "somebody is about to be asked"
-        peer, request = made.chosen.peer, call.request
+        peer, request, view = made.chosen.peer, call.request, self._view()
         capability, now = request.capability, self._clock.now()
-        if self._is_closed:
+        if self._is_closed or why_not_now(view, made.need, peer, now, self.outstanding.reports):
             return True
         if self.ledger.is_short(request.caller, peer.node, peer.offers(capability), now):
             return True
@@ -431,9 +439,7 @@ class Dispatcher:
                 raise call.ended(call.end)
             return None
         now = self._clock.now()
-        load = load_from_wire(won.reply.get("load"))
-        if load is not None:
-            self.outstanding.on_reply(won.peer.node, load, now)
+        self.outstanding.on_told(won.peer.node, won.reply.get("load"), now)
         self.resilience.answered(call.request.capability, now - started)
         call.note_attempt(won.peer, "ok", now - started)
         newest, _ = self.outstanding.newest(won.peer)
@@ -533,6 +539,7 @@ class Dispatcher:
         except MeshError as error:
             running.outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
             is_charged = not error.definite
+            self.outstanding.on_told(peer.node, error.data.get("load"), self._clock.now())
             raise
         finally:
             now = self._clock.now()
@@ -577,9 +584,6 @@ class Dispatcher:
     ) -> None:
         """Note a failed try, or a refusal with its offer; never raises."""
         peer, now = running.peer, self._clock.now()
-        load = load_from_wire(error.data.get("load"))
-        if load is not None:
-            self.outstanding.on_reply(peer.node, load, now)
         call.note_attempt(peer, running.outcome_name(error), took_s, error.message)
         if error.code == Code.BUSY and error.definite:
             self._counters["refusals"] += 1

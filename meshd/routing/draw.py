@@ -17,8 +17,7 @@ WIDE = 12
 """So many of the eligible are looked at for speed and room. More find hardly better ones."""
 
 SPEED_POWER = 2.0
-"""How much likelier who is twice as fast is to be drawn, as a power of two; who has twice as many
-slots, just twice as likely."""
+"""How much likelier who does twice as much in the same time is to be drawn, as a power of two."""
 
 OCCUPIED_MAX = 1.5
 """Requests for each slot from which on a peer is hardly drawn: half as many wait as run."""

@@ -95,6 +95,19 @@ def eligible(
     return candidates, rejected
 
 
+def why_not_now(
+    view: ClusterView, need: Need, peer: Peer, now: Instant, reports: Reports
+) -> Reason | None:
+    """Why a peer of an earlier view may not serve the need by what is believed now, if so.
+
+    Who was started anew meanwhile is another run, with another address and other circuits.
+    """
+    held = view.get(peer.node)
+    if held is None or held.epoch != peer.epoch:
+        return Reason.STALE
+    return reason_against(view, need, held, now, reports)
+
+
 def may_serve(view: ClusterView, need: Need, now: Instant, reports: Reports) -> IsWanted:
     """Whether a peer that offers the capability may serve the need now, as `eligible` has it."""
     if need.is_bare:

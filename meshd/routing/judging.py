@@ -169,6 +169,7 @@ JUDGING: tuple[Policy, ...] = (
         _cheapest,
         _cheapest_factors,
         is_probed=True,
+        is_stepped=True,
         prepare=_prices,
     ),
     Policy(
@@ -177,6 +178,7 @@ JUDGING: tuple[Policy, ...] = (
         _quality,
         _quality_factors,
         is_probed=True,
+        is_stepped=True,
         refuses=_is_unreliable,
     ),
     Policy(

@@ -140,6 +140,7 @@ POLICIES: Mapping[str, Policy] = {
             _nearest,
             _nearest_factors,
             is_probed=True,
+            is_stepped=True,
         ),
         Policy(
             "weighted",

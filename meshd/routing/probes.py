@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshd.clock import Seconds
 from meshd.model import Load, NodeId
@@ -39,6 +39,7 @@ NO_CHOICE = "there is no choice"
 NO_LOAD = "the policy does not look at load"
 TOO_SHORT = "the work is short against the round trip"
 YOUNG = "the best one's report is young and shows room"
+NO_EQUAL = "no other is as good by what comes first"
 NOT_FIRST = "it is not the first try"
 BIDS = "bids were asked for"
 OVER_BUDGET = "there were too many questions and refusals lately"
@@ -53,19 +54,29 @@ Answers = Mapping[NodeId, tuple[Seconds, Load]]
 class Probes:
     """Whom to ask how busy they are before one gets the work, and how long at most.
 
-    `service_s` is what the work is expected to take at each; nobody is asked if it is empty, and
-    `why_not` says why. Not `is_by_time`, all answers count, not only the first good one.
+    `service_s` is what the work is expected to take at each, `rtt_s` how far each is; nobody is
+    asked if they are empty, and `why_not` says why. Not `is_by_time`, all answers count, not only
+    the first good one.
     """
 
     service_s: Mapping[NodeId, Seconds] = field(default_factory=dict)
     wait_s: Seconds = 0.0
     why_not: str = ""
     is_by_time: bool = True
+    rtt_s: Mapping[NodeId, Seconds] = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
         """Who is asked, the best first."""
         return tuple(self.service_s)
+
+    def within(self, wait_s: Seconds) -> "Probes":
+        """Those of them that can answer in so short a wait."""
+        wait_s = min(wait_s, self.wait_s)
+        near = {n: each_s for n, each_s in self.service_s.items() if self.rtt_s[n] <= wait_s}
+        if not near or wait_s < PROBE_S_MIN:
+            return Probes(why_not=TOO_LATE)
+        return replace(self, service_s=near, wait_s=wait_s)
 
     def is_settled(self, answers: Answers) -> bool:
         """Whether one has answered that has room, and that the silent ones can hardly beat."""
@@ -127,18 +138,28 @@ def probes_of(
     free = first.slots - first.rif
     if free >= 1 and first.age_s <= YOUNG_FRACTION * first.service_s * free:
         return Probes(why_not=YOUNG)
-    service_s = {node: each.service_s for node, each in asked.items()}
-    return Probes(service_s, wait_s, is_by_time=is_by_time)
+    return _asking(asked, wait_s, is_by_time=is_by_time)
 
 
 def others_of(estimates: Mapping[NodeId, Estimate], first: Probes, me: NodeId) -> Probes:
     """The probes for further candidates, after the `first` ones found nobody with room."""
-    near = {
-        node: each.service_s
+    near = [
+        (node, each)
         for node, each in estimates.items()
         if node != me and each.rtt_s <= first.wait_s
-    }
-    return Probes(dict(list(near.items())[:PROBED_MAX]), first.wait_s)
+    ]
+    return _asking(dict(near[:PROBED_MAX]), first.wait_s)
+
+
+def _asking(
+    asked: Mapping[NodeId, Estimate], wait_s: Seconds, *, is_by_time: bool = True
+) -> Probes:
+    return Probes(
+        {node: each.service_s for node, each in asked.items()},
+        wait_s,
+        is_by_time=is_by_time,
+        rtt_s={node: each.rtt_s for node, each in asked.items()},
+    )
 
 
 def has_room(load: Load) -> bool:

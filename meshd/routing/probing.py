@@ -11,8 +11,6 @@ from meshd.model import Load, NodeId
 from meshd.routing.probes import (
     LOOKS_MAX,
     OVER_BUDGET,
-    PROBE_S_MIN,
-    TOO_LATE,
     Answers,
     MessageBudget,
     Probes,
@@ -75,11 +73,11 @@ class Probing:
         probes = made.probes
         for _ in range(LOOKS_MAX):
             left_s = DEADLINE_FRACTION * deadline.remaining(self._clock.now())
-            wait_s = min(probes.wait_s, left_s)
-            why_not = TOO_LATE if wait_s < PROBE_S_MIN else self._why_not(len(probes.nodes))
+            probes = probes.within(left_s)
+            why_not = probes.why_not or self._why_not(len(probes.nodes))
             if why_not:
                 return made if made.asked else made.unprobed(why_not)
-            answers = await self._answers(self._prober, probes, wait_s)
+            answers = await self._answers(self._prober, probes)
             seen = view()
             self.look_here(seen, made.need.capability)
             made = reranked(made, probes.nodes, answers, seen, self._clock.now())
@@ -88,7 +86,7 @@ class Probing:
                 break
         return made
 
-    async def _answers(self, prober: Prober, probes: Probes, wait_s: Seconds) -> Answers:
+    async def _answers(self, prober: Prober, probes: Probes) -> Answers:
         """What those answer in time who are to be asked; the signals know each as it comes."""
         known: set[NodeId] = set()
 
@@ -99,7 +97,7 @@ class Probing:
                 self._outstanding.on_reply(node, answers[node][1], now)
             return probes.is_settled(answers)
 
-        answers = await prober.probe(probes.nodes, wait_s, take)
+        answers = await prober.probe(probes.nodes, probes.wait_s, take)
         take(answers)
         self.counters["probes"] += len(probes.nodes)
         self.counters["answered"] += len(answers)

@@ -1,5 +1,6 @@
 """From a view and a need to an ordered plan, and from the plan to its explanation."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -12,12 +13,13 @@ from meshd.model import NodeId
 from meshd.routing.breaker import Circuit
 from meshd.routing.breakers import Admission, Breakers
 from meshd.routing.draw import WIDE, by_room, by_speed, some
-from meshd.routing.filters import Reason, Rejection, eligible, may_serve, reason_against
+from meshd.routing.filters import Reason, Rejection, eligible, may_serve, why_not_now
 from meshd.routing.limits import RETRIES_MAX
 from meshd.routing.need import Need
 from meshd.routing.policies import Factors, Policy, Scene, policy_named
 from meshd.routing.probes import (
     BIDS,
+    NO_EQUAL,
     NO_LOAD,
     ONLY_PLANNED,
     TOO_SHORT,
@@ -102,6 +104,10 @@ class Plan:
         others = [c for c in self.attempts if c.peer.node != bidder.node]
         return replace(self, attempts=(*first, *others), probes=Probes(why_not=BIDS))
 
+    def after(self, former: "Plan") -> "Plan":
+        """The same, made anew after the probes of a former one: nothing was sent since."""
+        return replace(self, asked=former.asked, answers=former.answers)
+
     def unprobed(self, why_not: str) -> "Plan":
         """The same where nobody is asked how busy it is, and why."""
         return replace(self, probes=Probes(why_not=why_not)) if self.probes.nodes else self
@@ -165,8 +171,8 @@ def plan(
 def _quick_plan(asked: _Asked) -> Plan | None:
     """A plan that looks at no more peers than it needs; None where it has to look at all.
 
-    That is where the whole capability fails, and where there are few who can serve it. Of those
-    that are drawn, as of all, a third at most is left out for open circuits.
+    That is where the whole capability fails, where there are few who can serve it, and where of
+    those that are drawn so many have open circuits that some of them might have to be asked.
     """
     view, scene = asked.view, asked.scene
     need, now, reports = scene.need, scene.now, scene.outstanding.reports
@@ -180,11 +186,13 @@ def _quick_plan(asked: _Asked) -> Plan | None:
     admitted = Admission(drawn)
     if breakers is not None:
         admitted = breakers.admit(drawn, capability, now)
+        if admitted.spared:
+            return None
         if admitted.trials:
             asked = replace(asked, scene=replace(scene, trials=admitted.trials))
     attempts, probes = _ordered(admitted.kept, asked)
     return Plan(
-        need, asked.rule, attempts, asked.scene, trials=admitted.trials, spared=admitted.spared,
+        need, asked.rule, attempts, asked.scene, trials=admitted.trials,
         policy_from=asked.policy_from, probes=probes, is_whole=False,
     )  # fmt: skip
 
@@ -264,7 +272,8 @@ def _through(
         return None, breakers.admit(candidates, need.capability, now, rejected)
     new = {peer.node for peer in passing}
     old = [(peer, ONLY_NEW) for peer in candidates if peer.node not in new]
-    return None, Admission([*passing], ejected=old)
+    admitted = breakers.admit([*passing], need.capability, now, rejected)
+    return None, replace(admitted, ejected=[*admitted.ejected, *old])
 
 
 def _sample(candidates: list[Peer], asked: _Asked) -> tuple[list[Peer], list[Peer]]:
@@ -296,6 +305,9 @@ def _ordered(drawn: list[Peer], asked: _Asked) -> tuple[tuple[Candidate, ...], P
         return _rank(drawn, rule, scene), Probes(why_not=NO_LOAD)
     if not rule.is_sampled:
         attempts = _rank(drawn, rule, scene)
+        first, *others = attempts or (None,)
+        if rule.is_stepped and first and others and _step(first) != _step(others[0]):
+            return attempts, Probes(why_not=NO_EQUAL)
         best = {c.peer.node: scene.estimate(c.peer) for c in attempts}
         return attempts, probes_of(best, scene.me, is_by_time=False)
     estimates = [scene.estimate(peer) for peer in drawn]
@@ -309,6 +321,10 @@ def _ordered(drawn: list[Peer], asked: _Asked) -> tuple[tuple[Candidate, ...], P
     if probes.why_not == TOO_SHORT and rule.is_eta:
         attempts = _by_room(drawn, estimates, asked)
     return attempts, probes
+
+
+def _step(candidate: Candidate) -> int:
+    return math.floor(candidate.score or 0.0)
 
 
 def _by_room(drawn: list[Peer], estimates: list[Estimate], asked: _Asked) -> tuple[Candidate, ...]:
@@ -342,12 +358,7 @@ def reranked(
     scored: list[Candidate] = []
     rejected: list[Rejection] = []
     for peer in (c.peer for c in made.attempts):
-        held = view.get(peer.node)
-        why = (
-            Reason.STALE
-            if held is None
-            else reason_against(view, need, held, now, scene.outstanding.reports)
-        )
+        why = why_not_now(view, need, peer, now, scene.outstanding.reports)
         if why is None:
             scored.append(_score(peer, rule, scene))
         else:
@@ -419,7 +430,7 @@ def _probe_row(made: Plan, node: NodeId) -> dict[str, Any]:
         told.update(rtt_s=round(rtt_s, 6), rif=load.in_flight + load.queue)
     names = {c.peer.node: c.peer.name for c in made.attempts}
     names |= {r.node: r.name for r in made.rejected}
-    return {**_label(node, names[node]), **told}
+    return {**_label(node, names.get(node, "")), **told}
 
 
 def _row(c: Candidate) -> dict[str, Any]:

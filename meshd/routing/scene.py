@@ -83,7 +83,8 @@ class Policy:
     all that are looked at. `is_sampled`: those are a random few, not all. `is_probed`: load
     counts, so the best two are asked for it, and those few are drawn by speed.
     `is_eta`: it is the time until the work would be done, so where nobody can be asked, they are
-    drawn by their room. `prepare` is called once a plan, with all candidates, for what the scene
+    drawn by their room. `is_stepped`: the whole part of the cost comes first and no
+    load changes it. `prepare` is called once a plan, with all candidates, for what the scene
     then holds as `prepared`. Whom it `refuses` is not asked at all.
     """
 
@@ -94,6 +95,7 @@ class Policy:
     is_sampled: bool = False
     is_probed: bool = False
     is_eta: bool = False
+    is_stepped: bool = False
     prepare: Callable[[Sequence[Peer], Scene], Any] | None = None
     refuses: Callable[[Peer, Scene], bool] | None = None
 

@@ -132,7 +132,7 @@ PolicySetting = Annotated[
 SampleSetting = Annotated[
     int,
     _about(
-        "Peers that a policy which draws some looks at,"
+        "Candidates that a policy which draws some ranks, of a dozen that it looks at,"
         f" {SAMPLE_MIN}..{1 + RETRIES_MAX}: more find fast ones sooner, fewer herd less.",
         ge=SAMPLE_MIN,
         le=1 + RETRIES_MAX,

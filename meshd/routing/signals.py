@@ -94,7 +94,7 @@ class _Record:
 
     __slots__ = (
         "epoch", "events", "failure_at", "failure_s", "mine", "mine_at_report", "report_at",
-        "samples", "service_s",
+        "samples", "service_s", "told",
     )  # fmt: skip
 
     def __init__(self, epoch: Epoch) -> None:
@@ -107,6 +107,8 @@ class _Record:
         self.failure_s = 0.0
         self.failure_at = Instant(0.0)
         self.epoch = epoch
+        self.told: Load | None = None
+        """What was known of it when the newest call began."""
 
     def penalty_s(self, now: Instant) -> Seconds:
         """The expected cost of failing there, which fades while nothing more fails."""
@@ -152,6 +154,7 @@ class Outstanding:
         self._records[node] = record
         if record.epoch != peer.epoch:
             record.epoch, record.failure_s = peer.epoch, 0.0
+        record.told = self.newest(peer)[0]
         record.mine += 1
         record.events.append(_Event(now, 1, now))
         if len(self._records) > self._peers_max:
@@ -184,6 +187,12 @@ class Outstanding:
         self.reports[node] = (load, now)
         if len(self.reports) > self._peers_max:
             del self.reports[next(iter(self.reports))]
+
+    def on_told(self, node: NodeId, value: Any, now: Instant) -> None:
+        """The same as it came over the wire; nothing where it is missing or makes no sense."""
+        load = load_from_wire(value)
+        if load is not None:
+            self.on_reply(node, load, now)
 
     def newest(self, peer: Peer) -> tuple[Load | None, Instant | None]:
         """The newest load known of a peer, from gossip or a reply, and when it arrived."""
@@ -257,7 +266,7 @@ class Outstanding:
 
     def _failed(self, node: NodeId, record: _Record, took_s: Seconds, now: Instant) -> None:
         report = self.reports.get(node)
-        service_s = _service_s(None if report is None else report[0], record)
+        service_s = _service_s(record.told if report is None else report[0], record)
         cost_s = min(max(took_s, FAILURE_FACTOR * service_s), FAILURE_S_MAX)
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)

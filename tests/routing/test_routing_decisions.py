@@ -57,3 +57,11 @@ def test_the_oldest_are_forgotten_and_the_newest_told_in_order():
     assert [each.wall_ms for each in decisions.last(2)] == [DECISIONS_KEPT + 3, DECISIONS_KEPT + 4]
     assert [each.wall_ms % 2 for each in decisions.last(3, "odd")] == [1, 1, 1]
     assert decisions.last(1)[0].told()["explain"] is None
+
+
+async def test_what_was_estimated_of_every_peer_is_not_kept():
+    world = World()
+    await world.delegate(policy="fastest")
+    (decision,) = world.dispatcher.decisions.last(1)
+    assert decision.made.scene.known == {}
+    assert decision.told()["explain"]["candidates"][0]["factors"]["service_s"] > 0

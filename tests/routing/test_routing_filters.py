@@ -223,7 +223,7 @@ def test_in_a_large_mesh_a_plan_accounts_for_those_it_looks_at_unless_that_would
     assert make_plan(seen, breakers=breakers).circuit is not None
 
 
-def test_in_a_large_mesh_open_circuits_are_left_out_of_what_is_drawn_and_a_third_at_most():
+def test_in_a_large_mesh_open_circuits_are_left_out_of_what_is_drawn_unless_they_are_many():
     later = NOW + 60
     seen = view(*(peer(n, heard_at=later) for n in range(1, WHOLE_MAX + 2)))
     one, chance = Breakers(), random.Random(1)
@@ -239,8 +239,18 @@ def test_in_a_large_mesh_open_circuits_are_left_out_of_what_is_drawn_and_a_third
     for each in seen.peers:
         fail_there(many, each, is_pinned=True)
     made = make_plan(seen, breakers=many)
-    assert len(made.attempts) == 4
+    assert made.is_whole
+    assert len([r for r in made.rejected if r.reason is Reason.EJECTED]) == len(seen.peers) // 3
     assert {c.peer.node for c in made.attempts} <= set(made.spared)
+
+
+def test_a_newcomer_whose_own_circuit_is_open_is_spared_where_only_newcomers_pass():
+    seen, breakers = view(peer(1), peer(2), peer(3)), Breakers()
+    fail_everywhere(breakers, seen)
+    fail_there(breakers, peer(4), is_pinned=True)
+    made = make_plan(view(*seen.peers, peer(4)), breakers=breakers)
+    assert [c.peer.name for c in made.attempts] == ["n4"]
+    assert set(made.spared) == {node_id(4)}
 
 
 def test_where_few_of_a_large_mesh_can_serve_it_all_are_accounted_for():

@@ -5,9 +5,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from routing_world import NOW, node_id, peer, view
+from routing_world import NOW, node_id, offer, peer, view
 
-from meshd.model import Load, MemberState
+from meshd.model import Epoch, Load, MemberState
 from meshd.routing.custom import custom_policy
 from meshd.routing.filters import Reason
 from meshd.routing.need import Need
@@ -17,10 +17,12 @@ from meshd.routing.probes import (
     MESSAGES_PER_CALL,
     MESSAGES_SAVED,
     NO_CHOICE,
+    NO_EQUAL,
     NO_LOAD,
     NOT_FIRST,
     ONLY_PLANNED,
     PROBE_S_MAX,
+    TOO_LATE,
     TOO_SHORT,
     YOUNG,
     MessageBudget,
@@ -112,7 +114,8 @@ def test_further_ones_are_asked_two_at_a_time_if_they_answer_soon_enough():
     first = Probes({TWO: 0.2}, 0.01)
     far = estimate(rtt_s=0.02)
     seen = {ME: estimate(), THREE: far, FOUR: estimate(), FIVE: estimate(), TWO: estimate()}
-    assert others_of(seen, first, ME) == Probes({FOUR: 0.2, FIVE: 0.2}, 0.01)
+    others = others_of(seen, first, ME)
+    assert (others.service_s, others.wait_s) == ({FOUR: 0.2, FIVE: 0.2}, 0.01)
     assert others_of({}, first, ME).nodes == ()
 
 
@@ -318,3 +321,50 @@ def test_whatever_counts_load_asks_the_best_two_and_takes_the_less_busy_of_equal
     assert order(made)[:2] == [first, second]
     again, _ = told(made, seen, signals, {first: busy(7, cpu_fraction=0.9), second: busy(1)})
     assert order(again).index(second) < order(again).index(first)
+
+
+def test_in_a_shorter_wait_only_the_nearer_are_asked():
+    asked = Probes({TWO: 0.2, THREE: 0.2}, 0.01, rtt_s={TWO: 0.001, THREE: 0.008})
+    assert asked.within(0.01) == asked
+    assert asked.within(0.005).nodes == (TWO,)
+    assert asked.within(0.005).wait_s == 0.005
+    for short_s in (0.0005, 0.000_9):
+        assert (asked.within(short_s).nodes, asked.within(short_s).why_not) == ((), TOO_LATE)
+    far = Probes({THREE: 0.2}, 0.01, rtt_s={THREE: 0.008})
+    assert far.within(0.005).why_not == TOO_LATE
+
+
+@pytest.mark.parametrize(
+    ("name", "differ"),
+    [
+        ("cheapest", {"capabilities": (offer(cost_usd_per_call=2.0),)}),
+        ("nearest", {"rtt_s": 0.004}),
+    ],
+)
+def test_where_no_load_could_change_the_order_nobody_is_asked(name, differ):
+    usual = {"load": busy(1), "load_at": NOW - 1}
+    seen = view(peer(1, capabilities=()), peer(2, **usual), peer(3, **{**usual, **differ}))
+    made = plan(
+        seen, Need("echo"), NOW, outstanding=Outstanding(), random=random.Random(1),
+        settings=RoutingSettings(), policy=name,
+    )  # fmt: skip
+    assert order(made) == [TWO, THREE]
+    assert made.probes.why_not == NO_EQUAL
+
+
+def test_who_was_started_anew_during_the_wait_is_left_out():
+    made, seen, signals = world(0, 1)
+    anew = view(seen.by_node[ME], peer(2, epoch=Epoch(2)), seen.by_node[THREE])
+    again, _ = told(made, anew, signals, {})
+    assert order(again) == [THREE]
+
+
+def test_where_the_best_is_too_quick_to_ask_about_though_others_are_not_room_decides():
+    quick = peer(2, load=Load(slots=4, service_s=0.001), load_at=NOW - 1)
+    seen = view(quick, peer(3, load=busy(1), load_at=NOW - 1), me=3)
+    made = plan(
+        seen, Need("echo"), NOW, outstanding=Outstanding(), random=random.Random(1),
+        settings=RoutingSettings(),
+    )  # fmt: skip
+    assert made.probes.why_not == TOO_SHORT
+    assert {c.peer.node for c in made.attempts} == {TWO, THREE}

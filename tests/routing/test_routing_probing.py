@@ -16,7 +16,7 @@ from routing_world import (
     view,
 )
 
-from meshd.errors import BusyError, PeerError, UsageError
+from meshd.errors import BusyError, DeadlineError, PeerError, UsageError
 from meshd.model import Load, MemberState
 from meshd.routing.custom import Policies
 from meshd.routing.dispatcher import Dispatcher
@@ -176,8 +176,9 @@ async def test_where_all_are_gone_after_the_wait_the_call_is_planned_anew():
         world.view = view(peer(1, capabilities=()), *world.peers.values())
 
     world.prober.meanwhile = replace_all
-    await world.delegate()
+    told = (await world.delegate(explain=True))["explain"]
     assert world.invoker.order == [9]
+    assert {row["name"] for row in told["probes"]} == {"n2", "n3"}, "they were asked"
 
 
 async def test_a_circuit_that_opens_during_the_wait_keeps_the_work_away():
@@ -216,6 +217,53 @@ async def test_with_too_little_time_left_nobody_is_asked_and_the_explanation_say
     told = (await world.delegate(deadline_s=0.01, explain=True))["explain"]
     assert world.firsts == []
     assert told["not_probed"] == TOO_LATE
+
+
+async def test_who_is_too_far_for_the_time_that_is_left_is_not_asked():
+    world = World(rtt_s=0.008)
+    told = (await world.delegate(deadline_s=0.05, explain=True))["explain"]
+    assert world.firsts == []
+    assert told["not_probed"] == TOO_LATE
+
+
+async def test_a_bidder_that_dies_before_it_gets_the_work_does_not_get_it():
+    world = World(workers=(2, 3))
+
+    def bid(params):
+        world.peers[2] = peer(2, state=MemberState.DEAD)
+        world.view = view(peer(1, capabilities=()), *world.peers.values())
+        return {"answer": "accept", "eta_s": 0.1, "queue": 0}
+
+    late = {"answer": "accept", "eta_s": 1.0, "queue": 0}
+    world.invoker.offers = {2: bid, 3: lambda _: late}
+    await world.delegate(offers=2)
+    assert world.invoker.order == [3]
+
+
+async def test_what_is_overtaken_for_ever_ends_with_its_deadline(monkeypatch):
+    world = World()
+
+    def overtaken(call, made):
+        world.clock.pass_s(0.1)
+        return True
+
+    monkeypatch.setattr(world.dispatcher, "_is_overtaken", overtaken)
+    with pytest.raises(DeadlineError):
+        await world.delegate(deadline_s=1.0)
+    assert world.invoker.order == []
+
+
+async def test_a_failed_reply_tells_its_load_before_the_failure_is_weighed():
+    world = World(workers=(2,), capabilities=(offer(),))
+
+    def fail(params, timeout_s):
+        raise PeerError("lost", definite=False, data={"load": {"slots": 4, "service_s": 1.0}})
+
+    world.invoker.answers = {2: fail}
+    with pytest.raises(PeerError):
+        await world.delegate()
+    signals = world.dispatcher.outstanding
+    assert signals.estimate(world.peers[2], world.clock.now()).penalty_s == pytest.approx(3.0)
 
 
 async def test_later_tries_are_explained_as_that():

@@ -127,6 +127,13 @@ def test_a_failure_costs_as_much_as_a_slow_call_and_fades():
     assert signals.estimate(TWO, NOW).penalty_s < now_s
 
 
+def test_a_failure_costs_ten_of_the_service_times_that_gossip_told_where_nothing_else_has():
+    slow = peer(2, load=Load(slots=4, service_s=1.0))
+    signals = Outstanding()
+    fail(signals, slow)
+    assert signals.estimate(slow, NOW).penalty_s == pytest.approx(3.0)
+
+
 def test_reported_errors_lower_a_peers_chances():
     flawed = peer(2, load=Load(slots=4, service_s=0.1, error_fraction=0.5))
     assert Outstanding().estimate(flawed, NOW).penalty_s == pytest.approx(0.5)
