@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh_processes import Daemon, MeshProcesses, arguments, kill, progress, report, summary
-from rivals.goals import at_most, verdict
+from rivals.goals import at_most, outcome
 from rivals.network import INTERFACE, Lan, why_no_lan
 
 from meshd import Mesh, MeshError
@@ -234,8 +234,7 @@ def main() -> None:
     rows = [{"what": text, "count": value} for text, value in figures["faults"].items()]
     rows += [{"what": f"ended {how}", "count": n} for how, n in figures["outcomes"].items()]
     parameters = {"calls": options.calls, "callers": options.callers, "seed": options.seed}
-    report("chaos", rows, parameters=parameters, figures=figures,
-           goals=[goal.told() for goal in goals], passed=verdict(goals))  # fmt: skip
+    report("chaos", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 if __name__ == "__main__":

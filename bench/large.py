@@ -16,7 +16,7 @@ import psutil
 import uvloop
 from large_work import MIB
 from mesh_processes import Daemon, MeshProcesses, arguments, progress, report, summary
-from rivals.goals import at_most, verdict
+from rivals.goals import at_most, outcome
 
 from meshd import Mesh, MeshError
 
@@ -160,8 +160,7 @@ def main() -> None:
         goals.append(at_most(f"{name}: MiB more for the stream", stream_[key], STREAM_MEMORY_MIB))
     rows = [goal.row() for goal in goals]
     parameters = {k: v for k, v in vars(options).items() if k != "quick"}
-    report("large", rows, parameters=parameters, figures=figures,
-           goals=[goal.told() for goal in goals], passed=verdict(goals))  # fmt: skip
+    report("large", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 if __name__ == "__main__":

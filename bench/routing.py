@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mesh_processes import arguments, progress, report, summary  # noqa: E402
-from rivals.goals import at_most, verdict  # noqa: E402
+from rivals.goals import at_most, outcome  # noqa: E402
 
 from meshd.clock import Instant  # noqa: E402
 from meshd.routing.breakers import Breakers  # noqa: E402
@@ -113,8 +113,7 @@ def _report(
     options: argparse.Namespace, rows: list[dict[str, Any]], figures: dict[str, Any], goals: Any
 ) -> None:
     parameters = {key: str(value) for key, value in vars(options).items() if key != "quick"}
-    report("routing", rows, parameters=parameters, figures=figures,
-           goals=[goal.told() for goal in goals], passed=verdict(goals))  # fmt: skip
+    report("routing", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 def main() -> None:

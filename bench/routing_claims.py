@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from mesh_processes import arguments, progress, report
-from rivals.goals import Goal, at_most, verdict
+from rivals.goals import Goal, at_most, outcome
 
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant
@@ -204,9 +204,8 @@ def main() -> None:
     figures = figures_of(options.seeds, options.calls, options.seconds)
     goals = judged(figures)
     parameters = {k: v for k, v in vars(options).items() if k != "quick"}
-    rows, told = [goal.row() for goal in goals], [goal.told() for goal in goals]
-    report("routing_claims", rows, parameters=parameters, figures=figures,
-           goals=told, passed=verdict(goals))  # fmt: skip
+    rows = [goal.row() for goal in goals]
+    report("routing_claims", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 
 import uvloop
 from mesh_processes import Daemon, MeshProcesses, arguments, kill, print_table, progress, report
-from rivals.goals import Goal, at_most, verdict
+from rivals.goals import Goal, at_most, outcome
 from routing_figures import Ended, Turn, Worker, figures_of
 
 from meshd import Mesh, MeshError
@@ -267,9 +267,8 @@ def main() -> None:
     goals = judged(figures)
     print_table(rows_of(figures))
     parameters = {k: v for k, v in vars(options).items() if k != "quick"}
-    rows, told = [goal.row() for goal in goals], [goal.told() for goal in goals]
-    report("routing_daemons", rows, parameters=parameters, figures=figures,
-           goals=told, passed=verdict(goals))  # fmt: skip
+    rows = [goal.row() for goal in goals]
+    report("routing_daemons", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 if __name__ == "__main__":

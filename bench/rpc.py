@@ -9,12 +9,11 @@ is meshd beside it.
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from echoes.install import Tools
 from echoes.systems import SYSTEMS, Caller
 from mesh_processes import arguments, print_table, progress, report
-from rivals.goals import Goal, at_most, verdict
+from rivals.goals import Goal, at_most, outcome
 from rivals.install import default_directory
 
 MANY = 10
@@ -123,8 +122,7 @@ def main() -> None:
     parameters = {
         name: value for name, value in vars(options).items() if name not in {"quick", "rivals_dir"}
     }
-    told: dict[str, Any] = {"goals": [goal.told() for goal in goals], "passed": verdict(goals)}
-    report("rpc", rows, parameters=parameters, figures=figures, **told)
+    report("rpc", rows, parameters=parameters, figures=figures, **outcome(goals))
 
 
 if __name__ == "__main__":

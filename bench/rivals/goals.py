@@ -51,3 +51,9 @@ def verdict(goals: Iterable[Goal]) -> bool | None:
     if False in met:
         return False
     return None if None in met or not met else True
+
+
+def outcome(goals: Iterable[Goal]) -> dict[str, Any]:
+    """What a bench's JSON object says of its goals: each, and whether all were met."""
+    known = list(goals)
+    return {"goals": [goal.told() for goal in known], "passed": verdict(known)}

@@ -15,7 +15,7 @@ from typing import Any
 from mesh_processes import arguments, print_table, progress, report, summary
 
 from rivals.cluster import Cluster, EndedError
-from rivals.goals import Goal, verdict
+from rivals.goals import Goal, outcome
 from rivals.install import default_directory, find
 from rivals.kept import Kept, Result
 from rivals.kinds import ALL_NAMES, NAMES, PORTS, Make, Meshd, available
@@ -52,7 +52,7 @@ class Bench:
         keys = [*parameters, "profile", "seed"]
         report(
             self.name, rows, parameters={key: getattr(self.options, key) for key in keys},
-            figures=figures, goals=[goal.told() for goal in goals], passed=verdict(goals),
+            figures=figures, **outcome(goals),
         )  # fmt: skip
 
 
