@@ -152,6 +152,17 @@ class Breaker:
             self._trials_failed += 1
             self._open(now, open_s_max)
 
+    def passed(self, passage: Passage, window: int) -> bool:
+        """A call ended well, as most do; false where `end` has to look closer, and nothing is noted.
+
+        That is so unless the circuit is closed, and has been since the call began.
+        """
+        if self.until is not None or self.trial is not None or passage.opening != self.openings:
+            return False
+        self.streak = 0
+        self._note(window, is_good=True)
+        return True
+
     def hurry(self, now: Instant) -> None:
         """Its time is over early: something has changed. If the trial fails, it lasts no longer."""
         if self.until is not None and now < self.until:

@@ -8,7 +8,6 @@ Source: Envoy's outlier detection, for the bound on how many may be out at once.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
@@ -55,8 +54,7 @@ _FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
 """Why a living node that could serve a call is none of its candidates."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, eq=False):
     """Which candidates may be asked, which of these are trials, which are left out and why.
 
     `spared` are asked although their circuits are open, as too many are. The reasons are said by
@@ -255,7 +253,12 @@ class Breakers:
         failure to what opens the whole capability: the fault may be its own input's.
         """
         own, settings = crossing.own, self._settings(crossing.capability)
-        breaker = own.breaker
+        breaker, window = own.breaker, settings.window
+        if outcome is Outcome.OK and breaker.passed(crossing.own_passage, window):
+            crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
+            if not crossing.whole.breaker.passed(crossing.whole_passage, window):
+                self._end_whole(crossing, outcome, now, view)
+            return
         before = breaker.openings
         breaker.end(
             crossing.own_passage,
@@ -277,6 +280,11 @@ class Breakers:
                 is_repeat and outcome is Outcome.FAILED and crossing.whole.breaker.until is None
             )
             self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
+
+    def is_calm(self, capability: str) -> bool:
+        """Whether no circuit is anything but closed, so that all calls of it pass."""
+        whole = self._whole.rows.get(capability)
+        return not self._tripped and (whole is None or whole.breaker.until is None)
 
     def is_barred(self, capability: str, now: Instant) -> bool:
         """Whether the circuit of the whole capability lets no usual call pass."""

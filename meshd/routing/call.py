@@ -7,18 +7,18 @@ from typing import Any, Protocol
 
 from meshd.clock import Instant, Seconds
 from meshd.deadline import Deadline
-from meshd.errors import BusyError, Code, DeadlineError, MeshError
+from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError
 from meshd.model import Address, Load, NodeId
 from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.need import Need
 from meshd.routing.request import (
     Attempt,
-    DelegatedTo,
     DelegateRequest,
     DelegateResult,
     PeerResult,
 )
 from meshd.routing.router import Plan
+from meshd.routing.scope import Scope
 from meshd.routing.signals import Outcome
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
@@ -201,13 +201,15 @@ class Call:
         self, peer: Peer, outcome: str, took_s: Seconds, error: str | None = None
     ) -> None:
         """Keep how one try ended."""
-        entry = Attempt(
-            node=peer.node.hex(), name=peer.name, outcome=outcome, latency_ms=_ms(took_s)
-        )
+        entry: Attempt = {
+            "node": peer.node.hex(), "name": peer.name, "outcome": outcome,
+            "latency_ms": _ms(took_s),
+        }  # fmt: skip
         if error is not None:
             entry["error"] = error
         self.attempts.append(entry)
-        del self.attempts[:-ATTEMPTS_KEPT]
+        if len(self.attempts) > ATTEMPTS_KEPT:
+            del self.attempts[0]
 
     def result(
         self, won: "Won", load: Load | None, now: Instant, *, is_here: bool
@@ -215,19 +217,19 @@ class Call:
         """The answer as the caller gets it; `load` is the newest of who gave it."""
         peer, answer = won.peer, won.answer
         rtt_s = 0.0 if is_here else peer.rtt_s
-        result = DelegateResult(
-            delegated_to=DelegatedTo(
-                agent=answer["agent"],
-                node=peer.name,
-                cpu=None if load is None else round(load.cpu_fraction * 100.0, 1),
-                mem=None if load is None else round(load.mem_fraction * 100.0, 1),
-                latency_ms=None if rtt_s is None else _ms(rtt_s),
-                url=f"http://{peer.address}",
-            ),
-            peer_result=answer,
-            rpc_latency_ms=_ms(now - self.started),
-            attempts=self.attempts,
-        )
+        result: DelegateResult = {
+            "delegated_to": {
+                "agent": answer["agent"],
+                "node": peer.name,
+                "cpu": None if load is None else round(load.cpu_fraction * 100.0, 1),
+                "mem": None if load is None else round(load.mem_fraction * 100.0, 1),
+                "latency_ms": None if rtt_s is None else _ms(rtt_s),
+                "url": f"http://{peer.address}",
+            },
+            "peer_result": answer,
+            "rpc_latency_ms": _ms(now - self.started),
+            "attempts": self.attempts,
+        }
         if won.purchase is not None:
             result["cost_usd"] = won.purchase.cost_usd
             if won.purchase.units is not None:
@@ -299,37 +301,52 @@ class Running:
     """A try that is under way at a peer.
 
     `remaining_s` is what the caller still waits; `budget_s` is told to the peer: less the reserve
-    for the way back; `outcome` is what it says about the peer.
+    for the way back; `is_fair`, it has the time that it needs; `outcome` is what it says about the
+    peer.
     """
 
+    __slots__ = (
+        "budget_s", "call", "is_fair", "is_idempotent", "lost", "outcome", "peer", "remaining_s",
+        "scope",
+    )  # fmt: skip
+
     def __init__(
-        self,
-        call: Call,
-        peer: Peer,
-        scope: asyncio.Timeout,
-        remaining_s: Seconds,
-        budget_s: Seconds,
+        self, call: Call, peer: Peer, remaining_s: Seconds, budget_s: Seconds, *, is_fair: bool
     ) -> None:
         self.call = call
         self.peer = peer
-        self.scope = scope
+        self.scope = Scope(remaining_s)
         self.remaining_s = remaining_s
         self.budget_s = budget_s
+        self.is_fair = is_fair
         self.lost = ""
-        self.is_over = False
         self.outcome = Outcome.NEUTRAL
         summary = peer.offers(call.request.capability)
         self.is_idempotent = summary is not None and summary.idempotent
 
     def abandon(self, why: str) -> None:
         """Stop waiting for the answer, at once."""
-        if not self.is_over and not self.scope.expired():
+        if not self.scope.has_ended:
             self.lost = why
-            self.scope.reschedule(asyncio.get_running_loop().time())
+            self.scope.end()
 
-    def verdict(self, error: MeshError, *, is_fair: bool) -> Outcome:
-        """What an error says about the peer. `is_fair`: it had the time that it needs."""
-        is_late = error.code == Code.DEADLINE and not is_fair
+    def ended_early(self) -> MeshError:
+        """The error of a try whose scope was ended: the peer was lost, or time ran out."""
+        if self.lost:
+            return PeerError(
+                f"{self.peer.name} was lost while it had the work: {self.lost}",
+                hint="the work may have been done; only idempotent capabilities move on",
+                definite=False,
+            )
+        return DeadlineError(
+            f"{self.peer.name} did not answer within {self.remaining_s:.3g} s",
+            hint="give more time with a longer deadline",
+            definite=False,
+        )
+
+    def verdict(self, error: MeshError) -> Outcome:
+        """What an error says about the peer."""
+        is_late = error.code == Code.DEADLINE and not self.is_fair
         if self.lost or error.code in _BLAMELESS or is_late:
             return Outcome.NEUTRAL
         return Outcome.FAILED

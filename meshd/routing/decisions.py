@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from meshd.clock import Seconds
 from meshd.routing.request import Attempt
@@ -13,8 +14,7 @@ DECISIONS_KEPT = 64
 """A plan names every peer of its view: of a mesh of a thousand it may take a hundred kilobytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, eq=False):
     """One call of which this node decided where it goes; written out only for who asks.
 
     Attributes:

@@ -7,7 +7,6 @@ harm: after definite errors, or where the capability is declared idempotent.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -87,7 +86,7 @@ class Dispatcher:
         self.ledger = Ledger(self._settings.spend)
         self.breakers = Breakers(lambda capability: self.settings_for(capability).breaker)
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
-        self._running: dict[NodeId, dict[int, Running]] = {}
+        self._running: dict[NodeId, dict[Running, None]] = {}
         self._turns: dict[str, NodeId] = {}
         self._is_closed = False
 
@@ -158,9 +157,11 @@ class Dispatcher:
         names = request.capability, *request.fallback
         for number, capability in enumerate(names, 1):
             is_last = number == len(names)
-            wanted = msgspec.structs.replace(
-                request, capability=capability, is_queued=request.is_queued and is_last
-            )
+            wanted = request
+            if request.fallback:
+                wanted = msgspec.structs.replace(
+                    request, capability=capability, is_queued=request.is_queued and is_last
+                )
             call = Call(wanted, deadline, now, sink, trying, attempts)
             try:
                 result = await self._delegate(call)
@@ -232,10 +233,10 @@ class Dispatcher:
         """
         view, now = self._view(), self._clock.now()
         known: dict[Need, bool] = {}
-        for running in list(self._running.get(node, {}).values()):
+        for running in list(self._running.get(node, ())):
             if not is_certain:
                 need = running.call.need()
-                need = replace(need, tried=need.tried | {node}, is_idempotent=True)
+                need = msgspec.structs.replace(need, tried=need.tried | {node}, is_idempotent=True)
                 if running.is_idempotent and need not in known:
                     found, _ = eligible(view, need, now, reports=self.outstanding.reports)
                     known[need] = bool(found)
@@ -244,7 +245,7 @@ class Dispatcher:
             running.abandon(why)
 
     def _restarted(self, node: NodeId, peer: Peer) -> None:
-        for running in list(self._running[node].values()):
+        for running in list(self._running[node]):
             if running.peer.epoch != peer.epoch:
                 running.abandon("it was started anew")
 
@@ -304,8 +305,10 @@ class Dispatcher:
             elif call.owes_pause:
                 await self._back_off(call)
             else:
-                call.made = made = await self._chosen(call, made, view.me)
-                if made.chosen is None or self._is_overtaken(call, made):
+                is_asked_first = bool(made.probes.nodes or call.request.offers)
+                if is_asked_first:
+                    call.made = made = await self._chosen(call, made, view.me)
+                if made.chosen is None or (is_asked_first and self._is_overtaken(call, made)):
                     # What the next plan sees is what overtook this one; if it does not, time is up.
                     await asyncio.sleep(0)
                     if call.deadline.remaining(self._clock.now()) <= 0.0:
@@ -422,7 +425,7 @@ class Dispatcher:
     ) -> DelegateResult | None:
         """One try; None where it failed in a way that lets the call go on elsewhere."""
         started = self._clock.now()
-        running = self._prepare(call, peer, started)
+        running = self._prepare(call, made, peer, started)
         hedge = self._hedge(call, running)
         won: Won | None = None
         try:
@@ -439,7 +442,6 @@ class Dispatcher:
                 raise call.ended(call.end)
             return None
         now = self._clock.now()
-        self.outstanding.on_told(won.peer.node, won.reply.get("load"), now)
         self.resilience.answered(call.request.capability, now - started)
         call.note_attempt(won.peer, "ok", now - started)
         newest, _ = self.outstanding.newest(won.peer)
@@ -448,7 +450,7 @@ class Dispatcher:
             result["explain"] = explain(made)
         return result
 
-    def _prepare(self, call: Call, peer: Peer, now: Instant) -> Running:
+    def _prepare(self, call: Call, made: Plan, peer: Peer, now: Instant) -> Running:
         """A try that has the time that remains.
 
         Raises:
@@ -458,14 +460,16 @@ class Dispatcher:
         budget_s = remaining_s - self._settings.reserve_s(remaining_s)
         if budget_s < BUDGET_MIN_S:
             raise call.ended(call.too_late())
-        return Running(call, peer, asyncio.timeout(remaining_s), remaining_s, budget_s)
+        eta_s = made.scene.estimate(peer).eta_s
+        return Running(call, peer, remaining_s, budget_s, is_fair=remaining_s >= eta_s)
 
     def _hedge(self, call: Call, first: Running) -> Hedge | None:
         """A second copy for later, of work that may run twice and whose usual time is known."""
-        may_run_twice = first.is_idempotent and call.sink is None and not call.request.to
+        if not first.is_idempotent or call.sink is not None or call.request.to:
+            return None
         is_last = len(call.failed) + 1 >= self._attempts_max(call)
         is_hedging = self.settings_for(call.request.capability).is_hedging
-        if not (may_run_twice and is_hedging) or is_last:
+        if not is_hedging or is_last:
             return None
         after_s = self.resilience.hedge_after_s(call.request.capability)
         if after_s is None or after_s >= first.remaining_s:
@@ -490,7 +494,7 @@ class Dispatcher:
         started = self._clock.now()
         if self._is_overtaken(call, made):
             raise PeerError("another call was sent first", code=Code.CIRCUIT_OPEN)
-        running = self._prepare(call, peer, started)
+        running = self._prepare(call, made, peer, started)
         try:
             return await self._tracked(running, me)
         except MeshError as error:
@@ -502,80 +506,74 @@ class Dispatcher:
         call, peer = running.call, running.peer
         # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
         # that it does.
-        now, capability = self._clock.now(), call.request.capability
-        crossing = self.breakers.begin(peer, capability, now, is_pinned=bool(call.request.to))
+        now, request = self._clock.now(), call.request
+        capability = request.capability
+        crossing = self.breakers.begin(peer, capability, now, is_pinned=bool(request.to))
         # So is what the caller may spend: what this is expected to cost is kept for it from here.
-        purchase = self.ledger.begin(call.request.caller, peer.node, peer.offers(capability), now)
+        purchase = self.ledger.begin(request.caller, peer.node, peer.offers(capability), now)
         try:
-            await self._announce(call, peer, purchase)
-            return await self._counted(running, me, purchase)
+            if call.trying is not None:
+                await self._announce(call.trying, peer, purchase)
+                now = self._clock.now()
+            return await self._counted(running, me, purchase, now)
         finally:
             now, is_repeat = self._clock.now(), call.failures > 0
             self.breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
 
-    async def _announce(self, call: Call, peer: Peer, purchase: Purchase | None) -> None:
+    async def _announce(self, trying: Trying, peer: Peer, purchase: Purchase | None) -> None:
         """Say who is about to be sent the work; if that fails, nothing is, and it is free."""
         try:
-            if call.trying is not None:
-                await call.trying(peer)
+            await trying(peer)
         except BaseException:
             if purchase is not None:
                 self.ledger.end(purchase, None, self._clock.now(), is_charged=False)
             raise
 
-    async def _counted(self, running: Running, me: NodeId, purchase: Purchase | None) -> Won:
-        peer, started = running.peer, self._clock.now()
-        eta_s = self.outstanding.estimate(peer, started, local=peer.node == me).eta_s
+    async def _counted(
+        self, running: Running, me: NodeId, purchase: Purchase | None, started: Instant
+    ) -> Won:
+        peer = running.peer
         self._take_turn(running.call.request.capability, peer.node)
         self.outstanding.begin(peer, started)
         self._handed_out.count(started)
         self._counters["tries"] += 1
-        is_charged, told = True, None
+        is_charged, told, load = True, None, None
         try:
             reply = await self._invoke(running, me)
-            answer, told = peer_result(reply), reply
+            answer, told, load = peer_result(reply), reply, reply.get("load")
             running.outcome = Outcome.OK
             return Won(peer, reply, answer, purchase)
         except MeshError as error:
-            running.outcome = running.verdict(error, is_fair=running.remaining_s >= eta_s)
-            is_charged = not error.definite
-            self.outstanding.on_told(peer.node, error.data.get("load"), self._clock.now())
+            running.outcome = running.verdict(error)
+            is_charged, load = not error.definite, error.data.get("load")
             raise
         finally:
             now = self._clock.now()
+            self.outstanding.on_told(peer.node, load, now)
             if purchase is not None:
                 self.ledger.end(purchase, told, now, is_charged=is_charged)
             self.outstanding.end(peer.node, running.outcome, now, took_s=now - started)
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:
         """The peer's reply, unless time runs out or the peer is lost first."""
-        peer, key, sink = running.peer, id(running), running.call.sink
+        peer, sink = running.peer, running.call.sink
         params = running.call.work_params(me, running.budget_s)
         timeout_s = running.remaining_s
-        at_peer = self._running.setdefault(peer.node, {})
+        at_peer = self._running.get(peer.node)
+        if at_peer is None:
+            at_peer = self._running[peer.node] = {}
         try:
-            async with running.scope:
-                at_peer[key] = running
+            with running.scope:
+                at_peer[running] = None
                 if peer.node == me:
                     return await self._local(params, timeout_s=timeout_s, sink=sink)
                 return await self._invoker.invoke(
                     peer.address, "work", params, timeout_s=timeout_s, sink=sink
                 )
         except TimeoutError as error:
-            if running.lost:
-                raise PeerError(
-                    f"{peer.name} was lost while it had the work: {running.lost}",
-                    hint="the work may have been done; only idempotent capabilities move on",
-                    definite=False,
-                ) from error
-            raise DeadlineError(
-                f"{peer.name} did not answer within {timeout_s:.3g} s",
-                hint="give more time with a longer deadline",
-                definite=False,
-            ) from error
+            raise running.ended_early() from error
         finally:
-            running.is_over = True
-            at_peer.pop(key, None)
+            del at_peer[running]
             if not at_peer and self._running.get(peer.node) is at_peer:
                 del self._running[peer.node]
 

@@ -78,21 +78,14 @@ def room(estimates: Sequence[Estimate]) -> list[float]:
     as many as could be done in that time: in a mesh that is less busy, work is spread somewhat more
     evenly than it need be.
     """
-    rates = [_rate(each) for each in estimates]
-    levels = [
-        (each.rif + 1.0) / rate + each.penalty_s
-        for each, rate in zip(estimates, rates, strict=True)
-    ]
-    came = 1.0 + sum(
-        min(each.age_s, AGE_S_MAX) * rate for each, rate in zip(estimates, rates, strict=True)
-    )
+    rates, levels, came = [], [], 1.0
+    for each in estimates:
+        rate = each.slots / each.service_s  # tasks a second when all its slots are busy
+        rates.append(rate)
+        levels.append((each.rif + 1.0) / rate + each.penalty_s)
+        came += rate * (each.age_s if each.age_s < AGE_S_MAX else AGE_S_MAX)
     level = _level(levels, rates, came)
     return [max(0.0, level - low) * rate for low, rate in zip(levels, rates, strict=True)]
-
-
-def _rate(estimate: Estimate) -> float:
-    """Tasks that a peer does a second when all its slots are busy."""
-    return estimate.slots / estimate.service_s
 
 
 def _level(levels: Sequence[float], rates: Sequence[float], came: float) -> float:

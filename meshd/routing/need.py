@@ -1,13 +1,12 @@
 """What a caller needs of a peer."""
 
-from dataclasses import dataclass
+import msgspec
 
 from meshd.model import NodeId
 from meshd.routing.terms import Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True):
     """A capability, and who may not or alone may serve it.
 
     Attributes:

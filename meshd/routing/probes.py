@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from meshd.clock import Seconds
 from meshd.model import Load, NodeId
@@ -50,8 +51,7 @@ Answers = Mapping[NodeId, tuple[Seconds, Load]]
 """The round trip and the load of each that has answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
+class Probes(msgspec.Struct, frozen=True):
     """Whom to ask how busy they are before one gets the work, and how long at most.
 
     `service_s` is what the work is expected to take at each, `rtt_s` how far each is; nobody is
@@ -59,11 +59,11 @@ class Probes:
     the first good one.
     """
 
-    service_s: Mapping[NodeId, Seconds] = field(default_factory=dict)
+    service_s: Mapping[NodeId, Seconds] = {}
     wait_s: Seconds = 0.0
     why_not: str = ""
     is_by_time: bool = True
-    rtt_s: Mapping[NodeId, Seconds] = field(default_factory=dict)
+    rtt_s: Mapping[NodeId, Seconds] = {}
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
@@ -76,7 +76,7 @@ class Probes:
         near = {n: each_s for n, each_s in self.service_s.items() if self.rtt_s[n] <= wait_s}
         if not near or wait_s < PROBE_S_MIN:
             return Probes(why_not=TOO_LATE)
-        return replace(self, service_s=near, wait_s=wait_s)
+        return msgspec.structs.replace(self, service_s=near, wait_s=wait_s)
 
     def is_settled(self, answers: Answers) -> bool:
         """Whether one has answered that has room, and that the silent ones can hardly beat."""

@@ -1,7 +1,6 @@
 """What `delegate` takes and gives, as values and as JSON."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 import msgspec
@@ -151,24 +150,25 @@ def request_from_params(params: Any) -> DelegateRequest:
     Raises:
         UsageError: they are not valid; the message says which and why.
     """
+    wanted: _Params | _NeedParams
     try:
-        given = msgspec.convert(params, _Params)
+        wanted = given = msgspec.convert(params, _Params)
         if isinstance(given.need, dict):
             wanted = msgspec.convert(given.need, _NeedParams)
-        else:
-            wanted = _NeedParams(
-                given.capability or given.need, given.version, given.tags, given.region,
-                given.labels, given.where, given.difficulty,
-            )  # fmt: skip
+        elif given.need and not given.capability:
+            wanted = msgspec.structs.replace(given, capability=given.need)
     except msgspec.ValidationError as error:
         raise UsageError(f"delegate: {error}", hint="see the params of delegate") from error
-    terms, faults = parse_terms(
-        region=wanted.region,
-        labels=wanted.labels,
-        where=_texts(wanted.where),
-        difficulty=wanted.difficulty,
-        cost_usd_max=given.cost_usd_max,
-    )
+    terms, faults = NO_TERMS, []
+    asks_more = wanted.region or wanted.labels or wanted.where or wanted.difficulty is not None
+    if asks_more or given.cost_usd_max is not None:
+        terms, faults = parse_terms(
+            region=wanted.region,
+            labels=wanted.labels,
+            where=_texts(wanted.where),
+            difficulty=wanted.difficulty,
+            cost_usd_max=given.cost_usd_max,
+        )
     _check(given, wanted, faults)
     return DelegateRequest(
         capability=wanted.capability,
@@ -206,7 +206,7 @@ def choices_of(request: DelegateRequest) -> dict[str, Any]:
     return {**given, **{name: value for name, value in bounds.items() if value is not None}}
 
 
-def _check(given: _Params, wanted: _NeedParams, faults: list[str]) -> None:
+def _check(given: _Params, wanted: _Params | _NeedParams, faults: list[str]) -> None:
     """See that all is within bounds; `faults` were found before.
 
     Raises:
@@ -215,7 +215,7 @@ def _check(given: _Params, wanted: _NeedParams, faults: list[str]) -> None:
     check_name(wanted.capability, "capability")
     if given.to:
         check_name(given.to, "node")
-    if version_fault(wanted.version):
+    if wanted.version and version_fault(wanted.version):
         faults.append(version_fault(wanted.version))
     if len(given.affinity) > KEY_CHARS_MAX:
         faults.append(f"affinity is longer than {KEY_CHARS_MAX} characters")
@@ -224,7 +224,7 @@ def _check(given: _Params, wanted: _NeedParams, faults: list[str]) -> None:
     ms = given.deadline_ms
     if ms is not None and not (math.isfinite(ms) and 0.0 < ms <= DEADLINE_MS_MAX):
         faults.append(f"deadline_ms must be above 0 and at most {DEADLINE_MS_MAX}")
-    if len(given.hops) > HOPS_MAX or not all(_is_id(hop) for hop in given.hops):
+    if given.hops and not (len(given.hops) <= HOPS_MAX and all(map(_is_id, given.hops))):
         faults.append(f"hops must be at most {HOPS_MAX} ids of {ID_DIGITS} hex digits")
     if len(wanted.tags) > TAGS_MAX:
         faults.append(f"at most {TAGS_MAX} tags")
@@ -232,7 +232,8 @@ def _check(given: _Params, wanted: _NeedParams, faults: list[str]) -> None:
         faults.append(f"idempotency_key is longer than {KEY_CHARS_MAX} characters")
     if not PRIORITY_MIN <= given.priority <= PRIORITY_MAX:
         faults.append(f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX}, the most urgent")
-    if len(given.fallback) > FALLBACKS_MAX or not all(is_name(name) for name in given.fallback):
+    names = given.fallback
+    if names and not (len(names) <= FALLBACKS_MAX and all(map(is_name, names))):
         faults.append(f"fallback must be at most {FALLBACKS_MAX} names of capabilities")
     if not 0 <= given.offers <= 1 + RETRIES_MAX:
         faults.append(f"offers must be 0 to {1 + RETRIES_MAX}")
@@ -256,12 +257,13 @@ def peer_result(reply: Any) -> PeerResult:
     Raises:
         PeerError: it is no such reply. The work may have been done: indefinite.
     """
-    if isinstance(reply, Mapping) and "result" in reply:
+    if isinstance(reply, dict) and "result" in reply:
         agent, node, took = reply.get("agent"), reply.get("node"), reply.get("rpc_latency_ms")
         if isinstance(agent, str) and isinstance(node, str) and isinstance(took, int | float):
-            return PeerResult(
-                agent=agent, node=node, result=reply["result"], rpc_latency_ms=float(took)
-            )
+            return {
+                "agent": agent, "node": node, "result": reply["result"],
+                "rpc_latency_ms": float(took),
+            }  # fmt: skip
     raise PeerError(
         "the peer's answer to work is not a valid result",
         hint="it may run another version of meshd; compare `meshd peers`",

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from random import Random
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from meshd.clock import Instant, Seconds
 from meshd.errors import UsageError
@@ -29,6 +31,7 @@ from meshd.routing.probes import (
     others_of,
     probes_of,
 )
+from meshd.routing.scene import factors_of
 from meshd.routing.settings import DEFAULT, RoutingSettings
 from meshd.routing.signals import Estimate, Outstanding
 from meshd.view import ClusterView, Peer
@@ -42,16 +45,22 @@ ONLY_NEW = "it failed everywhere, and only who came since is tried"
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """An eligible peer with its score, which the policy made of the factors; None if not computed.
 
-    The lower, the sooner it is asked, but for those that are drawn by their room.
+    The lower, the sooner it is asked, but for those that are drawn by their room. `made_of` are the
+    factors, or what they are read from by who wants to know them: most plans are never explained.
     """
 
     peer: Peer
     score: float | None
-    factors: Factors
+    made_of: Factors | Estimate
+
+    @property
+    def factors(self) -> Factors:
+        """What the score was made of."""
+        made_of = self.made_of
+        return factors_of(made_of) if isinstance(made_of, Estimate) else made_of
 
     def later_by(self, turn_s: Seconds) -> "Candidate":
         """The same, done so much later."""
@@ -60,8 +69,7 @@ class Candidate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, eq=False):
     """Whom to ask, in order; whom to probe first; who else was eligible; who was left out and why.
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once, if
@@ -75,17 +83,17 @@ class Plan:
     need: Need
     rule: Policy
     attempts: tuple[Candidate, ...]
-    scene: Scene = field(repr=False, compare=False)
+    scene: Scene
     passed_over: tuple[Peer, ...] = ()
     rejected: tuple[Rejection, ...] = ()
-    scores: Mapping[NodeId, Candidate] = field(default_factory=dict)
+    scores: Mapping[NodeId, Candidate] = {}
     trials: Collection[NodeId] = ()
     spared: Collection[NodeId] = ()
     circuit: Circuit | None = None
     policy_from: str = DEFAULT
-    probes: Probes = field(default_factory=Probes)
+    probes: Probes = Probes()
     asked: tuple[NodeId, ...] = ()
-    answers: Answers = field(default_factory=dict)
+    answers: Answers = {}
     is_whole: bool = True
 
     @property
@@ -113,8 +121,7 @@ class Plan:
         return replace(self, probes=Probes(why_not=why_not)) if self.probes.nodes else self
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True, eq=False):
     """What a plan is made from."""
 
     view: ClusterView
@@ -203,7 +210,7 @@ def _whole_plan(asked: _Asked, *, is_detailed: bool) -> Plan:
     need, now, breakers = scene.need, scene.now, scene.breakers
     candidates, rejected = eligible(asked.view, need, now, reports=scene.outstanding.reports)
     circuit, admitted = None, Admission(candidates)
-    if breakers is not None and candidates:
+    if breakers is not None and candidates and not breakers.is_calm(need.capability):
         circuit, admitted = _through(breakers, candidates, rejected, need, now)
         why = Reason.EJECTED if circuit is None else Reason.CIRCUIT
         rejected += [Rejection(p.node, p.name, why, text) for p, text in admitted.ejected]
@@ -215,7 +222,8 @@ def _whole_plan(asked: _Asked, *, is_detailed: bool) -> Plan:
         rejected += refused
     if rule.prepare is not None:
         scene = replace(scene, prepared=rule.prepare(candidates, scene))
-    asked = replace(asked, scene=scene)
+    if scene is not asked.scene:
+        asked = replace(asked, scene=scene)
     drawn, rest = _sample(candidates, asked)
     attempts, probes = _ordered(drawn, asked)
     if len(attempts) < len(drawn):
@@ -284,6 +292,8 @@ def _sample(candidates: list[Peer], asked: _Asked) -> tuple[list[Peer], list[Pee
     random, count = asked.scene.random, len(candidates)
     if count < 2:
         return candidates, []
+    if count <= asked.size and asked.rule.is_probed and asked.rule.is_sampled:
+        return candidates, []  # they are drawn by speed or room
     if not asked.rule.is_sampled:
         start = random.randrange(count)
         return candidates[start:] + candidates[:start], []
@@ -329,18 +339,22 @@ def _step(candidate: Candidate) -> int:
 
 def _by_room(drawn: list[Peer], estimates: list[Estimate], asked: _Asked) -> tuple[Candidate, ...]:
     few = by_room(estimates, asked.sample, asked.scene.random)
-    return tuple(_score(drawn[i], asked.rule, asked.scene) for i in few)
+    return tuple(Candidate(drawn[i], estimates[i].eta_s, estimates[i]) for i in few)
 
 
 def _rank(drawn: Sequence[Peer], rule: Policy, scene: Scene) -> tuple[Candidate, ...]:
     """The best few, in order. Equal scores keep the order in which they were drawn."""
     costs = [rule.cost(peer, scene) for peer in drawn]
     best = nsmallest(ATTEMPTS_MAX, range(len(drawn)), key=costs.__getitem__)
-    return tuple(Candidate(drawn[i], costs[i], rule.factors(drawn[i], scene)) for i in best)
+    return tuple(Candidate(drawn[i], costs[i], _made_of(drawn[i], rule, scene)) for i in best)
 
 
 def _score(peer: Peer, rule: Policy, scene: Scene) -> Candidate:
-    return Candidate(peer, rule.cost(peer, scene), rule.factors(peer, scene))
+    return Candidate(peer, rule.cost(peer, scene), _made_of(peer, rule, scene))
+
+
+def _made_of(peer: Peer, rule: Policy, scene: Scene) -> Factors | Estimate:
+    return scene.estimate(peer) if rule.is_eta else rule.factors(peer, scene)
 
 
 def reranked(

@@ -1,9 +1,11 @@
 """What a policy is, and what it may look at when it judges a peer."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
+
+import msgspec
 
 from meshd.clock import Instant
 from meshd.model import NodeId
@@ -17,8 +19,7 @@ from meshd.view import Peer
 Factors = dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(msgspec.Struct, frozen=True, eq=False):
     """What a policy may look at beside the peer itself.
 
     `tiers` are the success that the policy `quality` asks for, `shares` what `composite` weighs;
@@ -33,18 +34,18 @@ class Scene:
     last: NodeId | None
     """Who got the previous call for this capability, for turns."""
     now: Instant
-    need: Need = field(default_factory=lambda: Need(""))
-    tiers: Mapping[str, float] = field(default_factory=lambda: TIERS)
-    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    need: Need = Need("")
+    tiers: Mapping[str, float] = msgspec.field(default_factory=lambda: TIERS)
+    shares: Mapping[str, float] = msgspec.field(default_factory=lambda: SHARES)
     breakers: Breakers | None = None
     prepared: Any = None
     trials: Collection[NodeId] = ()
-    known: dict[NodeId, Estimate] = field(default_factory=dict, repr=False, compare=False)
+    known: dict[NodeId, Estimate] = {}
     """What was estimated in this scene, which is of one moment."""
 
     def at(self, now: Instant) -> "Scene":
         """The same scene at another moment."""
-        return replace(self, now=now, known={})
+        return msgspec.structs.replace(self, now=now, known={})
 
     def estimate(self, peer: Peer) -> Estimate:
         """What a call to the peer would meet now."""
@@ -102,7 +103,11 @@ class Policy:
 
 def eta_factors(peer: Peer, scene: Scene) -> Factors:
     """What the time until a call there is done is made of."""
-    e = scene.estimate(peer)
+    return factors_of(scene.estimate(peer))
+
+
+def factors_of(e: Estimate) -> Factors:
+    """What an estimated time is made of."""
     return {
         "rif": e.rif,
         "slots": e.slots,

@@ -317,11 +317,12 @@ def load_from_wire(value: Any) -> Load | None:
         load = msgspec.convert(value, Load)
     except (msgspec.ValidationError, OverflowError):
         return None
-    numbers = (
-        load.cpu_fraction, load.mem_fraction, load.in_flight, load.queue, load.slots,
-        load.service_s, load.dispatch_per_s, load.error_fraction, load.lag_s, load.sequence,
+    most = FIGURE_MAX
+    is_sane = (
+        0.0 <= load.cpu_fraction <= 1.0 and 0.0 <= load.mem_fraction <= 1.0
+        and 0.0 <= load.error_fraction <= 1.0 and 0 <= load.slots <= SLOTS_MAX
+        and 0 <= load.in_flight <= most and 0 <= load.queue <= most
+        and 0.0 <= load.service_s <= most and 0.0 <= load.dispatch_per_s <= most
+        and 0.0 <= load.lag_s <= most and 0 <= load.sequence <= most
     )  # fmt: skip
-    if not all(0 <= number <= FIGURE_MAX for number in numbers):
-        return None
-    fractions = (load.cpu_fraction, load.mem_fraction, load.error_fraction)
-    return load if max(fractions) <= 1.0 and load.slots <= SLOTS_MAX else None
+    return load if is_sane else None

@@ -119,6 +119,8 @@ class Ledger:
 
         None where nothing is. Nor may a call be expected to cost more than `most_usd`.
         """
+        if asked is None and most_usd == math.inf and not (self._caps or self._usual):
+            return None
         left_usd = min(most_usd, self.left_usd(caller, now))
         terms = within(asked or NO_TERMS, left_usd, self._usual.by_node(capability, now))
         return None if terms is NO_TERMS else terms

@@ -44,6 +44,10 @@ class UsualUnits:
     def __init__(self) -> None:
         self._known: dict[str, dict[NodeId, _Samples]] = {}
 
+    def __bool__(self) -> bool:
+        """Whether anything was learned."""
+        return bool(self._known)
+
     def learn(self, capability: str, node: NodeId, units: float, now: Instant) -> None:
         """An answer said so many."""
         nodes = self._known.pop(capability, {})
