@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Rejection(msgspec.Struct, frozen=True):
     node: NodeId
     name: str
     reason: Reason
-    detail: object = ""
+    detail: Any = ""
 
     @property
     def why(self) -> str:

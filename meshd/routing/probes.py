@@ -111,10 +111,11 @@ class MessageBudget:
 
 def is_short(estimates: Sequence[Estimate]) -> bool:
     """Whether the work is too short to ask about, or all are too far, at whomever of these."""
-    longest_s = nearest_s = 0.0
-    for number, each in enumerate(estimates):
-        longest_s = max(longest_s, each.service_s)
-        if not number or each.rtt_s < nearest_s:
+    longest_s, nearest_s = 0.0, math.inf
+    for each in estimates:
+        if each.service_s > longest_s:
+            longest_s = each.service_s
+        if each.rtt_s < nearest_s:
             nearest_s = each.rtt_s
     wait_s = min(PROBE_S_MAX, PROBE_FRACTION * longest_s)
     return wait_s < PROBE_S_MIN or nearest_s > wait_s

@@ -159,7 +159,8 @@ def request_from_params(params: Any) -> DelegateRequest:
             wanted = msgspec.structs.replace(given, capability=given.need)
     except msgspec.ValidationError as error:
         raise UsageError(f"delegate: {error}", hint="see the params of delegate") from error
-    terms, faults = NO_TERMS, []
+    terms = NO_TERMS
+    faults: list[str] = []
     asks_more = wanted.region or wanted.labels or wanted.where or wanted.difficulty is not None
     if asks_more or given.cost_usd_max is not None:
         terms, faults = parse_terms(

@@ -219,22 +219,31 @@ class Outstanding:
         would keep away the very call that can tell that it is over. That holds for the share of
         errors that it reports as well: those may be all that it ever ran.
         """
-        load, at = self.newest(peer)
-        record = self._records.get(peer.node)
+        # Each plan asks this of a dozen peers: it calls little else.
+        node = peer.node
+        report = self.reports.get(node)
+        load, at = peer.load, peer.load_at
+        if report is not None and (at is None or at <= report[1]):
+            load, at = report
+        record = self._records.get(node)
         away_s = peer.rtt_estimate_s if peer.rtt_s is None else peer.rtt_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
         service_s = _service_s(load, record)
         penalty_s, own = 0.0, 0
         if record is not None:
-            own = self._own_since(record, at, away_s or 0.0)
+            if at is not None and record.report_at == at:
+                own = record.mine - record.mine_at_report
+            else:
+                own = self._own_since(record, at, away_s or 0.0)
             if record.failure_s and not is_pardoned and record.epoch == peer.epoch:
                 penalty_s = record.penalty_s(now)
         slots, rif = 1, own
         if load is not None:
             slots, rif = load.slots or 1, load.in_flight + load.queue + own
             if load.error_fraction and not is_pardoned:
-                penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
-        rif = max(rif, 0)
+                penalty_s += self._errors_told(node, load, now) * FAILURE_FACTOR * service_s
+        if rif < 0:
+            rif = 0
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         age_s = math.inf if at is None else now - at
         return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s, age_s)
@@ -303,7 +312,8 @@ class Rate:
 def _service_s(load: Load | None, record: _Record | None) -> Seconds:
     """The service time: as reported, else as seen here, else assumed."""
     if load is not None and load.service_s > 0.0:
-        return max(SERVICE_S_MIN, load.service_s)
+        told_s = load.service_s
+        return told_s if told_s > SERVICE_S_MIN else SERVICE_S_MIN
     if record is not None and record.service_s > 0.0:
         return max(record.service_s, SERVICE_S_MIN)
     return DEFAULT_SERVICE_S
