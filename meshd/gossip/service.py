@@ -455,14 +455,22 @@ class GossipService:
         """Read what waits, up to a bound, so that a flood does not starve the timers."""
         waiting = self._endpoint.receive(DRAIN_DATAGRAMS_MAX)
         now = self._clock.now()
-        load = self._load_now() if waiting and self._load_now is not None else None
-        if load is not None:
-            # What is answered now carries it: a probe asks how busy we are, not how we were.
-            self._run_safely(LoadSampled(load), now)
+        if waiting:
+            self._look_at_load(now)
         for data, source, waited_s in waiting:
             self._counters["packets_received"] += 1
             self._counters["bytes_received"] += len(data)
             self._run_safely(DatagramReceived(data, source, waited_s), now)
+
+    def _look_at_load(self, now: Instant) -> None:
+        """What is answered now carries our load: a probe asks how busy we are, not how we were."""
+        try:
+            load = None if self._load_now is None else self._load_now()
+        except Exception as error:
+            self._note_fault(error)
+        else:
+            if load is not None:
+                self._run_safely(LoadSampled(load), now)
 
     def _step(self, event: Input) -> None:
         try:
@@ -475,10 +483,14 @@ class GossipService:
         try:
             self._run(event, now)
         except Exception as error:
-            self._counters["internal_errors"] += 1
-            if self._counters["internal_errors"] == 1:
-                # In full, and once: a peer that found it may go on with it.
-                logger.exception("internal_error", extra={"fields": {"reason": repr(error)}})
+            self._note_fault(error)
+
+    def _note_fault(self, error: Exception) -> None:
+        """A bug of ours: counted each time, told once."""
+        self._counters["internal_errors"] += 1
+        if self._counters["internal_errors"] == 1:
+            # In full, and once: a peer that found it may go on with it.
+            logger.exception("internal_error", extra={"fields": {"reason": repr(error)}})
 
     def _run(self, event: Input, now: Instant) -> None:
         is_news = False

@@ -233,6 +233,20 @@ async def test_a_bug_that_one_datagram_meets_is_counted_and_costs_no_other(make,
     assert [record.message for record in caplog.records] == ["internal_error"]
 
 
+async def test_a_load_that_cannot_be_told_costs_no_mail(make, caplog):
+    one, two = await make(1), await make(2)
+
+    def fails() -> Load:
+        raise KeyError("a bug")
+
+    one.service._load_now = fails
+    two.service.join(one.service.address)
+    await one.until(_alive(2))
+    await two.until(_alive(2))
+    assert one.service.counters()["internal_errors"] > 0
+    assert [record.message for record in caplog.records] == ["internal_error"]
+
+
 async def test_probes_are_answered_while_the_main_loop_is_blocked(make):
     one, two = await make(1), await make(2)
     two.service.join(one.service.address)
