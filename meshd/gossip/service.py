@@ -466,7 +466,7 @@ class GossipService:
         """What is answered now carries our load: a probe asks how busy we are, not how we were."""
         try:
             load = None if self._load_now is None else self._load_now()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever tells the load may fail at anything
             self._note_fault(error)
         else:
             if load is not None:
@@ -482,7 +482,7 @@ class GossipService:
         """Take one input that nobody waits for. A bug that it meets costs this input alone."""
         try:
             self._run(event, now)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug may raise anything
             self._note_fault(error)
 
     def _note_fault(self, error: Exception) -> None:
@@ -490,7 +490,8 @@ class GossipService:
         self._counters["internal_errors"] += 1
         if self._counters["internal_errors"] == 1:
             # In full, and once: a peer that found it may go on with it.
-            logger.exception("internal_error", extra={"fields": {"reason": repr(error)}})
+            fields = {"reason": repr(error)}
+            logger.error("internal_error", exc_info=error, extra={"fields": fields})
 
     def _run(self, event: Input, now: Instant) -> None:
         is_news = False

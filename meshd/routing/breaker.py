@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import msgspec
-
 from meshd.clock import Instant, Seconds
 from meshd.model import NodeId
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
+from meshd.structs import FrozenOne
 
 CALM_S: Seconds = 300.0
 """Who was closed for so long opens as if for the first time."""
@@ -35,7 +34,7 @@ class Opening:
     lasts_s: Seconds
 
 
-class Passage(msgspec.Struct, frozen=True, eq=False):
+class Passage(FrozenOne, frozen=True, eq=False):
     """One call under way through one circuit; `opening` counts those that were when it began."""
 
     began: Instant
@@ -153,7 +152,7 @@ class Breaker:
             self._open(now, open_s_max)
 
     def passed(self, passage: Passage, window: int) -> bool:
-        """A call ended well, as most do; false where `end` has to look closer, and nothing is noted.
+        """A call ended well, as most do; false where `end` has to look closer: nothing is noted.
 
         That is so unless the circuit is closed, and has been since the call began.
         """

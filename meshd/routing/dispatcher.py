@@ -14,7 +14,7 @@ import msgspec
 
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
-from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError
+from meshd.errors import Code, MeshError, PeerError, UsageError
 from meshd.model import MemberState, NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
 from meshd.routing.breakers import Breakers

@@ -1,12 +1,11 @@
 """What a caller needs of a peer."""
 
-import msgspec
-
 from meshd.model import NodeId
 from meshd.routing.terms import Terms
+from meshd.structs import Frozen
 
 
-class Need(msgspec.Struct, frozen=True):
+class Need(Frozen, frozen=True):
     """A capability, and who may not or alone may serve it.
 
     Attributes:

@@ -8,6 +8,7 @@ import msgspec
 from meshd.clock import Seconds
 from meshd.model import Load, NodeId
 from meshd.routing.signals import Estimate
+from meshd.structs import Frozen
 
 PROBED_MAX = 2
 """Source: the routing simulation in the design notes, and Mitzenmacher 2001: of two choices the
@@ -51,7 +52,7 @@ Answers = Mapping[NodeId, tuple[Seconds, Load]]
 """The round trip and the load of each that has answered."""
 
 
-class Probes(msgspec.Struct, frozen=True):
+class Probes(Frozen, frozen=True):
     """Whom to ask how busy they are before one gets the work, and how long at most.
 
     `service_s` is what the work is expected to take at each, `rtt_s` how far each is; nobody is
@@ -113,10 +114,8 @@ def is_short(estimates: Sequence[Estimate]) -> bool:
     """Whether the work is too short to ask about, or all are too far, at whomever of these."""
     longest_s, nearest_s = 0.0, math.inf
     for each in estimates:
-        if each.service_s > longest_s:
-            longest_s = each.service_s
-        if each.rtt_s < nearest_s:
-            nearest_s = each.rtt_s
+        longest_s = max(longest_s, each.service_s)
+        nearest_s = min(nearest_s, each.rtt_s)
     wait_s = min(PROBE_S_MAX, PROBE_FRACTION * longest_s)
     return wait_s < PROBE_S_MIN or nearest_s > wait_s
 

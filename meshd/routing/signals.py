@@ -15,6 +15,7 @@ import msgspec
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, Load, NodeId
 from meshd.routing.history import History
+from meshd.structs import Frozen
 from meshd.view import Peer
 
 PEERS_MAX = 4096
@@ -63,7 +64,7 @@ class Outcome(IntEnum):
     """Refused, cancelled, abandoned, or the caller's own fault: nothing about its health."""
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class Estimate(Frozen, frozen=True):
     """What a call to a peer would meet now.
 
     `rif` is the estimated number of requests in flight there, of which `own` were started here
@@ -81,7 +82,7 @@ class Estimate(msgspec.Struct, frozen=True):
     age_s: Seconds
 
 
-class _Event(msgspec.Struct, frozen=True):
+class _Event(Frozen, frozen=True):
     """An own call's start (`change` 1) or end (-1). `began`: when that call started."""
 
     when: Instant
@@ -242,8 +243,7 @@ class Outstanding:
             slots, rif = load.slots or 1, load.in_flight + load.queue + own
             if load.error_fraction and not is_pardoned:
                 penalty_s += self._errors_told(node, load, now) * FAILURE_FACTOR * service_s
-        if rif < 0:
-            rif = 0
+        rif = max(rif, 0)
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         age_s = math.inf if at is None else now - at
         return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s, age_s)
@@ -313,7 +313,7 @@ def _service_s(load: Load | None, record: _Record | None) -> Seconds:
     """The service time: as reported, else as seen here, else assumed."""
     if load is not None and load.service_s > 0.0:
         told_s = load.service_s
-        return told_s if told_s > SERVICE_S_MIN else SERVICE_S_MIN
+        return max(SERVICE_S_MIN, told_s)
     if record is not None and record.service_s > 0.0:
         return max(record.service_s, SERVICE_S_MIN)
     return DEFAULT_SERVICE_S
