@@ -6,7 +6,6 @@ from heapq import nsmallest
 from random import Random
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from meshd.clock import Instant, Seconds
@@ -94,7 +93,7 @@ class Plan(FrozenOne, frozen=True, eq=False):
     policy_from: str = DEFAULT
     probes: Probes = Probes()
     asked: tuple[NodeId, ...] = ()
-    answers: Answers = msgspec.field(default_factory=dict)
+    answers: Answers = {}  # noqa: RUF012 - a struct copies it
     is_whole: bool = True
 
     @property

@@ -41,7 +41,7 @@ class Scene(FrozenOne, frozen=True, eq=False):
     breakers: Breakers | None = None
     prepared: Any = None
     trials: Collection[NodeId] = ()
-    known: dict[NodeId, Estimate] = msgspec.field(default_factory=dict)
+    known: dict[NodeId, Estimate] = {}  # noqa: RUF012 - a struct copies it
     """What was estimated in this scene, which is of one moment."""
 
     def at(self, now: Instant) -> "Scene":
