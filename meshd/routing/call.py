@@ -18,10 +18,10 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.router import Plan
-from meshd.routing.scope import Scope
 from meshd.routing.signals import Outcome
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
+from meshd.scope import Scope
 from meshd.sink import Sink
 from meshd.view import Peer
 

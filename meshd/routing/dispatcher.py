@@ -145,9 +145,10 @@ class Dispatcher:
                 the capability fails everywhere (CIRCUIT_OPEN, nothing ran); or this node stops.
         """
         now = self._clock.now()
-        self._check_hops(request)
+        if request.hops:
+            self._check_hops(request)
         if not request.is_repeat:
-            self.resilience.began(now)
+            self.resilience.began()
             self._counters["calls"] += 1
             self._probing.messages.began()
         usual_s = self.settings_for(request.capability).deadline_s

@@ -64,11 +64,12 @@ class Resilience:
         self._retries = TokenBucket(RETRIES_PER_S, RETRIES_SAVED)
         self._hedges = TokenBucket(0.0, HEDGES_SAVED)
         self._latencies: dict[str, _Latencies] = {}
+        self._unpaid = 0
+        """Calls whose share is not in the budgets yet: it is looked for only where one fails."""
 
-    def began(self, now: Instant) -> None:
+    def began(self) -> None:
         """A client's call came."""
-        self._retries.add(RETRY_FRACTION, now)
-        self._hedges.add(HEDGE_FRACTION, now)
+        self._unpaid += 1
 
     def may_retry(self, now: Instant, *, is_patient: bool = False) -> bool:
         """Whether one more try is within the budget; it is counted then.
@@ -76,6 +77,7 @@ class Resilience:
         Who is patient leaves half of what can be saved to the others: many that wait for one
         worker would else try again on the account of all.
         """
+        self._pay(now)
         is_short = is_patient and self._retries.tokens(now) < RETRIES_SAVED / 2
         is_granted = not is_short and self._retries.take(now)
         self.retries += is_granted
@@ -102,6 +104,13 @@ class Resilience:
 
     def may_hedge(self, now: Instant) -> bool:
         """Whether a second copy is within the budget; it is counted then."""
+        self._pay(now)
         is_granted = self._hedges.take(now)
         self.hedges += is_granted
         return is_granted
+
+    def _pay(self, now: Instant) -> None:
+        """Put in what calls have brought since: as much as if each had done so when it came."""
+        self._retries.add(RETRY_FRACTION * self._unpaid, now)
+        self._hedges.add(HEDGE_FRACTION * self._unpaid, now)
+        self._unpaid = 0

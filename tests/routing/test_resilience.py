@@ -34,10 +34,21 @@ def test_retries_are_a_fifth_of_calls_and_ten_a_second_once_savings_are_gone():
     resilience = Resilience(Random(1))
     assert spent(resilience) == RETRIES_SAVED
     for _ in range(1_000):
-        resilience.began(START)
+        resilience.began()
         resilience.may_retry(START)
     assert resilience.retries == pytest.approx(RETRIES_SAVED + 1_000 * RETRY_FRACTION, abs=1)
     assert spent(resilience, Instant(1.0)) == pytest.approx(RETRIES_PER_S, abs=1)
+
+
+def test_what_calls_bring_is_there_when_it_is_asked_for_and_no_more_than_can_be_saved():
+    resilience = Resilience(Random(1))
+    spent(resilience)
+    for _ in range(100):
+        resilience.began()
+    assert spent(resilience) == pytest.approx(100 * RETRY_FRACTION, abs=1)
+    for _ in range(10_000):
+        resilience.began()
+    assert spent(resilience) == RETRIES_SAVED
 
 
 def test_who_is_patient_leaves_half_of_what_is_saved_to_the_others():
@@ -56,7 +67,7 @@ def test_second_copies_are_a_twentieth_of_calls():
         pass
     assert resilience.hedges == HEDGES_SAVED
     for _ in range(1_000):
-        resilience.began(START)
+        resilience.began()
         resilience.may_hedge(Instant(1e6))
     assert resilience.hedges == pytest.approx(HEDGES_SAVED + 1_000 * HEDGE_FRACTION, abs=1)
 

@@ -10,24 +10,29 @@ from meshd.clock import Seconds
 class Scope:
     """`asyncio.timeout` for one use, that can be ended early, at a third of its price.
 
-    On leaving it raises `TimeoutError` where it was ended, by its time or by `end`. Each call has
-    one, so it is a plain context manager with one timer.
+    On leaving it raises `TimeoutError` where it was ended, by its time or by `end`, and the task
+    was not cancelled besides. Each call has several, so it is a plain context manager with one
+    timer, or with none where `seconds` is None.
     """
 
-    __slots__ = ("_cancelling", "_task", "_timer", "has_ended", "seconds")
+    __slots__ = ("_cancelling", "_seconds", "_task", "_timer", "has_ended")
 
-    def __init__(self, seconds: Seconds) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: Seconds | None) -> None:
         self.has_ended = False
+        self._seconds = seconds
         self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._cancelling = 0
 
     def __enter__(self) -> Self:
         """Begin; what the present task awaits from here on is bounded."""
-        task = asyncio.current_task()
+        # The loop is asked for once: until Python 3.12 that is a call of the system each time.
+        loop = asyncio.get_running_loop()
+        task = self._task = asyncio.current_task(loop)
         assert task is not None, "a scope bounds what a task awaits"
-        self._task, self._cancelling = task, task.cancelling()
-        self._timer = asyncio.get_running_loop().call_later(self.seconds, self.end)
+        self._cancelling = task.cancelling()
+        if self._seconds is not None:
+            self._timer = loop.call_later(self._seconds, self.end)
         return self
 
     def end(self) -> None:
@@ -42,8 +47,9 @@ class Scope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Raise TimeoutError where it was ended, unless the task was cancelled besides."""
-        self._timer.cancel()
+        """Call the timer off, and say so where it was too late for that."""
+        if self._timer is not None:
+            self._timer.cancel()
         task, self._task = self._task, None
         if self.has_ended and task is not None:
             is_ours = task.uncancel() <= self._cancelling
