@@ -70,21 +70,33 @@ class FrameWriter:
     async def send(self, message: bytes) -> None:
         """Send one, or leave it to be sent with others; waits while too much waits already.
 
-        Who is cancelled while he waits has sent nothing, unless it has just left.
+        Raises:
+            ConnectionError, RuntimeError: the link is lost; the message may have left.
+        """
+        if not self.put(message):
+            await self.wait_for_room(message)
+
+    def put(self, message: bytes) -> bool:
+        """Send one, or leave it to be sent with others; false while too much waits already.
+
+        Who put it then waits for room, before he puts another.
 
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
         if self._leaves_alone(message):
-            return
+            return True
         self._waiting.put(message)
-        if self._waiting.size > WAITING_BYTES_MAX:
-            self._has_room.clear()
-            try:
-                await self._has_room.wait()
-            except asyncio.CancelledError:
-                self._waiting.take_back(message)
-                raise
+        return self._waiting.size <= WAITING_BYTES_MAX
+
+    async def wait_for_room(self, message: bytes) -> None:
+        """Wait, after `message` was put. Who is cancelled has sent nothing, unless it just left."""
+        self._has_room.clear()
+        try:
+            await self._has_room.wait()
+        except asyncio.CancelledError:
+            self._waiting.take_back(message)
+            raise
 
     def post(self, message: bytes) -> bool:
         """Send one before those that wait, and wait for nothing: for who reads meanwhile.
@@ -116,11 +128,11 @@ class FrameWriter:
 
     def _leaves_alone(self, message: bytes) -> bool:
         """Send the first message of a turn, unless others are likely to follow."""
-        is_first = not (self._is_turn or self._flusher is not None)
-        if not self._is_turn:
-            self._is_turn = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        if not is_first or self._is_crowded:
+        if self._is_turn:
+            return False
+        self._is_turn = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+        if self._is_crowded or self._flusher is not None:
             return False
         self._send_now(message)
         return True

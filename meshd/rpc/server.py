@@ -19,6 +19,7 @@ from msgspec import json
 from meshd.clock import Seconds
 from meshd.errors import BusyError, Code, MeshError
 from meshd.model import Address
+from meshd.rpc.alarms import Alarms
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.dispatch import answer, too_large
 from meshd.rpc.frames import Socket
@@ -93,6 +94,7 @@ class RpcServer:
         self.limits = limits or ServerLimits()
         self.counters: Counter[str] = Counter()
         self._registry = registry
+        self._alarms = Alarms()
         self._probes = probes or Probes()
         self._channel_limits = channel_limits or ChannelLimits()
         self._on_attach = on_attach
@@ -177,6 +179,7 @@ class RpcServer:
         for _server, door in self._faces:
             await door.web_server.shutdown(grace_s)
         self._faces.clear()
+        self._alarms.close()
         if self._control is not None:
             self._control.remove_file()
             self._control.socket.close()
@@ -357,8 +360,9 @@ class RpcServer:
         self.counters["calls"] += 1
         try:
             encoded = await answer(
-                entry, self._registry, context, bytes_max=self.limits.response_bytes_max
-            )
+                entry, self._registry, context, self._alarms,
+                bytes_max=self.limits.response_bytes_max,
+            )  # fmt: skip
         finally:
             gate.leave(context.remote, size)
         return None if entry.is_notification else encoded, None

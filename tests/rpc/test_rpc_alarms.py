@@ -1,0 +1,179 @@
+"""Time limits that share one timer do what `asyncio.timeout` does, one by one."""
+
+import asyncio
+
+import pytest
+from rpc_bench import Bench
+
+from meshd.errors import Code
+from meshd.rpc.alarms import IDLE_MAX, Alarms
+from meshd.rpc.channel import Channel
+from meshd.rpc.dispatch import answer
+from meshd.rpc.jsonrpc import Request, parse_response
+from meshd.rpc.methods import CallContext
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture
+def alarms():
+    made = Alarms()
+    yield made
+    made.close()
+
+
+async def late(alarms, limit_s):
+    with pytest.raises(TimeoutError), alarms.within(limit_s) as alarm:
+        await asyncio.Event().wait()
+    return alarm
+
+
+async def test_who_is_late_is_told_so_and_can_go_on(alarms):
+    async with asyncio.timeout(5):
+        assert (await late(alarms, 0.01)).is_over
+        assert (await late(alarms, 0.0)).is_over
+        assert (await late(alarms, -1.0)).is_over
+        with alarms.within(5.0) as alarm:
+            await asyncio.sleep(0)
+    assert not alarm.is_over
+
+
+async def test_no_limit_is_none(alarms):
+    with alarms.within(None) as alarm:
+        await late(alarms, 0.01)
+    assert not alarm.is_over
+
+
+async def test_limits_end_in_the_order_of_their_instants_whatever_that_of_their_begin(alarms):
+    ended = []
+
+    async def one(limit_s):
+        await late(alarms, limit_s)
+        ended.append(limit_s)
+
+    limits = (0.03, 0.01, 60.0, 0.02, 0.0)
+    tasks = [asyncio.create_task(one(limit_s)) for limit_s in limits]
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(t for t, limit_s in zip(tasks, limits, strict=True) if limit_s < 1))
+    assert ended == [0.0, 0.01, 0.02, 0.03]
+    tasks[2].cancel()
+    await asyncio.wait((tasks[2],))
+    assert tasks[2].cancelled()
+
+
+async def test_of_two_limits_the_one_that_is_over_says_so(alarms):
+    async with asyncio.timeout(5):
+        with alarms.within(60.0) as outer:
+            inner = await late(alarms, 0.01)
+        assert (outer.is_over, inner.is_over) == (False, True)
+        both = alarms.within(0.01), alarms.within(60.0)
+        with pytest.raises(TimeoutError), both[0] as outer, both[1] as inner:
+            await asyncio.Event().wait()
+        assert (outer.is_over, inner.is_over) == (True, False)
+
+
+async def test_who_is_cancelled_by_somebody_else_too_is_cancelled(alarms):
+    began = asyncio.Event()
+
+    async def work():
+        with alarms.within(0.0):
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                asyncio.current_task().cancel()
+
+    task = asyncio.create_task(work())
+    await asyncio.wait((task,), timeout=5)
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+async def test_who_swallows_the_end_of_his_time_keeps_his_own_end(alarms, error):
+    async def work():
+        with alarms.within(0.0) as alarm:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+        return alarm.is_over
+
+    task = asyncio.create_task(work())
+    await asyncio.wait((task,), timeout=5)
+    if error is None:
+        assert task.result() is True
+        assert task.cancelling() == 0
+    else:
+        assert isinstance(task.exception(), error)
+
+
+async def test_limits_that_are_over_are_not_kept(alarms):
+    held = asyncio.create_task(late(alarms, 0.2))
+    for _ in range(10 * IDLE_MAX):
+        with alarms.within(60.0):
+            pass
+    assert len(alarms._heap) <= 2 * (IDLE_MAX + 2)
+    async with asyncio.timeout(5):
+        assert (await held).is_over, "and those that are not do end"
+
+
+async def test_a_handler_that_answers_after_its_time_is_over_has_answered(alarms):
+    bench = Bench()
+
+    async def stubborn(params, context):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "all the same"
+
+    bench.registry.add("stubborn", None, stubborn)
+
+    async def ask(method):
+        context = CallContext(deadline_s=0.01)
+        request = Request(method, None, 1)
+        return parse_response(
+            await answer(request, bench.registry, context, alarms, bytes_max=1_000)
+        )
+
+    async with asyncio.timeout(5):
+        assert (await ask("stubborn")).result == "all the same"
+        assert (await ask("hold")).error.code == Code.DEADLINE
+        assert (await ask("cancelled")).error.code == Code.CANCELLED
+
+
+class _Mute:
+    """A socket that takes all and says nothing until it is closed."""
+
+    def __init__(self):
+        self.closed = False
+        self.frames = []
+        self._end = asyncio.Event()
+
+    async def send_frame(self, message, opcode):
+        self.frames.append(message)
+
+    async def receive(self):
+        await self._end.wait()
+        raise ConnectionResetError
+
+    async def close(self):
+        self.closed = True
+        self._end.set()
+        return True
+
+    def abort(self):
+        raise AssertionError("nobody is cut off here")
+
+
+async def test_a_channel_that_is_closed_leaves_no_timer():
+    channel = Channel(_Mute())
+    channel.start()
+    call = asyncio.create_task(channel.call("m", timeout_s=3_600.0))
+    await asyncio.sleep(0)
+    timer = channel._alarms._timer
+    assert timer is not None
+    await channel.close()
+    await asyncio.wait((call,), timeout=5)
+    assert timer.cancelled()
+    assert channel._alarms._timer is None
