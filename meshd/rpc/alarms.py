@@ -14,23 +14,29 @@ from typing import Self
 from meshd.clock import Seconds
 
 IDLE_MAX = 64
-"""Limits that are over and still kept may be so many more than those that are not."""
+"""Limits that are over and still kept: so many, and one for each that was not at the last look."""
 
 
 class Alarms:
-    """The time limits of whoever shares them. Belongs to one event loop."""
+    """The time limits of whoever shares them. Belongs to the event loop of who first has one."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, _Alarm]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heap: list[tuple[float, int, Alarm]] = []
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self._idle = 0
         """How many of the heap are over."""
+        self._idle_max = IDLE_MAX
 
-    def within(self, limit_s: Seconds | None) -> "_Alarm":
-        """As `asyncio.timeout(limit_s)`, but entered by `with`; None is no limit."""
-        return _Alarm(self, limit_s)
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that they belong to."""
+        if self._loop is None:
+            # Asked for once: until Python 3.12 that is a call of the system each time.
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def close(self) -> None:
         """Call off the timer. Nobody may be within a limit any more."""
@@ -38,10 +44,8 @@ class Alarms:
             self._timer.cancel()
         self._heap, self._timer, self._rings_at, self._idle = [], None, math.inf, 0
 
-    def begin(self, alarm: "_Alarm", limit_s: Seconds) -> None:
-        """Ring in so many seconds, unless it has ended by then."""
-        loop = asyncio.get_running_loop()
-        at = loop.time() + limit_s
+    def begin(self, alarm: "Alarm", at: float) -> None:
+        """Ring at this time of the loop, unless it has ended by then."""
         heappush(self._heap, (at, next(self._numbers), alarm))
         if at < self._rings_at:
             self._set(at)
@@ -49,20 +53,21 @@ class Alarms:
     def end(self) -> None:
         """One that has begun is over, and did not ring."""
         self._idle += 1
-        if self._idle > IDLE_MAX + len(self._heap) // 2:
+        if self._idle > self._idle_max:
             self._heap = [each for each in self._heap if each[2].task is not None]
             heapify(self._heap)
             self._idle = 0
+            self._idle_max = IDLE_MAX + len(self._heap)
 
     def _set(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._rings_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._ring)
+        self._timer = self.loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         # A loop may round to milliseconds, and call before the very instant.
-        now = max(asyncio.get_running_loop().time(), self._rings_at)
+        now = max(self.loop.time(), self._rings_at)
         self._timer, self._rings_at = None, math.inf
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].task is None):
             alarm = heappop(self._heap)[2]
@@ -74,8 +79,11 @@ class Alarms:
             self._set(self._heap[0][0])
 
 
-class _Alarm:
-    """One limit: cancels the task that entered it, and turns that into `TimeoutError`."""
+class Alarm:
+    """As `asyncio.timeout(limit_s)`, but entered by `with`; None is no limit.
+
+    It cancels the task that has entered it, and turns that into `TimeoutError`.
+    """
 
     __slots__ = ("_alarms", "_cancelling", "_limit_s", "is_over", "task")
 
@@ -93,11 +101,12 @@ class _Alarm:
         self.task.cancel()
 
     def __enter__(self) -> Self:
-        task = self.task = asyncio.current_task()
+        loop = self._alarms.loop
+        task = self.task = asyncio.current_task(loop)
         assert task is not None, "only a task can be cancelled"
         self._cancelling = task.cancelling()
         if self._limit_s is not None:
-            self._alarms.begin(self, self._limit_s)
+            self._alarms.begin(self, loop.time() + self._limit_s)
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.rpc.alarms import Alarms
+from meshd.rpc.alarms import Alarm, Alarms
 from meshd.rpc.dispatch import answer
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import FrameWriter, Socket, messages_in
@@ -103,9 +103,11 @@ class Channel:
         self.is_draining = False
         self.is_resting = False
         """Whether one side has said that it will close the link: no new call goes over it."""
+        self._loop = asyncio.get_running_loop()
         self._socket = socket
         self._writer = FrameWriter(socket)
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
+        self._bytes_max = self.limits.message_bytes_max
         self._ids = itertools.count(1)
         self._pending: dict[Id, asyncio.Future[Response]] = {}
         self._inflows: dict[Id, Inflow] = {}
@@ -186,14 +188,14 @@ class Channel:
         self.turnover += 1
         window = 0 if sink is None else WINDOW_BYTES
         data = self._check(encode_request(request_id, method, params, window))
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Response] = self._loop.create_future()
         self._pending[request_id] = future
         if sink is not None:
             self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
         is_called_off = True
         try:
             has_left = self._put(data)
-            with self._alarms.within(timeout_s):
+            with Alarm(self._alarms, timeout_s):
                 if not has_left:
                     await self._writer.wait_for_room(data)
                 response = await (future if sink is None else self._answer_to(request_id, future))
@@ -277,9 +279,9 @@ class Channel:
             self._socket.abort()
 
     def _check(self, data: bytes) -> bytes:
-        if len(data) > self.limits.message_bytes_max:
+        if len(data) > self._bytes_max:
             raise UsageError(
-                f"the call takes {len(data)} bytes, more than {self.limits.message_bytes_max}",
+                f"the call takes {len(data)} bytes, more than {self._bytes_max}",
                 hint="send less, or a reference to the data",
             )
         return data
@@ -305,7 +307,7 @@ class Channel:
 
     def _put(self, data: bytes) -> bool:
         """Send, or leave it to be sent soon; false where whoever sends must wait for room then."""
-        if self.closed:
+        if self._is_lost or self._socket.closed:
             raise PeerError("the link is closed; nothing was sent")
         try:
             return self._writer.put(data)
@@ -342,7 +344,7 @@ class Channel:
         if not self.is_draining:
             busy = self._gate.enter(self.context.remote, size)
         if busy is None:
-            task = asyncio.create_task(self._serve(request))
+            task = self._loop.create_task(self._serve(request))
             self._running[task] = request.id, size
             self.turnover += 1
             task.add_done_callback(self._served)
@@ -399,31 +401,31 @@ class Channel:
 
     async def _serve(self, request: Request) -> None:
         if request.window and not request.is_notification:
-            data = await self._serve_stream(request)
+            data = await self._answer_in_parts(request)
         else:
-            data = await self._answer(request, self.context)
+            data = await answer(
+                request, self.methods, self.context, self._alarms, bytes_max=self._bytes_max
+            )
         if not request.is_notification:
             # Where the link is lost, the reader sees that too and ends the channel.
             with contextlib.suppress(PeerError):
                 await self._send(data)
 
-    async def _serve_stream(self, request: Request) -> bytes:
+    async def _answer_in_parts(self, request: Request) -> bytes:
         outflow = Outflow(request.id, request.window, self._send_part)
         key = type(request.id), request.id
         self._outflows[key] = outflow
         try:
-            data = await self._answer(request, replace(self.context, sink=outflow))
+            data = await answer(
+                request, self.methods, replace(self.context, sink=outflow), self._alarms,
+                bytes_max=self._bytes_max,
+            )  # fmt: skip
             await outflow.finish()
             return data
         finally:
             outflow.close()
             if self._outflows.get(key) is outflow:
                 del self._outflows[key]
-
-    async def _answer(self, request: Request, context: CallContext) -> bytes:
-        return await answer(
-            request, self.methods, context, self._alarms, bytes_max=self.limits.message_bytes_max
-        )
 
     async def _send_part(self, data: bytes) -> None:
         await self._send(self._check(data))

@@ -5,7 +5,7 @@ import logging
 import secrets
 
 from meshd.errors import Code, DeadlineError, MeshError
-from meshd.rpc.alarms import Alarms
+from meshd.rpc.alarms import Alarm, Alarms
 from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
 from meshd.rpc.methods import CallContext, Registry
 
@@ -20,7 +20,7 @@ async def answer(
     A handler's own exception is logged under an id, and the caller learns that id alone. The
     caller of this function drops the answer to a notification.
     """
-    alarm = alarms.within(context.deadline_s)
+    alarm = Alarm(alarms, context.deadline_s)
     try:
         with alarm:
             result = await registry.call(request.method, request.params, context)

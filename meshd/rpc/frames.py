@@ -59,6 +59,8 @@ class FrameWriter:
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
+        # Asked for once: until Python 3.12 that is a call of the system each time.
+        self._loop = asyncio.get_running_loop()
         self._waiting = _Waiting()
         self._urgent = _Waiting()
         self._is_turn = False
@@ -84,7 +86,7 @@ class FrameWriter:
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if self._leaves_alone(message):
+        if not self._is_turn and self._leaves_alone(message):
             return True
         self._waiting.put(message)
         return self._waiting.size <= WAITING_BYTES_MAX
@@ -107,7 +109,7 @@ class FrameWriter:
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if self._leaves_alone(message):
+        if not self._is_turn and self._leaves_alone(message):
             return True
         if self._urgent.size + len(message) > URGENT_BYTES_MAX:
             return False
@@ -128,10 +130,8 @@ class FrameWriter:
 
     def _leaves_alone(self, message: bytes) -> bool:
         """Send the first message of a turn, unless others are likely to follow."""
-        if self._is_turn:
-            return False
         self._is_turn = True
-        asyncio.get_running_loop().call_soon(self._end_turn)
+        self._loop.call_soon(self._end_turn)
         if self._is_crowded or self._flusher is not None:
             return False
         self._send_now(message)

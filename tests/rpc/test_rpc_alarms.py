@@ -6,7 +6,7 @@ import pytest
 from rpc_bench import Bench
 
 from meshd.errors import Code
-from meshd.rpc.alarms import IDLE_MAX, Alarms
+from meshd.rpc.alarms import IDLE_MAX, Alarm, Alarms
 from meshd.rpc.channel import Channel
 from meshd.rpc.dispatch import answer
 from meshd.rpc.jsonrpc import Request, parse_response
@@ -23,7 +23,7 @@ def alarms():
 
 
 async def late(alarms, limit_s):
-    with pytest.raises(TimeoutError), alarms.within(limit_s) as alarm:
+    with pytest.raises(TimeoutError), Alarm(alarms, limit_s) as alarm:
         await asyncio.Event().wait()
     return alarm
 
@@ -33,13 +33,13 @@ async def test_who_is_late_is_told_so_and_can_go_on(alarms):
         assert (await late(alarms, 0.01)).is_over
         assert (await late(alarms, 0.0)).is_over
         assert (await late(alarms, -1.0)).is_over
-        with alarms.within(5.0) as alarm:
+        with Alarm(alarms, 5.0) as alarm:
             await asyncio.sleep(0)
     assert not alarm.is_over
 
 
 async def test_no_limit_is_none(alarms):
-    with alarms.within(None) as alarm:
+    with Alarm(alarms, None) as alarm:
         await late(alarms, 0.01)
     assert not alarm.is_over
 
@@ -63,10 +63,10 @@ async def test_limits_end_in_the_order_of_their_instants_whatever_that_of_their_
 
 async def test_of_two_limits_the_one_that_is_over_says_so(alarms):
     async with asyncio.timeout(5):
-        with alarms.within(60.0) as outer:
+        with Alarm(alarms, 60.0) as outer:
             inner = await late(alarms, 0.01)
         assert (outer.is_over, inner.is_over) == (False, True)
-        both = alarms.within(0.01), alarms.within(60.0)
+        both = Alarm(alarms, 0.01), Alarm(alarms, 60.0)
         with pytest.raises(TimeoutError), both[0] as outer, both[1] as inner:
             await asyncio.Event().wait()
         assert (outer.is_over, inner.is_over) == (True, False)
@@ -76,7 +76,7 @@ async def test_who_is_cancelled_by_somebody_else_too_is_cancelled(alarms):
     began = asyncio.Event()
 
     async def work():
-        with alarms.within(0.0):
+        with Alarm(alarms, 0.0):
             began.set()
             try:
                 await asyncio.Event().wait()
@@ -91,7 +91,7 @@ async def test_who_is_cancelled_by_somebody_else_too_is_cancelled(alarms):
 @pytest.mark.parametrize("error", [None, RuntimeError])
 async def test_who_swallows_the_end_of_his_time_keeps_his_own_end(alarms, error):
     async def work():
-        with alarms.within(0.0) as alarm:
+        with Alarm(alarms, 0.0) as alarm:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -111,7 +111,7 @@ async def test_who_swallows_the_end_of_his_time_keeps_his_own_end(alarms, error)
 async def test_limits_that_are_over_are_not_kept(alarms):
     held = asyncio.create_task(late(alarms, 0.2))
     for _ in range(10 * IDLE_MAX):
-        with alarms.within(60.0):
+        with Alarm(alarms, 60.0):
             pass
     assert len(alarms._heap) <= 2 * (IDLE_MAX + 2)
     async with asyncio.timeout(5):
