@@ -18,65 +18,53 @@ IDLE_MAX = 64
 
 
 class Alarms:
-    """The time limits of whoever shares them. Belongs to the event loop of who first has one."""
+    """The time limits of whoever shares them. Belongs to the event loop that runs."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._heap: list[tuple[float, int, Alarm]] = []
-        self._numbers = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
-        self._idle = 0
+        # Asked for once: until Python 3.12 that is a call of the system each time.
+        self.loop = asyncio.get_running_loop()
+        self.heap: list[tuple[float, int, Alarm]] = []
+        self.rings_at = math.inf
+        self.idle = 0
         """How many of the heap are over."""
-        self._idle_max = IDLE_MAX
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that they belong to."""
-        if self._loop is None:
-            # Asked for once: until Python 3.12 that is a call of the system each time.
-            self._loop = asyncio.get_running_loop()
-        return self._loop
+        self.idle_max = IDLE_MAX
+        self.numbers = itertools.count()
+        """Of equal instants the heap compares these."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Call off the timer. Nobody may be within a limit any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._heap, self._timer, self._rings_at, self._idle = [], None, math.inf, 0
+        self.heap, self._timer, self.rings_at, self.idle = [], None, math.inf, 0
 
-    def begin(self, alarm: "Alarm", at: float) -> None:
-        """Ring at this time of the loop, unless it has ended by then."""
-        heappush(self._heap, (at, next(self._numbers), alarm))
-        if at < self._rings_at:
-            self._set(at)
-
-    def end(self) -> None:
-        """One that has begun is over, and did not ring."""
-        self._idle += 1
-        if self._idle > self._idle_max:
-            self._heap = [each for each in self._heap if each[2].task is not None]
-            heapify(self._heap)
-            self._idle = 0
-            self._idle_max = IDLE_MAX + len(self._heap)
-
-    def _set(self, at: float) -> None:
+    def ring_at(self, at: float) -> None:
+        """Ring at this time of the loop, and no more at the one before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._rings_at = at
+        self.rings_at = at
         self._timer = self.loop.call_at(at, self._ring)
+
+    def forget_idle(self) -> None:
+        """Keep only limits that are not over."""
+        self.heap = [each for each in self.heap if each[2].task is not None]
+        heapify(self.heap)
+        self.idle = 0
+        self.idle_max = IDLE_MAX + len(self.heap)
 
     def _ring(self) -> None:
         # A loop may round to milliseconds, and call before the very instant.
-        now = max(self.loop.time(), self._rings_at)
-        self._timer, self._rings_at = None, math.inf
-        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].task is None):
-            alarm = heappop(self._heap)[2]
+        now = max(self.loop.time(), self.rings_at)
+        self._timer, self.rings_at = None, math.inf
+        while self.heap and (self.heap[0][0] <= now or self.heap[0][2].task is None):
+            alarm = heappop(self.heap)[2]
             if alarm.task is None:
-                self._idle -= 1
+                self.idle -= 1
             else:
-                alarm.ring()
-        if self._heap:
-            self._set(self._heap[0][0])
+                alarm.is_over = True
+                alarm.task.cancel()
+        if self.heap:
+            self.ring_at(self.heap[0][0])
 
 
 class Alarm:
@@ -94,19 +82,17 @@ class Alarm:
         """Whether the time was over before the work was."""
         self.task: asyncio.Task[object] | None = None
 
-    def ring(self) -> None:
-        """The time is over."""
-        assert self.task is not None
-        self.is_over = True
-        self.task.cancel()
-
     def __enter__(self) -> Self:
-        loop = self._alarms.loop
-        task = self.task = asyncio.current_task(loop)
+        alarms = self._alarms
+        task = self.task = asyncio.current_task(alarms.loop)
         assert task is not None, "only a task can be cancelled"
         self._cancelling = task.cancelling()
         if self._limit_s is not None:
-            self._alarms.begin(self, loop.time() + self._limit_s)
+            at = alarms.loop.time() + self._limit_s
+            entry: tuple[float, int, Alarm] = (at, next(alarms.numbers), self)
+            heappush(alarms.heap, entry)
+            if at < alarms.rings_at:
+                alarms.ring_at(at)
         return self
 
     def __exit__(
@@ -122,4 +108,7 @@ class Alarm:
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError from error
         elif self._limit_s is not None:
-            self._alarms.end()
+            alarms = self._alarms
+            alarms.idle += 1
+            if alarms.idle > alarms.idle_max:
+                alarms.forget_idle()

@@ -139,15 +139,16 @@ class FrameWriter:
 
     def _end_turn(self) -> None:
         self._is_turn = False
-        count = len(self._urgent) + len(self._waiting)
+        count = len(self._urgent.messages) + len(self._waiting.messages)
         # In a crowded turn all wait, else the first has left before.
         self._is_crowded = count > self._is_crowded
-        self._leave()
+        if count:
+            self._leave()
 
     def _leave(self) -> None:
         """Send what waits, unless the reader is slow and a task does that."""
         try:
-            while self._flusher is None and (self._urgent or self._waiting):
+            while self._flusher is None and (self._urgent.messages or self._waiting.messages):
                 self._send_now(self._next_frame())
         except (ConnectionError, RuntimeError):
             # The reader of the channel sees that the link is lost, and ends all calls.
@@ -167,7 +168,7 @@ class FrameWriter:
     async def _flush(self, begun: Awaitable[None]) -> None:
         try:
             await begun
-            while self._urgent or self._waiting:
+            while self._urgent.messages or self._waiting.messages:
                 await self._socket.send_frame(self._next_frame(), WSMsgType.TEXT)
         except (ConnectionError, RuntimeError):
             self._drop()  # as above
@@ -194,19 +195,16 @@ class _Waiting:
     """Messages in a row, none of them empty, and how many bytes they are."""
 
     def __init__(self) -> None:
-        self._messages: deque[bytes] = deque()
+        self.messages: deque[bytes] = deque()
         self.size = 0
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def put(self, message: bytes) -> None:
-        self._messages.append(message)
+        self.messages.append(message)
         self.size += len(message)
 
     def move_into(self, frame: list[bytes], room: int) -> int:
         """Move as many to a frame as fit; returns the room that is left. The first always fits."""
-        messages, before = self._messages, room
+        messages, before = self.messages, room
         while messages and (not frame or len(messages[0]) <= room):
             frame.append(messages.popleft())
             room -= len(frame[-1])
@@ -214,8 +212,8 @@ class _Waiting:
         return room
 
     def take_back(self, message: bytes) -> None:
-        if message in self._messages:
-            self._messages.remove(message)
+        if message in self.messages:
+            self.messages.remove(message)
             self.size -= len(message)
 
 

@@ -94,7 +94,6 @@ class RpcServer:
         self.limits = limits or ServerLimits()
         self.counters: Counter[str] = Counter()
         self._registry = registry
-        self._alarms = Alarms()
         self._probes = probes or Probes()
         self._channel_limits = channel_limits or ChannelLimits()
         self._on_attach = on_attach
@@ -179,7 +178,6 @@ class RpcServer:
         for _server, door in self._faces:
             await door.web_server.shutdown(grace_s)
         self._faces.clear()
-        self._alarms.close()
         if self._control is not None:
             self._control.remove_file()
             self._control.socket.close()
@@ -358,12 +356,13 @@ class RpcServer:
             self.counters["busy"] += 1
             return None if entry.is_notification else encode_error(entry.id, busy), busy
         self.counters["calls"] += 1
+        alarms = Alarms()
         try:
             encoded = await answer(
-                entry, self._registry, context, self._alarms,
-                bytes_max=self.limits.response_bytes_max,
-            )  # fmt: skip
+                entry, self._registry, context, alarms, bytes_max=self.limits.response_bytes_max
+            )
         finally:
+            alarms.close()
             gate.leave(context.remote, size)
         return None if entry.is_notification else encoded, None
 

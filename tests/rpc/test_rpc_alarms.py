@@ -16,7 +16,7 @@ pytestmark = pytest.mark.net
 
 
 @pytest.fixture
-def alarms():
+async def alarms():
     made = Alarms()
     yield made
     made.close()
@@ -113,7 +113,7 @@ async def test_limits_that_are_over_are_not_kept(alarms):
     for _ in range(10 * IDLE_MAX):
         with Alarm(alarms, 60.0):
             pass
-    assert len(alarms._heap) <= 2 * (IDLE_MAX + 2)
+    assert len(alarms.heap) <= 2 * (IDLE_MAX + 2)
     async with asyncio.timeout(5):
         assert (await held).is_over, "and those that are not do end"
 
