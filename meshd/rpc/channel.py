@@ -407,9 +407,11 @@ class Channel:
                 request, self.methods, self.context, self._alarms, bytes_max=self._bytes_max
             )
         if not request.is_notification:
-            # Where the link is lost, the reader sees that too and ends the channel.
-            with contextlib.suppress(PeerError):
-                await self._send(data)
+            try:
+                if not self._put(data):
+                    await self._writer.wait_for_room(data)
+            except PeerError:
+                pass  # the link is lost: the reader sees that too and ends the channel
 
     async def _answer_in_parts(self, request: Request) -> bytes:
         outflow = Outflow(request.id, request.window, self._send_part)

@@ -88,8 +88,9 @@ class FrameWriter:
         """
         if not self._is_turn and self._leaves_alone(message):
             return True
-        self._waiting.put(message)
-        return self._waiting.size <= WAITING_BYTES_MAX
+        waiting = self._waiting
+        waiting.put(message)
+        return waiting.size <= WAITING_BYTES_MAX
 
     async def wait_for_room(self, message: bytes) -> None:
         """Wait, after `message` was put. Who is cancelled has sent nothing, unless it just left."""
