@@ -30,18 +30,23 @@ class Alarms:
         self.idle_max = IDLE_MAX
         self.numbers = itertools.count()
         """Of equal instants the heap compares these."""
+        self.is_closing = False
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Call off the timer. Nobody may be within a limit any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self.heap, self._timer, self.rings_at, self.idle = [], None, math.inf, 0
+        """Call off the timer as soon as nobody is within a limit; nobody enters one any more."""
+        self.is_closing = True
+        self.forget_idle()
 
     def ring_at(self, at: float) -> None:
-        """Ring at this time of the loop, and no more at the one before."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Ring at this time of the loop, and no more at the one before.
+
+        Raises:
+            ValueError: it is not a number, and no order among others.
+        """
+        if math.isnan(at):
+            raise ValueError("a time limit must be a number of seconds")
+        self._call_off()
         self.rings_at = at
         self._timer = self.loop.call_at(at, self._ring)
 
@@ -51,6 +56,13 @@ class Alarms:
         heapify(self.heap)
         self.idle = 0
         self.idle_max = IDLE_MAX + len(self.heap)
+        if self.is_closing and not self.heap:
+            self._call_off()
+
+    def _call_off(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self.rings_at = None, math.inf
 
     def _ring(self) -> None:
         # A loop may round to milliseconds, and call before the very instant.
@@ -89,10 +101,10 @@ class Alarm:
         self._cancelling = task.cancelling()
         if self._limit_s is not None:
             at = alarms.loop.time() + self._limit_s
+            if not at >= alarms.rings_at:
+                alarms.ring_at(at)
             entry: tuple[float, int, Alarm] = (at, next(alarms.numbers), self)
             heappush(alarms.heap, entry)
-            if at < alarms.rings_at:
-                alarms.ring_at(at)
         return self
 
     def __exit__(
@@ -110,5 +122,6 @@ class Alarm:
         elif self._limit_s is not None:
             alarms = self._alarms
             alarms.idle += 1
-            if alarms.idle > alarms.idle_max:
+            is_last = alarms.is_closing and alarms.idle == len(alarms.heap)
+            if is_last or alarms.idle > alarms.idle_max:
                 alarms.forget_idle()

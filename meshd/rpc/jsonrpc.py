@@ -75,7 +75,7 @@ def parse_message(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Request |
     Never raises: what is neither is `Refused`. Batches are not spoken on a channel.
     """
     # In one step where all is as it should be; else the general way finds what is wrong.
-    if _opening_brackets(data) <= depth_max:
+    if isinstance(data, bytes) and data.count(b"{") + data.count(b"[") <= depth_max:
         try:
             message = _MESSAGES.decode(data)
         except (msgspec.DecodeError, UnicodeError, RecursionError):

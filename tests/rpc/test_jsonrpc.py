@@ -375,7 +375,9 @@ def test_a_message_with_an_id_of_another_kind_is_refused_under_null(request_id):
 
 def test_a_message_may_hold_brackets_in_texts_but_no_deeper_nesting_than_any_document():
     many = "[" * 2 * DEPTH_MAX
-    assert parse_message(json.dumps(call(params=[many]))) == Request("echo", [many], 1)
+    for text in (json.dumps(call(params=[many])), json.dumps(call(params=["x"]))):
+        expected = Request("echo", json.loads(text)["params"], 1)
+        assert parse_message(text) == parse_message(text.encode()) == expected
     deep = b'{"jsonrpc":"2.0","id":1,"method":"m","params":' + b"[" * DEPTH_MAX + b"]" * DEPTH_MAX
     assert refused_code(parse_message(deep + b"}")) == Code.PARSE
 

@@ -1,11 +1,12 @@
 """Time limits that share one timer do what `asyncio.timeout` does, one by one."""
 
 import asyncio
+import math
 
 import pytest
 from rpc_bench import Bench
 
-from meshd.errors import Code
+from meshd.errors import Code, DeadlineError
 from meshd.rpc.alarms import IDLE_MAX, Alarm, Alarms
 from meshd.rpc.channel import Channel
 from meshd.rpc.dispatch import answer
@@ -118,6 +119,33 @@ async def test_limits_that_are_over_are_not_kept(alarms):
         assert (await held).is_over, "and those that are not do end"
 
 
+async def test_who_is_within_a_limit_while_its_alarms_close_is_still_late(alarms):
+    ahead, behind = (asyncio.create_task(late(alarms, limit_s)) for limit_s in (0.02, 60.0))
+    await asyncio.sleep(0)
+    alarms.close()
+    async with asyncio.timeout(5):
+        assert (await ahead).is_over
+    timer = alarms._timer
+    assert not timer.cancelled()
+    behind.cancel()
+    await asyncio.wait((behind,))
+    assert timer.cancelled(), "it was the last"
+
+
+@pytest.mark.parametrize("limit_s", [math.nan, math.inf])
+async def test_a_limit_that_is_no_instant_harms_nobody_elses(alarms, limit_s):
+    held = asyncio.create_task(late(alarms, 0.02))
+    await asyncio.sleep(0)
+    if math.isnan(limit_s):
+        with pytest.raises(ValueError, match="must be a number"), Alarm(alarms, limit_s):
+            raise AssertionError("it is not entered")
+    else:
+        with Alarm(alarms, limit_s):
+            await held
+    async with asyncio.timeout(5):
+        assert (await held).is_over
+
+
 async def test_a_handler_that_answers_after_its_time_is_over_has_answered(alarms):
     bench = Bench()
 
@@ -177,3 +205,24 @@ async def test_a_channel_that_is_closed_leaves_no_timer():
     await asyncio.wait((call,), timeout=5)
     assert timer.cancelled()
     assert channel._alarms._timer is None
+
+
+async def test_a_call_whose_sink_is_slow_ends_at_its_time_though_the_link_is_lost():
+    class Slow:
+        async def part(self, value):
+            await asyncio.Event().wait()
+
+        def progress(self, fraction, message):
+            raise AssertionError("there is none")
+
+    socket = _Mute()
+    channel = Channel(socket)
+    channel.start()
+    call = asyncio.create_task(channel.call("m", timeout_s=0.1, sink=Slow()))
+    await asyncio.sleep(0)
+    channel._on_message(b'{"jsonrpc":"2.0","method":"part","params":{"id":1,"value":1}}')
+    await channel.close()
+    assert not call.done()
+    async with asyncio.timeout(5):
+        with pytest.raises(DeadlineError):
+            await call
