@@ -185,7 +185,7 @@ class FrameWriter:
             self._has_room.set()
         if len(together) == 1:
             return together[0]
-        return b"".join(SEPARATOR + message + b"\n" for message in together)
+        return b"%b%b\n" % (SEPARATOR, (b"\n" + SEPARATOR).join(together))
 
     def _drop(self) -> None:
         self._waiting, self._urgent = _Waiting(), _Waiting()
@@ -206,6 +206,10 @@ class _Waiting:
     def move_into(self, frame: list[bytes], room: int) -> int:
         """Move as many to a frame as fit; returns the room that is left. The first always fits."""
         messages, before = self.messages, room
+        if self.size <= room:
+            frame.extend(messages)
+            messages.clear()
+            room -= self.size
         while messages and (not frame or len(messages[0]) <= room):
             frame.append(messages.popleft())
             room -= len(frame[-1])

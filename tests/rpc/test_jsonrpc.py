@@ -368,7 +368,7 @@ def test_what_would_be_passed_over_in_a_message_is_strict_json_too():
 
 @pytest.mark.parametrize("request_id", [True, [], {"a": 1}])
 def test_a_message_with_an_id_of_another_kind_is_refused_under_null(request_id):
-    refused = parse_message(json.dumps(call(id=request_id)))
+    refused = parse_message(json.dumps(call(id=request_id)).encode())
     assert refused_code(refused) == Code.INVALID_REQUEST
     assert refused.id is None
 
