@@ -69,19 +69,10 @@ class FrameWriter:
         self._has_room = asyncio.Event()
         self._has_room.set()
 
-    async def send(self, message: bytes) -> None:
-        """Send one, or leave it to be sent with others; waits while too much waits already.
-
-        Raises:
-            ConnectionError, RuntimeError: the link is lost; the message may have left.
-        """
-        if not self.put(message):
-            await self.wait_for_room(message)
-
     def put(self, message: bytes) -> bool:
         """Send one, or leave it to be sent with others; false while too much waits already.
 
-        Who put it then waits for room, before he puts another.
+        Whoever put it waits for room then, before he puts another.
 
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
