@@ -363,10 +363,11 @@ class AttachedLink:
         if self._channel is not None and self._channel.closed:
             # The loop has yet to tell us: whoever asks again at once must wait, not fail and fail.
             self._on_lost(self._channel)
-        with contextlib.suppress(TimeoutError):
+        if not self._attached.is_set():
             # A daemon that restarts is back in a moment: its callers need not notice.
-            async with asyncio.timeout(min(timeout_s, AWAY_S)):
-                await self._attached.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout_s, AWAY_S)):
+                    await self._attached.wait()
         channel = self._channel
         if channel is None or not self._attached.is_set():
             raise NoDaemonError(

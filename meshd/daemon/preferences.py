@@ -40,6 +40,9 @@ def params_of(preferences: Preferences, policy: str = "", usual: str = "") -> di
     Raises:
         TypeError: one is unknown.
     """
+    if not preferences:
+        named = policy or usual
+        return {"policy": named} if named else {}
     unknown = sorted(preferences.keys() - Preferences.__annotations__.keys())
     if unknown:
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")

@@ -20,6 +20,7 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
+from meshd.rpc.alarms import Alarm, Alarms
 from meshd.rpc.dispatch import answer
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import FrameWriter, Socket, messages_in
@@ -102,19 +103,21 @@ class Channel:
         self.is_draining = False
         self.is_resting = False
         """Whether one side has said that it will close the link: no new call goes over it."""
+        self._loop = asyncio.get_running_loop()
         self._socket = socket
         self._writer = FrameWriter(socket)
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
+        self._bytes_max = self.limits.message_bytes_max
         self._ids = itertools.count(1)
         self._pending: dict[Id, asyncio.Future[Response]] = {}
         self._inflows: dict[Id, Inflow] = {}
-        self._running: dict[asyncio.Task[None], Id] = {}
+        self._running: dict[asyncio.Task[None], tuple[Id, int]] = {}
+        """The other side's calls, each with the bytes that its request takes."""
+        self._alarms = Alarms()
         self._outflows: dict[tuple[type, Id], Outflow] = {}
         self._on_closed: list[Callable[[Channel], None]] = []
         self._is_lost = False
         self._closed = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._reader: asyncio.Task[None] | None = None
 
     @property
@@ -149,8 +152,7 @@ class Channel:
         """Serve the link until it closes. Never raises for what the other side does."""
         is_dropped = False
         try:
-            while await self._read_one():
-                pass
+            await self._read()
         except GeneratorExit:
             is_dropped = True  # the loop is gone: nothing can be awaited any more
             raise
@@ -186,15 +188,17 @@ class Channel:
         self.turnover += 1
         window = 0 if sink is None else WINDOW_BYTES
         data = self._check(encode_request(request_id, method, params, window))
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Response] = self._loop.create_future()
         self._pending[request_id] = future
         if sink is not None:
             self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
         is_called_off = True
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._send(data)
-                response = await self._answer_to(request_id, future)
+            has_left = self._put(data)
+            with Alarm(self._alarms, timeout_s):
+                if not has_left:
+                    await self._writer.wait_for_room(data)
+                response = await (future if sink is None else self._answer_to(request_id, future))
         except asyncio.CancelledError as cancelled:
             is_called_off = cancelled.args != (NOT_CALLED_OFF,)
             raise
@@ -215,9 +219,7 @@ class Channel:
 
     async def _answer_to(self, request_id: Id, future: asyncio.Future[Response]) -> Response:
         """The response, once the sink has taken all that came before it."""
-        inflow = self._inflows.get(request_id)
-        if inflow is None:
-            return await future
+        inflow = self._inflows[request_id]
         failed = asyncio.ensure_future(inflow.failed.wait())
         try:
             await asyncio.wait((future, failed), return_when=asyncio.FIRST_COMPLETED)
@@ -251,7 +253,8 @@ class Channel:
         self.is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                while self._running:
+                    await asyncio.wait(tuple(self._running))
                 await self._writer.flush()
 
     async def close(self) -> None:
@@ -276,9 +279,9 @@ class Channel:
             self._socket.abort()
 
     def _check(self, data: bytes) -> bytes:
-        if len(data) > self.limits.message_bytes_max:
+        if len(data) > self._bytes_max:
             raise UsageError(
-                f"the call takes {len(data)} bytes, more than {self.limits.message_bytes_max}",
+                f"the call takes {len(data)} bytes, more than {self._bytes_max}",
                 hint="send less, or a reference to the data",
             )
         return data
@@ -299,56 +302,58 @@ class Channel:
                 self._socket.abort()
 
     async def _send(self, data: bytes) -> None:
-        if self.closed:
+        if not self._put(data):
+            await self._writer.wait_for_room(data)
+
+    def _put(self, data: bytes) -> bool:
+        """Send, or leave it to be sent soon; false where whoever sends must wait for room then."""
+        if self._is_lost or self._socket.closed:
             raise PeerError("the link is closed; nothing was sent")
         try:
-            await self._writer.send(data)
+            return self._writer.put(data)
         except (ConnectionError, RuntimeError) as error:
             raise PeerError(f"the link got lost while sending: {error}", definite=False) from None
 
-    async def _read_one(self) -> bool:
-        """Take one frame; false once there will be no more."""
-        try:
-            message = await self._socket.receive()
-        except (ConnectionError, RuntimeError):
-            return False  # the answer to a ping found the link gone
-        if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
-            return False
-        for data in messages_in(message.data):
-            if self._is_lost:
-                return False
-            self._on_message(data)
-        return True
+    async def _read(self) -> None:
+        """Take frames until there will be no more."""
+        while True:
+            try:
+                frame = await self._socket.receive()
+            except (ConnectionError, RuntimeError):
+                return  # the answer to a ping found the link gone
+            if frame.type is not WSMsgType.TEXT and frame.type is not WSMsgType.BINARY:
+                return
+            for data in messages_in(frame.data):
+                if self._is_lost:
+                    return
+                self._on_message(data)
 
     def _on_message(self, data: bytes) -> None:
-        match parse_message(data, depth_max=self.limits.depth_max):
-            case Response() as response:
-                self._on_response(response)
-            case Request(method, params, _, True) if method in _OWN and isinstance(params, dict):
-                self._on_own(method, params, len(data))
-            case Request() as request:
-                self._on_request(request, len(data))
-            case Refused() as refused:
-                self._post(encode_error(refused.id, refused.error))
+        message = parse_message(data, depth_max=self.limits.depth_max)
+        if isinstance(message, Response):
+            self._on_response(message)
+        elif isinstance(message, Refused):
+            self._post(encode_error(message.id, message.error))
+        elif message.is_notification and message.method in _OWN and type(message.params) is dict:
+            self._on_own(message.method, message.params, len(data))
+        else:
+            self._on_request(message, len(data))
 
     def _on_request(self, request: Request, size: int) -> None:
         busy: BusyError | None = _CLOSING
         if not self.is_draining:
             busy = self._gate.enter(self.context.remote, size)
         if busy is None:
-            task = asyncio.create_task(self._serve(request))
-            self._running[task] = request.id
+            task = self._loop.create_task(self._serve(request))
+            self._running[task] = request.id, size
             self.turnover += 1
-            self._idle.clear()
-            task.add_done_callback(partial(self._served, size))
+            task.add_done_callback(self._served)
         elif not request.is_notification:
             self._post(encode_error(request.id, busy))
 
-    def _served(self, size: int, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+    def _served(self, task: asyncio.Task[None]) -> None:
+        _request_id, size = self._running.pop(task)
         self._gate.leave(self.context.remote, size)
-        if not self._running:
-            self._idle.set()
 
     def _on_response(self, response: Response) -> None:
         # A number that a hostile peer sends as 1.0 or true must not find call 1 by equality.
@@ -390,24 +395,33 @@ class Channel:
 
     def _on_cancel(self, request_id: Any) -> None:
         # A notification has the id None, which nobody can call off.
-        for task, running in list(self._running.items()):
+        for task, (running, _size) in list(self._running.items()):
             if running is not None and (type(running), running) == (type(request_id), request_id):
                 task.cancel()
 
     async def _serve(self, request: Request) -> None:
         if request.window and not request.is_notification:
-            data = await self._serve_stream(request)
+            data = await self._answer_in_parts(request)
         else:
-            data = await self._answer(request, self.context)
+            data = await answer(
+                request, self.methods, self.context, self._alarms, bytes_max=self._bytes_max
+            )
         if not request.is_notification:
-            await self._send_quietly(data)
+            try:
+                if not self._put(data):
+                    await self._writer.wait_for_room(data)
+            except PeerError:
+                pass  # the link is lost: the reader sees that too and ends the channel
 
-    async def _serve_stream(self, request: Request) -> bytes:
+    async def _answer_in_parts(self, request: Request) -> bytes:
         outflow = Outflow(request.id, request.window, self._send_part)
         key = type(request.id), request.id
         self._outflows[key] = outflow
         try:
-            data = await self._answer(request, replace(self.context, sink=outflow))
+            data = await answer(
+                request, self.methods, replace(self.context, sink=outflow), self._alarms,
+                bytes_max=self._bytes_max,
+            )  # fmt: skip
             await outflow.finish()
             return data
         finally:
@@ -415,16 +429,8 @@ class Channel:
             if self._outflows.get(key) is outflow:
                 del self._outflows[key]
 
-    async def _answer(self, request: Request, context: CallContext) -> bytes:
-        return await answer(request, self.methods, context, bytes_max=self.limits.message_bytes_max)
-
     async def _send_part(self, data: bytes) -> None:
         await self._send(self._check(data))
-
-    async def _send_quietly(self, data: bytes) -> None:
-        """Send an answer. Where the link is lost, the reader sees that too and ends the channel."""
-        with contextlib.suppress(PeerError):
-            await self._send(data)
 
     async def _finish(self) -> None:
         self._is_lost = True
@@ -439,6 +445,7 @@ class Channel:
             await asyncio.gather(*self._running, return_exceptions=True)
             await self._say_goodbye()
         finally:
+            self._alarms.close()
             # A web server cancels the reader of a lost connection: its end is told all the same.
             self._closed.set()
             for callback in self._on_closed:

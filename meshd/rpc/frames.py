@@ -59,6 +59,8 @@ class FrameWriter:
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
+        # Asked for once: until Python 3.12 that is a call of the system each time.
+        self._loop = asyncio.get_running_loop()
         self._waiting = _Waiting()
         self._urgent = _Waiting()
         self._is_turn = False
@@ -67,24 +69,28 @@ class FrameWriter:
         self._has_room = asyncio.Event()
         self._has_room.set()
 
-    async def send(self, message: bytes) -> None:
-        """Send one, or leave it to be sent with others; waits while too much waits already.
+    def put(self, message: bytes) -> bool:
+        """Send one, or leave it to be sent with others; false while too much waits already.
 
-        Who is cancelled while he waits has sent nothing, unless it has just left.
+        Whoever put it waits for room then, before he puts another.
 
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if self._leaves_alone(message):
-            return
-        self._waiting.put(message)
-        if self._waiting.size > WAITING_BYTES_MAX:
-            self._has_room.clear()
-            try:
-                await self._has_room.wait()
-            except asyncio.CancelledError:
-                self._waiting.take_back(message)
-                raise
+        if not self._is_turn and self._leaves_alone(message):
+            return True
+        waiting = self._waiting
+        waiting.put(message)
+        return waiting.size <= WAITING_BYTES_MAX
+
+    async def wait_for_room(self, message: bytes) -> None:
+        """Wait, after `message` was put. Who is cancelled has sent nothing, unless it just left."""
+        self._has_room.clear()
+        try:
+            await self._has_room.wait()
+        except asyncio.CancelledError:
+            self._waiting.take_back(message)
+            raise
 
     def post(self, message: bytes) -> bool:
         """Send one before those that wait, and wait for nothing: for who reads meanwhile.
@@ -95,7 +101,7 @@ class FrameWriter:
         Raises:
             ConnectionError, RuntimeError: the link is lost; the message may have left.
         """
-        if self._leaves_alone(message):
+        if not self._is_turn and self._leaves_alone(message):
             return True
         if self._urgent.size + len(message) > URGENT_BYTES_MAX:
             return False
@@ -116,26 +122,25 @@ class FrameWriter:
 
     def _leaves_alone(self, message: bytes) -> bool:
         """Send the first message of a turn, unless others are likely to follow."""
-        is_first = not (self._is_turn or self._flusher is not None)
-        if not self._is_turn:
-            self._is_turn = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        if not is_first or self._is_crowded:
+        self._is_turn = True
+        self._loop.call_soon(self._end_turn)
+        if self._is_crowded or self._flusher is not None:
             return False
         self._send_now(message)
         return True
 
     def _end_turn(self) -> None:
         self._is_turn = False
-        count = len(self._urgent) + len(self._waiting)
+        count = len(self._urgent.messages) + len(self._waiting.messages)
         # In a crowded turn all wait, else the first has left before.
         self._is_crowded = count > self._is_crowded
-        self._leave()
+        if count:
+            self._leave()
 
     def _leave(self) -> None:
         """Send what waits, unless the reader is slow and a task does that."""
         try:
-            while self._flusher is None and (self._urgent or self._waiting):
+            while self._flusher is None and (self._urgent.messages or self._waiting.messages):
                 self._send_now(self._next_frame())
         except (ConnectionError, RuntimeError):
             # The reader of the channel sees that the link is lost, and ends all calls.
@@ -155,7 +160,7 @@ class FrameWriter:
     async def _flush(self, begun: Awaitable[None]) -> None:
         try:
             await begun
-            while self._urgent or self._waiting:
+            while self._urgent.messages or self._waiting.messages:
                 await self._socket.send_frame(self._next_frame(), WSMsgType.TEXT)
         except (ConnectionError, RuntimeError):
             self._drop()  # as above
@@ -171,7 +176,7 @@ class FrameWriter:
             self._has_room.set()
         if len(together) == 1:
             return together[0]
-        return b"".join(SEPARATOR + message + b"\n" for message in together)
+        return b"%b%b\n" % (SEPARATOR, (b"\n" + SEPARATOR).join(together))
 
     def _drop(self) -> None:
         self._waiting, self._urgent = _Waiting(), _Waiting()
@@ -182,19 +187,20 @@ class _Waiting:
     """Messages in a row, none of them empty, and how many bytes they are."""
 
     def __init__(self) -> None:
-        self._messages: deque[bytes] = deque()
+        self.messages: deque[bytes] = deque()
         self.size = 0
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def put(self, message: bytes) -> None:
-        self._messages.append(message)
+        self.messages.append(message)
         self.size += len(message)
 
     def move_into(self, frame: list[bytes], room: int) -> int:
         """Move as many to a frame as fit; returns the room that is left. The first always fits."""
-        messages, before = self._messages, room
+        messages, before = self.messages, room
+        if self.size <= room:
+            frame.extend(messages)
+            messages.clear()
+            room -= self.size
         while messages and (not frame or len(messages[0]) <= room):
             frame.append(messages.popleft())
             room -= len(frame[-1])
@@ -202,8 +208,8 @@ class _Waiting:
         return room
 
     def take_back(self, message: bytes) -> None:
-        if message in self._messages:
-            self._messages.remove(message)
+        if message in self.messages:
+            self.messages.remove(message)
             self.size -= len(message)
 
 

@@ -3,7 +3,7 @@
 Source: https://www.jsonrpc.org/specification (2.0), sections 4 to 6.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -74,6 +74,16 @@ def parse_message(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Request |
 
     Never raises: what is neither is `Refused`. Batches are not spoken on a channel.
     """
+    # In one step where all is as it should be; else the general way finds what is wrong.
+    if isinstance(data, bytes) and data.count(b"{") + data.count(b"[") <= depth_max:
+        try:
+            message = _MESSAGES.decode(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            pass
+        else:
+            usual = _read_usual(message)
+            if usual is not None:
+                return usual
     try:
         value = decode_json(data, depth_max=depth_max)
     except DecodeError as error:
@@ -175,6 +185,41 @@ def internal_error(reference: str) -> MeshError:
 
 
 _ANSWER = ("result", "error")
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    """A request or an answer, and nothing else: what is passed over is not checked so well."""
+
+    jsonrpc: Literal["2.0"]
+    id: Any = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: dict[str, Any] | list[Any] | msgspec.UnsetType = msgspec.UNSET
+    result: Any = msgspec.UNSET
+    error: Any = msgspec.UNSET
+    window: Any = 0
+
+
+_MESSAGES = msgspec.json.Decoder(_Message)
+
+
+def _read_usual(message: _Message) -> Request | Response | None:
+    """What it is, if it is a request or a result without any fault."""
+    request_id, method, params = message.id, message.method, message.params
+    if method is msgspec.UNSET:
+        if type(request_id) is not int or message.result is msgspec.UNSET:
+            return None
+        return Response(request_id, message.result) if message.error is msgspec.UNSET else None
+    is_notification = request_id is msgspec.UNSET
+    if is_notification:
+        request_id = None
+    elif type(request_id) is not int and not _is_id(request_id):
+        return None
+    window = message.window
+    if type(window) is not int or window < 0:
+        return None
+    if params is msgspec.UNSET:
+        return Request(method, None, request_id, is_notification, window)
+    return Request(method, params, request_id, is_notification, window)
 
 
 def _encode_own(message: dict[str, Any], method: str) -> bytes:

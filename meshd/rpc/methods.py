@@ -1,7 +1,7 @@
 """Which methods there are, what parameters they take, and who may call them."""
 
 import difflib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class CallContext:
         return self.caller or self.remote
 
 
-Handler = Callable[[Any, CallContext], Awaitable[Any]]
+Handler = Callable[[Any, CallContext], Coroutine[Any, Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Registry:
         own = [name for name, entry in self._entries.items() if local or not entry.control]
         return sorted({*own, *inherited})
 
-    async def call(self, method: str, params: Params, context: CallContext) -> Any:
-        """Call `method`.
+    def call(self, method: str, params: Params, context: CallContext) -> Coroutine[Any, Any, Any]:
+        """Call `method`; await what it returns.
 
         Raises:
             MeshError: -32601 for a name that this caller cannot call (nothing ran).
@@ -96,8 +96,8 @@ class Registry:
         if entry is None or (entry.control and not context.local):
             raise self._not_found(method, context)
         if entry.params is None:
-            return await entry.handler(params, context)
-        return await entry.handler(_convert(method, params, entry.params), context)
+            return entry.handler(params, context)
+        return entry.handler(_convert(method, params, entry.params), context)
 
     def _find(self, method: str) -> _Entry | None:
         entry = self._entries.get(method)

@@ -1,5 +1,6 @@
 """JSON-RPC 2.0 as a pure parser and encoder."""
 
+import contextlib
 import json
 
 import pytest
@@ -316,3 +317,70 @@ def test_a_frame_is_told_apart_by_its_members():
     assert isinstance(parse_message('{"jsonrpc":"2.0","id":1}'), Refused)
     assert isinstance(parse_message(b"[]"), Refused)
     assert isinstance(parse_message(b"{"), Refused)
+
+
+MEMBERS = {
+    "jsonrpc": st.sampled_from(["2.0"] * 8 + ["1.0", 2.0, None]),
+    "id": st.sampled_from([1, 1, 1, 1.0, 1e2, 2**64, 2**70, "a", None, True, [], -0.0]),
+    "method": st.sampled_from(["m"] * 6 + [1, None]),
+    "params": st.dictionaries(st.text(), VALUES, max_size=2) | VALUES,
+    "result": VALUES,
+    "error": VALUES | st.just({"code": -32011, "message": "m", "data": {"definite": True}}),
+    "window": st.sampled_from([0, 5, 5.0, -1, True, None, "5", 2**70]),
+    "more": VALUES,
+}
+PAIRS = st.lists(
+    st.sampled_from(list(MEMBERS)).flatmap(
+        lambda name: MEMBERS[name].map(lambda value: f"{json.dumps(name)}:{json.dumps(value)}")
+    ),
+    max_size=6,
+)
+
+
+def told(message):
+    if isinstance(message, Request):
+        return message, type(message.id), type(message.window)
+    error = message.error
+    kind = type(error), *((error.message, error.code, error.definite, error.data) if error else ())
+    return type(message), message.id, type(message.id), getattr(message, "result", None), kind
+
+
+@given(PAIRS, st.sampled_from(["", "", "", "{", "\ud800", "\\ud800"]))
+def test_a_message_is_read_alike_whole_or_member_by_member(pairs, fault):
+    text = '{"jsonrpc":"2.0",' * bool(pairs) + ",".join(pairs) + "}" * bool(pairs)
+    data = text.replace("m", fault or "m", 1).encode("utf-8", "surrogatepass")
+    general = parse_body(data).entries[0]
+    with contextlib.suppress(DecodeError):
+        value = decode_json(data)
+        if "method" not in value and ("result" in value or "error" in value):
+            general = parse_response(data)
+    assert told(parse_message(data)) == told(general)
+
+
+def test_what_would_be_passed_over_in_a_message_is_strict_json_too():
+    for fault in (b"\xff", b"\\ud800"):
+        data = b'{"jsonrpc":"2.0","method":"m","id":1,"more":"' + fault + b'"}'
+        assert refused_code(parse_message(data)) == Code.PARSE
+    assert parse_message(b'{"jsonrpc":"2.0","method":"m","id":1,"more":"x"}') == Request(
+        "m", None, 1
+    )
+
+
+@pytest.mark.parametrize("request_id", [True, [], {"a": 1}])
+def test_a_message_with_an_id_of_another_kind_is_refused_under_null(request_id):
+    refused = parse_message(json.dumps(call(id=request_id)).encode())
+    assert refused_code(refused) == Code.INVALID_REQUEST
+    assert refused.id is None
+
+
+def test_a_message_may_hold_brackets_in_texts_but_no_deeper_nesting_than_any_document():
+    many = "[" * 2 * DEPTH_MAX
+    for text in (json.dumps(call(params=[many])), json.dumps(call(params=["x"]))):
+        expected = Request("echo", json.loads(text)["params"], 1)
+        assert parse_message(text) == parse_message(text.encode()) == expected
+    deep = b'{"jsonrpc":"2.0","id":1,"method":"m","params":' + b"[" * DEPTH_MAX + b"]" * DEPTH_MAX
+    assert refused_code(parse_message(deep + b"}")) == Code.PARSE
+
+
+def test_a_request_with_a_window_round_trips():
+    assert parse_message(encode_request(1, "m", {}, 7)) == Request("m", {}, 1, window=7)

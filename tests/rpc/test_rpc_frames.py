@@ -49,6 +49,12 @@ def message(number, size=0):
     return json.dumps({"n": number, "x": "x" * size}).encode()
 
 
+async def send(writer, message):
+    """As a channel sends."""
+    if not writer.put(message):
+        await writer.wait_for_room(message)
+
+
 async def turn():
     for _ in range(3):
         await asyncio.sleep(0)
@@ -56,7 +62,7 @@ async def turn():
 
 async def test_a_lone_message_leaves_at_once_as_it_is():
     socket = Socket()
-    await FrameWriter(socket).send(message(1))
+    await send(FrameWriter(socket), message(1))
     assert socket.frames == [message(1)]
 
 
@@ -64,20 +70,20 @@ async def test_messages_of_one_turn_leave_together_and_in_order():
     socket = Socket()
     writer = FrameWriter(socket)
     for number in range(20):
-        await writer.send(message(number))
+        await send(writer, message(number))
     await turn()
     assert len(socket.frames) == 2
     assert [m for frame in socket.frames for m in map(json.loads, messages_in(frame))] == [
         json.loads(message(number)) for number in range(20)
     ]
     for number in range(20, 23):
-        await writer.send(message(number))
+        await send(writer, message(number))
     assert len(socket.frames) == 2, "after a crowd the first of the next turn waits for others"
     await turn()
     assert len(messages_in(socket.frames[2])) == 3
-    await writer.send(message(23))
+    await send(writer, message(23))
     await turn()
-    await writer.send(message(24))
+    await send(writer, message(24))
     assert socket.frames[3:] == [message(23), message(24)], "alone again"
 
 
@@ -86,7 +92,7 @@ async def test_a_large_message_has_a_frame_of_its_own():
     writer = FrameWriter(socket)
     sizes = (0, 0, FRAME_BYTES_MAX, 0, 0)
     for number, size in enumerate(sizes):
-        await writer.send(message(number, size))
+        await send(writer, message(number, size))
     await turn()
     assert [len(messages_in(frame)) for frame in socket.frames] == [1, 1, 1, 2]
 
@@ -96,7 +102,7 @@ async def test_who_sends_to_a_slow_reader_waits_beyond_the_bound():
     writer = FrameWriter(socket)
     size = WAITING_BYTES_MAX // 4
     socket.room.clear()
-    sending = [asyncio.create_task(writer.send(message(number, size))) for number in range(12)]
+    sending = [asyncio.create_task(send(writer, message(number, size))) for number in range(12)]
     await turn()
     waiting = sum(not task.done() for task in sending)
     assert waiting > 3
@@ -114,7 +120,7 @@ async def test_while_the_first_send_waits_each_later_turn_waits_behind_it():
     socket.room.clear()
     sending = []
     for number in range(12):
-        sending.append(asyncio.create_task(writer.send(message(number, WAITING_BYTES_MAX // 4))))
+        sending.append(asyncio.create_task(send(writer, message(number, WAITING_BYTES_MAX // 4))))
         await turn()
     assert [json.loads(frame)["n"] for frame in socket.frames] == [0]
     assert sum(not task.done() for task in sending) == 8, "beyond the bound, who sends waits too"
@@ -130,12 +136,12 @@ async def test_who_gives_up_waiting_takes_his_message_back_and_harms_nobody_else
     writer = FrameWriter(socket)
     socket.room.clear()
     sizes = (0, WAITING_BYTES_MAX, WAITING_BYTES_MAX, 0)
-    sending = [asyncio.create_task(writer.send(message(n, size))) for n, size in enumerate(sizes)]
+    sending = [asyncio.create_task(send(writer, message(n, size))) for n, size in enumerate(sizes)]
     await turn()
     for task in sending:
         task.cancel()
     await turn()
-    late = [asyncio.create_task(writer.send(message(number))) for number in (7, 8)]
+    late = [asyncio.create_task(send(writer, message(number))) for number in (7, 8)]
     await turn()
     socket.room.set()
     async with asyncio.timeout(5):
@@ -150,7 +156,7 @@ async def test_what_is_posted_waits_for_nothing_and_leaves_first():
     writer = FrameWriter(socket)
     socket.room.clear()
     for number in range(4):
-        await writer.send(message(number))
+        await send(writer, message(number))
     assert writer.post(message(9))
     socket.room.set()
     async with asyncio.timeout(5):
@@ -179,7 +185,7 @@ async def test_flushing_waits_until_all_has_left():
     writer = FrameWriter(socket)
     socket.room.clear()
     for number in range(3):
-        await writer.send(message(number))
+        await send(writer, message(number))
     flush = asyncio.create_task(writer.flush())
     await turn()
     assert not flush.done()
@@ -192,7 +198,7 @@ async def test_closing_lets_go_whoever_waits():
     socket = Socket()
     writer = FrameWriter(socket)
     socket.room.clear()
-    sending = [asyncio.create_task(writer.send(message(n, WAITING_BYTES_MAX))) for n in range(3)]
+    sending = [asyncio.create_task(send(writer, message(n, WAITING_BYTES_MAX))) for n in range(3)]
     await turn()
     writer.close()
     socket.room.set()
@@ -203,15 +209,15 @@ async def test_closing_lets_go_whoever_waits():
 async def test_a_lost_link_is_told_to_who_sends_and_drops_what_waits():
     socket = Socket()
     writer = FrameWriter(socket)
-    await writer.send(message(1))
-    await writer.send(message(2))
+    await send(writer, message(1))
+    await send(writer, message(2))
     socket.error = ConnectionResetError("lost")
     await turn()
     assert socket.frames == [message(1)]
-    await writer.send(message(3))
+    await send(writer, message(3))
     await turn()
     with pytest.raises(ConnectionResetError):
-        await writer.send(message(4))
+        await send(writer, message(4))
 
 
 @given(st.lists(st.text().map(lambda text: json.dumps({"t": text}).encode()), min_size=2))
@@ -220,7 +226,7 @@ def test_what_is_put_together_comes_apart_as_it_was(messages):
         socket = Socket()
         writer = FrameWriter(socket)
         for each in messages:
-            await writer.send(each)
+            await send(writer, each)
         await turn()
         return socket.frames
 
