@@ -1,12 +1,11 @@
 """A deadline: absolute inside a node, carried between nodes as the time that remains."""
 
-from dataclasses import dataclass
+import msgspec
 
 from meshd.clock import Instant, Seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """The instant after which an answer is worthless."""
 
     at: Instant

@@ -473,7 +473,7 @@ class Worker:
         run.runner.cancel()
         if not run.has_begun:
             # A task that is cancelled before its first step never takes any.
-            self._release(run)
+            asyncio.get_running_loop().call_soon(self._release, run)
 
     def _end(self, run: Run, state: TaskState, answer: Answer) -> None:
         """Give the answer, unless one was given before."""
