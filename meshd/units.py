@@ -6,7 +6,6 @@ from contextvars import ContextVar
 
 from meshd.errors import UsageError
 
-
 _ADDING = threading.Lock()
 """One for all runs: it is held for one addition, and each call would else make its own."""
 

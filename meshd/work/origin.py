@@ -1,6 +1,7 @@
 """Where the work that runs now came from: what it hands on goes on from there, in its time."""
 
 from contextvars import ContextVar
+
 import msgspec
 
 from meshd.deadline import Deadline

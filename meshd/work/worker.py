@@ -321,7 +321,8 @@ class Worker:
         task, ticket = run.task, run.ticket
         if task.id in self._runs:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
-        over_rate = self._over_rate(ticket, run.definition.manifest.rate_per_s)
+        rate_per_s = run.definition.manifest.rate_per_s
+        over_rate = self._over_rate(ticket, rate_per_s) if rate_per_s else None
         decision = over_rate or self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
@@ -420,7 +421,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         if run.alarm is not None:
             run.alarm.cancel()
-        run.timeout_s = min(run.timeout_s, max(0.0, run.ends_at - loop.time()))
+        left_s = run.ends_at - loop.time()
+        if left_s < run.timeout_s:
+            run.timeout_s = max(0.0, left_s)
         run.alarm = loop.call_later(run.timeout_s, self._overran, run)
         run.runner = loop.create_task(
             self._work(run), name=f"work {run.task.id}", context=run.context
