@@ -117,6 +117,14 @@ class Run(msgspec.Struct, eq=False):
             definite=not self.task.has_started,
         )
 
+    def broken(self, error: Exception) -> PeerError:
+        """What runs handlers failed itself: a fault of ours."""
+        return PeerError(
+            f"{self.task.capability}: internal error: {type(error).__name__}",
+            code=Code.INTERNAL,
+            definite=False,
+        )
+
     def outcome(self) -> Outcome:
         """What its end says of the node."""
         if isinstance(self.answer, UsageError):

@@ -11,7 +11,7 @@ import msgspec
 from meshd.bucket import TokenBucket
 from meshd.capability.definition import CapabilityDefinition, FunctionHandler
 from meshd.capability.manifest import Manifest
-from meshd.clock import Seconds
+from meshd.clock import Instant, Seconds
 from meshd.errors import (
     LINK_LOST,
     BusyError,
@@ -372,7 +372,8 @@ class Worker:
         """A run that waited has lost its place to a more urgent one; its ticket is withdrawn."""
         eta_s, queue = self._admission.eta_s(run.ticket), self._admission.load().queue
         refusal = Refuse(Reason.DISPLACED, eta_s, queue)
-        self._end(run, TaskState.REJECTED, self._busy(run.task.capability, refusal))
+        error = self._busy(run.task.capability, refusal)
+        self._end(run, TaskState.REJECTED, error, self._clock.now())
         self._forget(run)
 
     def _busy(self, capability: str, refusal: Refuse) -> BusyError:
@@ -442,21 +443,18 @@ class Worker:
             )  # fmt: skip
         except asyncio.CancelledError:
             # By us, and then it has its answer; or the loop is being torn down.
-            self._end(run, TaskState.CANCELLED, run.cancelled("this node is stopping"))
-            self._release(run)
+            why = run.cancelled("this node is stopping")
+            self._finish(run, TaskState.CANCELLED, why, self._clock.now())
             raise
         except MeshError as error:
-            self._end(run, TaskState.FAILED, error)
+            self._finish(run, TaskState.FAILED, error, self._clock.now())
         except Exception as error:  # noqa: BLE001 - a fault of ours, and the caller must hear of it
-            message = f"{run.task.capability}: internal error: {type(error).__name__}"
-            fault = PeerError(message, code=Code.INTERNAL, definite=False)
-            self._end(run, TaskState.FAILED, fault)
+            self._finish(run, TaskState.FAILED, run.broken(error), self._clock.now())
         else:
-            agent = run.definition.manifest.agent or self._name
-            service_s = run.task.service_s(self._clock.now())
-            result = WorkResult(agent, value, service_s, run.charge.units)
-            self._end(run, TaskState.COMPLETED, result)
-        self._release(run)
+            now = self._clock.now()
+            agent, service_s = run.definition.manifest.agent, run.task.service_s(now)
+            result = WorkResult(agent or self._name, value, service_s, run.charge.units)
+            self._finish(run, TaskState.COMPLETED, result, now)
 
     def _waited_too_long(self, run: Run) -> None:
         self._stop(run, TaskState.EXPIRED, run.too_late())
@@ -468,7 +466,8 @@ class Worker:
         """End a run before its time; nothing if it has its answer."""
         if run.answer is not None:
             return
-        self._end(run, state, error)
+        now = self._clock.now()
+        self._end(run, state, error, now)
         if run.runner is None:
             self._admission.withdraw(run.task.id)
             self._forget(run)
@@ -476,15 +475,19 @@ class Worker:
         run.runner.cancel()
         if not run.has_begun:
             # A task that is cancelled before its first step never takes any.
-            asyncio.get_running_loop().call_soon(self._release, run)
+            asyncio.get_running_loop().call_soon(self._release, run, now)
 
-    def _end(self, run: Run, state: TaskState, answer: Answer) -> None:
+    def _finish(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
+        """The runner ends, and with it the run, unless that had its answer before."""
+        self._end(run, state, answer, now)
+        self._release(run, now)
+
+    def _end(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
         """Give the answer, unless one was given before."""
         if run.answer is not None:
             return
         if run.alarm is not None:
             run.alarm.cancel()
-        now = self._clock.now()
         run.answer = answer
         run.task = advance(run.task, state, now)
         self._ended.append(run.task)
@@ -496,13 +499,13 @@ class Worker:
         for waiting in run.waiting:
             _wake(waiting)
 
-    def _release(self, run: Run) -> None:
-        """The runner ends: its slot goes to those who wait."""
+    def _release(self, run: Run, now: Instant) -> None:
+        """The slot of a run whose runner ends goes to those who wait."""
         self._forget(run)
         # Until now and not until the answer: a run that went on after it held the slot as well.
         started_at = run.task.started_at
         assert started_at is not None, "a runner's task has started"
-        held_s = max(0.0, self._clock.now() - started_at)
+        held_s = max(0.0, now - started_at)
         for task_id in self._admission.finish(run.task.id, held_s, run.outcome()):
             self._start(self._runs[task_id])
 
