@@ -22,7 +22,7 @@ TEXT_KEY = "text"
 _REF = "#/$defs/{name}"
 
 _PLAIN = frozenset((str, int, float, bool))
-"""A value of exactly such a type fits a parameter of this type, and so need not be converted."""
+"""A value of exactly such a type is JSON, and fits a parameter of this type as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,8 @@ def to_json(value: Any, name: str) -> Any:
     Raises:
         PeerError: the result has no JSON form. Indefinite: the handler has run.
     """
+    if type(value) in _PLAIN:
+        return value
     try:
         return msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_hook)
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:

@@ -244,8 +244,9 @@ class Admission:
         """
         own_service = self._services.get(ticket.capability)
         service = self._overall.mean_s if own_service is None else own_service.mean_s
-        taken = len(self._running) + self._ahead(ticket.priority)
-        wait = max(0, taken + 1 - self.slots) * self._overall.mean_s / self.slots
+        taken = len(self._running) + (self._ahead(ticket.priority) if self._queued else 0)
+        free = self.slots - taken
+        wait = 0.0 if free > 0 else (1 - free) * self._overall.mean_s / self.slots
         if ticket.concurrency > 0:
             ahead = self._running_of[ticket.capability] + self._waiting_of[ticket.capability]
             own = max(0, ahead + 1 - ticket.concurrency) * service / ticket.concurrency
@@ -286,8 +287,6 @@ class Admission:
 
     def _ahead(self, priority: int) -> int:
         """How many wait that go before a newcomer of this class."""
-        if not self._queued:
-            return 0
         return sum(len(each) for level, each in self._waiting.items() if level >= priority)
 
     def _least_urgent(self, than: int) -> str:
@@ -322,7 +321,9 @@ class Admission:
 
 
 def _subtract(counts: Counter[str], ticket: Ticket) -> None:
-    counts[ticket.capability] -= 1
-    if not counts[ticket.capability]:
+    left = counts[ticket.capability] - 1
+    if left:
+        counts[ticket.capability] = left
+    else:
         # Names come from definitions that come and go: no entry stays for one that is gone.
         del counts[ticket.capability]

@@ -126,15 +126,8 @@ def _run(
 ) -> Coroutine[Any, Any, Any]:
     # Not asynchronous itself: each call would pay for one more coroutine.
     match handler:
-        case FunctionHandler(is_stream=True):
-            assert sink is not None, "partial results go somewhere"
-            return stream_function(name, handler, prepared, tools.pools.threads, sink)
-        case FunctionHandler(is_async=True):
-            return _on_loop(name, handler, prepared)
-        case FunctionHandler(executor=""):
-            return _in_thread(name, handler, prepared, tools.pools.threads)
         case FunctionHandler():
-            return _apart(name, handler, prepared, tools.pools)
+            return _call_function(name, handler, prepared, tools.pools, sink)
         case CommandHandler():
             return _by_command(name, handler, prepared, sink)
         case HttpHandler():
@@ -145,6 +138,19 @@ def _run(
             )
         case _:
             assert_never(handler)
+
+
+def _call_function(
+    name: str, handler: FunctionHandler, arguments: dict[str, Any], pools: Pools, sink: Sink | None
+) -> Coroutine[Any, Any, Any]:
+    if handler.is_stream:
+        assert sink is not None, "partial results go somewhere"
+        return stream_function(name, handler, arguments, pools.threads, sink)
+    if handler.is_async:
+        return _on_loop(name, handler, arguments)
+    if handler.executor:
+        return _apart(name, handler, arguments, pools)
+    return _in_thread(name, handler, arguments, pools.threads)
 
 
 async def _on_loop(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:
