@@ -6,17 +6,21 @@ from contextvars import ContextVar
 
 from meshd.errors import UsageError
 
+_ADDING = threading.Lock()
+"""One for all runs: it is held for one addition, and each call would else make its own."""
+
 
 class Charge:
     """The units of one run; None until its handler says any."""
 
+    __slots__ = ("units",)
+
     def __init__(self) -> None:
         self.units: float | None = None
-        self._lock = threading.Lock()
 
     def add(self, units: float) -> None:
         """So many more, from any thread."""
-        with self._lock:
+        with _ADDING:
             self.units = units + (self.units or 0.0)
 
 

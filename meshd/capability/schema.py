@@ -21,6 +21,9 @@ TEXT_KEY = "text"
 
 _REF = "#/$defs/{name}"
 
+_PLAIN = frozenset((str, int, float, bool))
+"""A value of exactly such a type is JSON, and fits a parameter of this type as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -37,6 +40,8 @@ class FunctionSchema:
     """What a function takes and gives, as JSON.
 
     `extra` stands for `**kwargs`: the parameter that takes every name not listed, or None.
+    `sole` is the name of the only parameter, or of the only required one, or None; `for_text` is
+    the same where its value may also come in the plain form `{text: ...}`.
     """
 
     name: str
@@ -44,6 +49,8 @@ class FunctionSchema:
     extra: Parameter | None
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
+    sole: str | None
+    for_text: str | None
 
     def arguments(self, value: Any) -> dict[str, Any]:
         """Keyword arguments for a JSON input.
@@ -63,14 +70,8 @@ class FunctionSchema:
             elif parameter.required:
                 faults.append(f"missing parameter {parameter.name!r}")
         # Most inputs name what is known and nothing else.
-        known = [p.name for p in self.parameters]
-        for name in given if len(found) < len(given) else ():
-            if name in known:
-                continue
-            if self.extra is not None and isinstance(name, str):
-                _convert(self.extra, name, given[name], found, faults)
-            else:
-                faults.append(f"unknown parameter {_cut(repr(name))}{_suggest(name, known)}")
+        if len(found) < len(given):
+            self._take_others(given, found, faults)
         if faults:
             raise self._refuse("; ".join(faults[:FAULTS_MAX]))
         return found
@@ -85,23 +86,30 @@ class FunctionSchema:
             parts.append("further names freely")
         return "it takes " + (", ".join(parts) if parts else "no parameters")
 
+    def _take_others(
+        self, given: Mapping[Any, Any], found: dict[str, Any], faults: list[str]
+    ) -> None:
+        """What is given under names that are not listed."""
+        known = [p.name for p in self.parameters]
+        for name in given:
+            if name in known:
+                continue
+            if self.extra is not None and isinstance(name, str):
+                _convert(self.extra, name, given[name], found, faults)
+            else:
+                faults.append(f"unknown parameter {_cut(repr(name))}{_suggest(name, known)}")
+
     def _as_object(self, value: Any) -> Mapping[Any, Any]:
-        sole = self._sole()
-        if isinstance(value, Mapping):
-            is_plain = len(value) == 1 and TEXT_KEY in value and self.extra is None
-            if sole is not None and is_plain and all(p.name != TEXT_KEY for p in self.parameters):
-                return {sole: value[TEXT_KEY]}
+        # Nearly all are dicts, and asking an abstract class takes much longer.
+        if type(value) is dict or isinstance(value, Mapping):
+            if self.for_text is not None and len(value) == 1 and TEXT_KEY in value:
+                return {self.for_text: value[TEXT_KEY]}
             return value
         if value is None and not any(p.required for p in self.parameters):
             return {}
-        if sole is not None:
-            return {sole: value}
+        if self.sole is not None:
+            return {self.sole: value}
         raise self._refuse("the input must be a JSON object with a key for each parameter")
-
-    def _sole(self) -> str | None:
-        required = [p.name for p in self.parameters if p.required]
-        names = required or [p.name for p in self.parameters]
-        return names[0] if len(names) == 1 else None
 
     def _refuse(self, why: str) -> UsageError:
         return UsageError(f"{self.name}: {why}", hint=self.accepts(), code=Code.INVALID_PARAMS)
@@ -136,6 +144,9 @@ def describe(
     if open_ones:
         only = open_ones[0].name
         extra = Parameter(only, kinds[only], schemas[only], required=False)
+    sole = _sole(parameters)
+    # A parameter of that name takes it as every other value.
+    has_plain_form = extra is None and TEXT_KEY not in kinds
     return FunctionSchema(
         name=label,
         parameters=parameters,
@@ -144,6 +155,8 @@ def describe(
         output_schema=_output_schema(
             _yielded(hints.get("return", Any)) if is_stream else hints.get("return", Any)
         ),
+        sole=sole,
+        for_text=sole if has_plain_form else None,
     )
 
 
@@ -153,6 +166,8 @@ def to_json(value: Any, name: str) -> Any:
     Raises:
         PeerError: the result has no JSON form. Indefinite: the handler has run.
     """
+    if type(value) in _PLAIN:
+        return value
     try:
         return msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_hook)
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
@@ -161,6 +176,12 @@ def to_json(value: Any, name: str) -> Any:
             hint="return dicts, lists, text, numbers, booleans, None, dataclasses or Structs",
             definite=False,
         ) from error
+
+
+def _sole(parameters: tuple[Parameter, ...]) -> str | None:
+    required = [p.name for p in parameters if p.required]
+    names = required or [p.name for p in parameters]
+    return names[0] if len(names) == 1 else None
 
 
 def _signature(function: Callable[..., Any], label: str) -> inspect.Signature:
@@ -274,9 +295,13 @@ def _with_default(schema: dict[str, Any], parameter: inspect.Parameter) -> dict[
 def _convert(
     parameter: Parameter, name: str, value: Any, found: dict[str, Any], faults: list[str]
 ) -> None:
+    kind = parameter.kind
+    if kind is Any or (type(value) is kind and kind in _PLAIN):
+        found[name] = value
+        return
     try:
         found[name] = msgspec.convert(
-            value, parameter.kind, strict=True, str_keys=True, dec_hook=_decode_hook
+            value, kind, strict=True, str_keys=True, dec_hook=_decode_hook
         )
     except (msgspec.ValidationError, NotImplementedError, RecursionError) as error:
         faults.append(f"parameter {name!r}: {_cut(str(error))}")

@@ -308,23 +308,21 @@ class RemoteMethods:
                 only_joins=params.only_joins,
             )
         except MeshError as error:
-            error.data.setdefault("load", self._load())
+            error.data.setdefault("load", msgspec.to_builtins(node.own_load.now()))
             raise
         finally:
             ORIGIN.reset(token)
             node.own_load.changed()
-        return {
+        told: dict[str, Any] = {
             "agent": done.agent,
             "node": node.name,
             "result": done.result,
             "rpc_latency_ms": _ms(node.clock.now() - began),
-            "load": self._load(),
-            **({} if done.units is None else {"units": done.units}),
+            "load": node.own_load.now(),
         }
-
-    def _load(self) -> dict[str, Any]:
-        load: dict[str, Any] = msgspec.to_builtins(self._node.own_load.now())
-        return load
+        if done.units is not None:
+            told["units"] = done.units
+        return told
 
     def _deadline_s(self, deadline_ms: float | None, context: CallContext) -> Seconds:
         asked = DEADLINE_DEFAULT_S if deadline_ms is None else deadline_ms / 1_000
@@ -335,18 +333,19 @@ class RemoteMethods:
         bid = self._node.worker.offer(
             params.capability, params.deadline_ms / 1_000, priority=params.priority
         )
-        return {**bid, "load": self._load()}
+        return {**bid, "load": self._node.own_load.now()}
 
     async def offer_here(self, params: dict[str, Any]) -> Any:
         """`offer` of this node itself, as routing asks for it."""
-        return await self._offer(msgspec.convert(params, OfferParams), CallContext())
+        told = await self._offer(msgspec.convert(params, OfferParams), CallContext())
+        return _as_received(told)
 
     async def work_here(
         self, params: dict[str, Any], *, timeout_s: Seconds, sink: Sink | None = None
     ) -> Any:
         """`work` on this node itself, as routing calls it."""
         given = msgspec.convert(params, WorkParams)
-        return await self._work(given, CallContext(deadline_s=timeout_s, sink=sink))
+        return _as_received(await self._work(given, CallContext(deadline_s=timeout_s, sink=sink)))
 
     async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
         return dict(await self.delegate(params, context))
@@ -439,6 +438,11 @@ def _fitting(text: str, offers: dict[str, CapabilitySummary]) -> str:
             hint=f"name one: {', '.join(sorted(offers)[:20]) or 'none is offered yet'}",
         )
     return found[0].name
+
+
+def _as_received(told: dict[str, Any]) -> dict[str, Any]:
+    """What `work` and `offer` tell, as their callers on other nodes get it."""
+    return {**told, "load": msgspec.to_builtins(told["load"])}
 
 
 def _ms(seconds: Seconds) -> float:

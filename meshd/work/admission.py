@@ -51,8 +51,7 @@ class Outcome(StrEnum):
     DROPPED = "dropped"
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """A request to run.
 
     Attributes:
@@ -68,15 +67,13 @@ class Ticket:
     priority: int = PRIORITY_DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(msgspec.Struct, frozen=True):
     """It may run now; by estimate it ends in `eta_s` seconds."""
 
     eta_s: Seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True):
     """It has to wait behind `position` others; by estimate it ends in `eta_s` seconds.
 
     `displaced` is the id of the ticket that lost its place to it, if the queue was full.
@@ -87,8 +84,7 @@ class Queue:
     displaced: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """Not now: the counter-offer is to end in `eta_s` seconds if it were taken after all."""
 
     reason: Reason
@@ -220,12 +216,15 @@ class Admission:
         """
         ticket = self._running.pop(ticket_id)
         _subtract(self._running_of, ticket)
-        if outcome in {Outcome.DONE, Outcome.TIMED_OUT}:
+        if outcome is Outcome.DONE or outcome is Outcome.TIMED_OUT:
             self._overall.add(service_s)
-            self._services.setdefault(ticket.capability, ServiceTime()).add(service_s)
+            own = self._services.get(ticket.capability)
+            if own is None:
+                own = self._services[ticket.capability] = ServiceTime()
+            own.add(service_s)
         if outcome is not Outcome.DROPPED:
             self._count_outcome(is_bad=outcome is not Outcome.DONE)
-        return self._promote()
+        return self._promote() if self._queued else ()
 
     def withdraw(self, ticket_id: str) -> None:
         """Take a waiting ticket out of the queue. The others keep their order."""
@@ -243,9 +242,11 @@ class Admission:
         Everyone ahead leaves at the rate slots / service time; the capability's own bound is a
         second, narrower door of the same kind. The longer wait of the two counts.
         """
-        service = self._service_s(ticket.capability)
-        taken = len(self._running) + self._ahead(ticket.priority)
-        wait = max(0, taken + 1 - self.slots) * self._overall.mean_s / self.slots
+        own_service = self._services.get(ticket.capability)
+        service = self._overall.mean_s if own_service is None else own_service.mean_s
+        taken = len(self._running) + (self._ahead(ticket.priority) if self._queued else 0)
+        free = self.slots - taken
+        wait = 0.0 if free > 0 else (1 - free) * self._overall.mean_s / self.slots
         if ticket.concurrency > 0:
             ahead = self._running_of[ticket.capability] + self._waiting_of[ticket.capability]
             own = max(0, ahead + 1 - ticket.concurrency) * service / ticket.concurrency
@@ -275,10 +276,6 @@ class Admission:
         outcomes.append(is_bad)
         self._bad_outcomes += is_bad
 
-    def _service_s(self, capability: str) -> Seconds:
-        own = self._services.get(capability)
-        return self._overall.mean_s if own is None else own.mean_s
-
     def _may_run(self, ticket: Ticket) -> bool:
         if len(self._running) >= self.slots:
             return False
@@ -290,8 +287,6 @@ class Admission:
 
     def _ahead(self, priority: int) -> int:
         """How many wait that go before a newcomer of this class."""
-        if not self._queued:
-            return 0
         return sum(len(each) for level, each in self._waiting.items() if level >= priority)
 
     def _least_urgent(self, than: int) -> str:
@@ -326,7 +321,9 @@ class Admission:
 
 
 def _subtract(counts: Counter[str], ticket: Ticket) -> None:
-    counts[ticket.capability] -= 1
-    if not counts[ticket.capability]:
+    left = counts[ticket.capability] - 1
+    if left:
+        counts[ticket.capability] = left
+    else:
         # Names come from definitions that come and go: no entry stays for one that is gone.
         del counts[ticket.capability]

@@ -6,7 +6,7 @@ Functions that block run in threads, or where their declaration says: see `meshd
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +84,7 @@ def prepare(definition: CapabilityDefinition, value: Any) -> Any:
             assert_never(handler)
 
 
-async def execute(
+def execute(
     definition: CapabilityDefinition,
     prepared: Any,
     tools: Tools,
@@ -92,8 +92,8 @@ async def execute(
     timeout_s: Seconds,
     sink: Sink | None = None,
     is_whole: bool = False,
-) -> Any:
-    """Run a handler on what `prepare` made; return its result as JSON values.
+) -> Coroutine[Any, Any, Any]:
+    """What runs a handler on what `prepare` made; its result are JSON values.
 
     Partial results go to `sink`, and the result is None then; without one, or if `is_whole`, the
     result is a list of them all.
@@ -109,39 +109,60 @@ async def execute(
     name = definition.manifest.name
     handler = definition.handler
     if definition.manifest.streaming and (sink is None or is_whole):
-        whole = Collected(name, sink)
-        await _run(name, handler, prepared, tools, timeout_s, whole)
-        return whole.parts
-    return await _run(name, handler, prepared, tools, timeout_s, sink)
+        return _collect(name, handler, prepared, tools, timeout_s, sink)
+    return _run(name, handler, prepared, tools, timeout_s, sink)
 
 
-async def _run(
+async def _collect(
     name: str, handler: Handler, prepared: Any, tools: Tools, timeout_s: Seconds, sink: Sink | None
-) -> Any:
+) -> list[Any]:
+    whole = Collected(name, sink)
+    await _run(name, handler, prepared, tools, timeout_s, whole)
+    return whole.parts
+
+
+def _run(
+    name: str, handler: Handler, prepared: Any, tools: Tools, timeout_s: Seconds, sink: Sink | None
+) -> Coroutine[Any, Any, Any]:
+    # Not asynchronous itself: each call would pay for one more coroutine.
     match handler:
-        case FunctionHandler(is_stream=True):
-            assert sink is not None, "partial results go somewhere"
-            return await stream_function(name, handler, prepared, tools.pools.threads, sink)
-        case FunctionHandler(function, True):
-            return to_json(await guard(name, lambda: function(**prepared)), name)
-        case FunctionHandler(executor=""):
-            return await _in_thread(name, handler, prepared, tools.pools.threads)
         case FunctionHandler():
-            return await _apart(name, handler, prepared, tools.pools)
-        case CommandHandler(is_stream=True):
-            assert sink is not None, "partial results go somewhere"
-            await run_command(handler, prepared, name, RESULT_BYTES_MAX, partial(_line, sink))
-            return None
+            return _call_function(name, handler, prepared, tools.pools, sink)
         case CommandHandler():
-            return decode(await run_command(handler, prepared, name, RESULT_BYTES_MAX))
+            return _by_command(name, handler, prepared, sink)
         case HttpHandler():
-            return await _by_http(name, handler, prepared, tools, timeout_s)
+            return _by_http(name, handler, prepared, tools, timeout_s)
         case RemoteHandler():
-            return await guard(
+            return guard(
                 name, lambda: handler.call(name, prepared, timeout_s, sink), passes_errors=True
             )
         case _:
             assert_never(handler)
+
+
+def _call_function(
+    name: str, handler: FunctionHandler, arguments: dict[str, Any], pools: Pools, sink: Sink | None
+) -> Coroutine[Any, Any, Any]:
+    if handler.is_stream:
+        assert sink is not None, "partial results go somewhere"
+        return stream_function(name, handler, arguments, pools.threads, sink)
+    if handler.is_async:
+        return _on_loop(name, handler, arguments)
+    if handler.executor:
+        return _apart(name, handler, arguments, pools)
+    return _in_thread(name, handler, arguments, pools.threads)
+
+
+async def _on_loop(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:
+    return to_json(await guard(name, lambda: handler.function(**arguments)), name)
+
+
+async def _by_command(name: str, handler: CommandHandler, text: bytes, sink: Sink | None) -> Any:
+    if not handler.is_stream:
+        return decode(await run_command(handler, text, name, RESULT_BYTES_MAX))
+    assert sink is not None, "partial results go somewhere"
+    await run_command(handler, text, name, RESULT_BYTES_MAX, partial(_line, sink))
+    return None
 
 
 async def _line(sink: Sink, line: bytes) -> None:

@@ -1,13 +1,13 @@
 """Where the work that runs now came from: what it hands on goes on from there, in its time."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 from meshd.deadline import Deadline
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The nodes that a piece of work came through (ids in hex, oldest first), and its deadline."""
 
     hops: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Hashable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -60,15 +60,15 @@ Answer = WorkResult | MeshError
 RunKey = tuple[str, str]
 
 
-@dataclass(slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, eq=False):
     """One run and those who wait for its answer, which comes once.
 
     `context` holds the context variables of the first who asked for it: it says where the work
     came from, also if the run starts later, out of the queue. The run itself may go on after its
     answer: a thread cannot be stopped. `ends_at` is the latest deadline of those who wait, in the
     loop's time; it bounds the run also where nobody waits any more. `timeout_s` is how long it may
-    run, at most.
+    run, at most. `waiting` has one future for each who waits, to wake him by. `has_begun` is set
+    by the runner's first step.
     """
 
     task: Task
@@ -78,14 +78,15 @@ class Run:
     timeout_s: Seconds
     ends_at: Seconds
     context: Context
-    answer: asyncio.Future[Answer]
     key: RunKey | None
     digest: bytes
-    sink: Sink | None = None
-    waiters: int = 0
+    sink: Sink | None
+    charge: Charge
+    waiting: list[asyncio.Future[None]]
+    answer: Answer | None = None
     runner: asyncio.Task[None] | None = None
     alarm: asyncio.TimerHandle | None = None
-    charge: Charge = field(default_factory=Charge)
+    has_begun: bool = False
 
     @property
     def owner(self) -> Hashable | None:
@@ -116,9 +117,17 @@ class Run:
             definite=not self.task.has_started,
         )
 
+    def broken(self, error: Exception) -> PeerError:
+        """What runs handlers failed itself: a fault of ours."""
+        return PeerError(
+            f"{self.task.capability}: internal error: {type(error).__name__}",
+            code=Code.INTERNAL,
+            definite=False,
+        )
+
     def outcome(self) -> Outcome:
         """What its end says of the node."""
-        if isinstance(self.answer.result(), UsageError):
+        if isinstance(self.answer, UsageError):
             # The caller's fault says nothing of this node.
             return Outcome.DROPPED
         match self.task.state:

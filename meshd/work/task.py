@@ -99,7 +99,7 @@ def advance(task: Task, state: TaskState, now: Instant) -> Task:
     Raises:
         TransitionError: `state` cannot follow the task's; the task is unchanged.
     """
-    if not may_follow(state, task.state):
+    if state not in _NEXT[task.state]:
         raise TransitionError(f"task {task.id}: {state} cannot follow {task.state}")
     # Not `replace`: this happens three times in each call.
     return Task(
@@ -108,5 +108,5 @@ def advance(task: Task, state: TaskState, now: Instant) -> Task:
         task.submitted_at,
         state,
         now if state is TaskState.WORKING else task.started_at,
-        now if is_end(state) else None,
+        None if _NEXT[state] else now,
     )

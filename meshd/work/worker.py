@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextvars import copy_context
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +11,7 @@ import msgspec
 from meshd.bucket import TokenBucket
 from meshd.capability.definition import CapabilityDefinition, FunctionHandler
 from meshd.capability.manifest import Manifest
-from meshd.clock import Seconds
+from meshd.clock import Instant, Seconds
 from meshd.errors import (
     LINK_LOST,
     BusyError,
@@ -26,7 +25,7 @@ from meshd.errors import (
 from meshd.platform import Platform
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.sink import SINK, LoopSink, Sink
-from meshd.units import CHARGE
+from meshd.units import CHARGE, Charge
 from meshd.work.admission import (
     QUEUE_DEFAULT,
     Accept,
@@ -202,9 +201,6 @@ class Worker:
                 hint=f"first answers are kept for {KEPT_S:g} s at most",
                 data={"reason": UNKNOWN_KEY},
             )
-        context = copy_context()
-        # Also where nobody looks on: a handler's own work here is not the work of its caller.
-        context.run(SINK.set, None if sink is None else LoopSink(sink))
         run = Run(
             task=Task(task_id or self._new_id(), capability, self._clock.now()),
             definition=definition,
@@ -212,13 +208,13 @@ class Worker:
             priority=_check_priority(priority),
             timeout_s=definition.manifest.timeout_s,
             ends_at=asyncio.get_running_loop().time() + deadline_s,
-            context=context,
-            sink=sink,
-            answer=asyncio.get_running_loop().create_future(),
+            context=copy_context(),
             key=key,
             digest=digest,
+            sink=sink,
+            charge=Charge(),
+            waiting=[],
         )
-        context.run(CHARGE.set, run.charge)
         self._submit(run, deadline_s)
         return await self._await(run, deadline_s)
 
@@ -325,7 +321,8 @@ class Worker:
         task, ticket = run.task, run.ticket
         if task.id in self._runs:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
-        over_rate = self._over_rate(ticket, run.definition.manifest.rate_per_s)
+        rate_per_s = run.definition.manifest.rate_per_s
+        over_rate = self._over_rate(ticket, rate_per_s) if rate_per_s else None
         decision = over_rate or self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
@@ -375,7 +372,8 @@ class Worker:
         """A run that waited has lost its place to a more urgent one; its ticket is withdrawn."""
         eta_s, queue = self._admission.eta_s(run.ticket), self._admission.load().queue
         refusal = Refuse(Reason.DISPLACED, eta_s, queue)
-        self._end(run, TaskState.REJECTED, self._busy(run.task.capability, refusal))
+        error = self._busy(run.task.capability, refusal)
+        self._end(run, TaskState.REJECTED, error, self._clock.now())
         self._forget(run)
 
     def _busy(self, capability: str, refusal: Refuse) -> BusyError:
@@ -395,49 +393,68 @@ class Worker:
 
         But a run with a key goes on for a caller whose link got lost: he may come back for it.
         """
-        run.waiters += 1
-        is_late = is_lost = False
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        run.waiting.append(waiting)
+        # Without a key nobody joins it, and its own alarm goes off at its only caller's deadline.
+        timer = None if run.key is None else loop.call_later(deadline_s, _wake, waiting)
         try:
-            is_late = not await _is_answered(run.answer, deadline_s)
+            await waiting
         except asyncio.CancelledError as cancelled:
-            is_lost = cancelled.args == (LINK_LOST,)
+            run.waiting.remove(waiting)
+            may_return = run.key is not None and cancelled.args == (LINK_LOST,)
+            if not (run.waiting or may_return):
+                self._stop(run, TaskState.CANCELLED, run.cancelled("its caller went away"))
             raise
         finally:
-            run.waiters -= 1
-            is_wanted = run.waiters or (is_lost and run.key is not None)
-            if not (is_wanted or run.answer.done()):
-                if is_late:
-                    self._stop(run, TaskState.EXPIRED, run.too_late())
-                else:
-                    self._stop(run, TaskState.CANCELLED, run.cancelled("its caller went away"))
-        return deliver(run.too_late() if is_late else run.answer.result())
+            if timer is not None:
+                timer.cancel()
+        if run.answer is not None:
+            return deliver(run.answer)
+        run.waiting.remove(waiting)
+        late = run.too_late()
+        if not run.waiting:
+            self._stop(run, TaskState.EXPIRED, late)
+        return deliver(late)
 
     def _start(self, run: Run) -> None:
         run.task = advance(run.task, TaskState.WORKING, self._clock.now())
         loop = asyncio.get_running_loop()
         if run.alarm is not None:
             run.alarm.cancel()
-        run.timeout_s = min(run.timeout_s, max(0.0, run.ends_at - loop.time()))
+        left_s = run.ends_at - loop.time()
+        if left_s < run.timeout_s:
+            run.timeout_s = max(0.0, left_s)
         run.alarm = loop.call_later(run.timeout_s, self._overran, run)
         run.runner = loop.create_task(
             self._work(run), name=f"work {run.task.id}", context=run.context
         )
-        # Not a finally in _work: a task that is cancelled before its first step never enters it.
-        run.runner.add_done_callback(partial(self._release, run))
 
     async def _work(self, run: Run) -> None:
         """Run the handler. The slot is free when this ends; the answer may have come before."""
+        run.has_begun = True
+        # Also where nobody looks on: a handler's own work here is not the work of its caller.
+        SINK.set(None if run.sink is None else LoopSink(run.sink))
+        CHARGE.set(run.charge)
         try:
             value = await execute(
                 run.definition, run.prepared, self._tools, timeout_s=run.timeout_s, sink=run.sink,
                 is_whole=run.key is not None,
             )  # fmt: skip
+        except asyncio.CancelledError:
+            # By us, and then it has its answer; or the loop is being torn down.
+            why = run.cancelled("this node is stopping")
+            self._finish(run, TaskState.CANCELLED, why, self._clock.now())
+            raise
         except MeshError as error:
-            self._end(run, TaskState.FAILED, error)
-            return
-        agent = run.definition.manifest.agent or self._name
-        service_s = run.task.service_s(self._clock.now())
-        self._end(run, TaskState.COMPLETED, WorkResult(agent, value, service_s, run.charge.units))
+            self._finish(run, TaskState.FAILED, error, self._clock.now())
+        except Exception as error:  # noqa: BLE001 - a fault of ours, and the caller must hear of it
+            self._finish(run, TaskState.FAILED, run.broken(error), self._clock.now())
+        else:
+            now = self._clock.now()
+            agent, service_s = run.definition.manifest.agent, run.task.service_s(now)
+            result = WorkResult(agent or self._name, value, service_s, run.charge.units)
+            self._finish(run, TaskState.COMPLETED, result, now)
 
     def _waited_too_long(self, run: Run) -> None:
         self._stop(run, TaskState.EXPIRED, run.too_late())
@@ -447,22 +464,31 @@ class Worker:
 
     def _stop(self, run: Run, state: TaskState, error: MeshError) -> None:
         """End a run before its time; nothing if it has its answer."""
-        if run.answer.done():
+        if run.answer is not None:
             return
-        self._end(run, state, error)
-        if run.runner is not None:
-            run.runner.cancel()
-        else:
+        now = self._clock.now()
+        self._end(run, state, error, now)
+        if run.runner is None:
             self._admission.withdraw(run.task.id)
             self._forget(run)
+            return
+        run.runner.cancel()
+        if not run.has_begun:
+            # A task that is cancelled before its first step never takes any.
+            asyncio.get_running_loop().call_soon(self._release, run, now)
 
-    def _end(self, run: Run, state: TaskState, answer: Answer) -> None:
+    def _finish(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
+        """The runner ends, and with it the run, unless that had its answer before."""
+        self._end(run, state, answer, now)
+        self._release(run, now)
+
+    def _end(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
         """Give the answer, unless one was given before."""
-        if run.answer.done():
+        if run.answer is not None:
             return
         if run.alarm is not None:
             run.alarm.cancel()
-        now = self._clock.now()
+        run.answer = answer
         run.task = advance(run.task, state, now)
         self._ended.append(run.task)
         self.counters.count(state)
@@ -470,23 +496,16 @@ class Worker:
             del self._joinable[run.key]
             if _is_final(run, answer):
                 self._memory.put(run.key, answer, digest=run.digest, size=size_of(answer), now=now)
-        run.answer.set_result(answer)
+        for waiting in run.waiting:
+            _wake(waiting)
 
-    def _release(self, run: Run, runner: asyncio.Task[None]) -> None:
-        """The runner has ended: its slot goes to those who wait."""
-        if not runner.cancelled() and runner.exception() is not None:
-            # A fault of ours: the caller must hear of it all the same.
-            kind = type(runner.exception()).__name__
-            message = f"{run.task.capability}: internal error: {kind}"
-            error = PeerError(message, code=Code.INTERNAL, definite=False)
-            self._end(run, TaskState.FAILED, error)
-        # Cancelled by others than us: the loop is being torn down.
-        self._end(run, TaskState.CANCELLED, run.cancelled("this node is stopping"))
+    def _release(self, run: Run, now: Instant) -> None:
+        """The slot of a run whose runner ends goes to those who wait."""
         self._forget(run)
         # Until now and not until the answer: a run that went on after it held the slot as well.
         started_at = run.task.started_at
         assert started_at is not None, "a runner's task has started"
-        held_s = max(0.0, self._clock.now() - started_at)
+        held_s = max(0.0, now - started_at)
         for task_id in self._admission.finish(run.task.id, held_s, run.outcome()):
             self._start(self._runs[task_id])
 
@@ -534,23 +553,6 @@ def _runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDe
     return found
 
 
-async def _is_answered(answer: asyncio.Future[Answer], timeout_s: Seconds) -> bool:
-    """Wait so long for an answer that others may wait for too; false if there is none by then.
-
-    `asyncio.wait` does the same in three times the time, and each call passes here.
-    """
-    loop = asyncio.get_running_loop()
-    waiting = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiting.done():
-            waiting.set_result(None)
-
-    answer.add_done_callback(wake)
-    timer = loop.call_later(timeout_s, wake)
-    try:
-        await waiting
-    finally:
-        timer.cancel()
-        answer.remove_done_callback(wake)
-    return answer.done()
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

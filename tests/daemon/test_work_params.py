@@ -1,9 +1,12 @@
-"""What `work` takes for the path that a piece of work came by."""
+"""What `work` takes for the path that a piece of work came by, and how busy it says the node is."""
 
 import msgspec
 import pytest
+from small_mesh import start_node
 
+from meshd.capability.definition import capability, collect
 from meshd.daemon.methods import WorkParams
+from meshd.routing.signals import load_from_wire
 
 ID = "0123456789abcdef"
 
@@ -16,3 +19,22 @@ def test_a_path_of_node_ids_is_taken():
 def test_anything_else_is_no_path(hops):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"hops": hops}, WorkParams)
+
+
+@pytest.mark.net
+async def test_work_and_offers_of_the_node_itself_carry_a_load_that_routing_can_read(tmp_path):
+    @capability
+    async def echo(text: str) -> str:
+        return text
+
+    node = await start_node(tmp_path, "a", collect(echo))
+    params = {"capability": "echo", "input": "x"}
+    done = await node.methods.work_here(params, timeout_s=5.0)
+    bid = await node.methods.offer_here({"capability": "echo"})
+    await node.stop(0)
+    for told in (done, bid):
+        load = load_from_wire(told["load"])
+        assert load is not None
+        assert load.slots == node.worker.load().slots
+    assert done["result"] == "x"
+    assert bid["answer"] == "accept"

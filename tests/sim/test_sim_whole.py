@@ -15,7 +15,7 @@ from sim.scenarios import SCENARIOS
 from sim.whole.mutations import MUTATIONS
 
 PINNED = [
-    ("delegate_split", 5, "92730d9262632540d149da611d06f30c"),
+    ("delegate_split", 5, "3bb0e38c54163c70efe05e4115ddb937"),
     ("delegate_swarm", 7, "82bc15f283c45ddbfd1f1a081e883c6f"),
 ]
 """They change with the daemon, its messages, and the HTTP library's: then print them anew."""

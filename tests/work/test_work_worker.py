@@ -293,6 +293,29 @@ async def test_a_caller_cancelled_at_once_leaks_no_slot(make, gate):
     assert worker.counters == WorkCounters(cancelled=1)
 
 
+async def test_a_run_cancelled_before_its_first_step_gives_its_slot_to_the_next(make, gate):
+    worker = make(gate, slots=1)
+    first, second = (begin(worker, "wait", text, task_id=text) for text in "ab")
+    await asyncio.sleep(0)
+    assert worker.cancel("a")
+    with pytest.raises(PeerError, match="it was cancelled"):
+        await first
+    await gate.until(1)
+    gate.open.set()
+    assert (await second).result == "b"
+    assert gate.began == ["b"]
+    assert worker.load().in_flight == 0
+
+
+async def test_the_slot_is_free_once_the_answer_is_there(make):
+    async def echo(text: str) -> str:
+        return text
+
+    worker = make(echo, slots=1)
+    await worker.run("echo", "a")
+    assert worker.load().in_flight == 0
+
+
 async def test_a_cancelled_caller_in_the_queue_leaves_it(make, gate):
     worker = make(gate, slots=1)
     first, second = begin(worker, "wait", "a"), begin(worker, "wait", "b")
@@ -357,6 +380,21 @@ async def test_a_run_goes_on_while_anybody_waits_for_it(make, gate):
     gate.open.set()
     assert (await other).result == "a"
     assert gate.cancelled == []
+
+
+async def test_the_last_who_waits_ends_a_run_at_his_own_deadline(make, gate):
+    worker = make(gate)
+    first = begin(worker, "wait", "a", idempotency_key="k")
+    await gate.until(1)
+    second = begin(worker, "wait", "a", idempotency_key="k", deadline_s=0.05)
+    await turns()
+    first.cancel()
+    with pytest.raises(DeadlineError, match="while it ran") as caught:
+        await second
+    assert not caught.value.definite
+    await turns()
+    assert gate.cancelled == ["a"]
+    assert worker.counters == WorkCounters(expired=1, repeated=1)
 
 
 async def test_what_is_only_to_be_joined_never_begins(make, gate):
