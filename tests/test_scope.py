@@ -1,6 +1,7 @@
 """A bound on what is awaited: by time, by others, and beside a cancellation of the task itself."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -97,3 +98,32 @@ async def test_an_error_that_comes_of_being_ended_is_that_error():
     with pytest.raises(KeyError):
         await task
     assert task.cancelling() == 0
+
+
+async def test_of_two_scopes_the_one_that_was_ended_says_so():
+    inner, outer = Scope(LONG_S), Scope(LONG_S)
+
+    async def work() -> str:
+        try:
+            with outer:
+                try:
+                    with inner:
+                        await for_ever()
+                except TimeoutError:
+                    return "inner"
+        except TimeoutError:
+            return "outer"
+        return "neither"
+
+    for scope, name in ((inner, "inner"), (outer, "outer")):
+        inner.has_ended = outer.has_ended = False
+        task = await begun(work())
+        scope.end()
+        assert await task == name
+
+
+async def test_who_swallows_the_end_of_his_time_goes_on():
+    with Scope(0.0) as scope, contextlib.suppress(asyncio.CancelledError):
+        await for_ever()
+    assert scope.has_ended
+    assert asyncio.current_task().cancelling() == 0

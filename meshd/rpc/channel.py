@@ -20,7 +20,6 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.rpc.alarms import Alarm, Alarms
 from meshd.rpc.dispatch import answer
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import FrameWriter, Socket, messages_in
@@ -37,6 +36,7 @@ from meshd.rpc.jsonrpc import (
 )
 from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
 from meshd.rpc.methods import CallContext, Registry
+from meshd.scope import Scope
 from meshd.sink import Sink
 
 
@@ -113,7 +113,6 @@ class Channel:
         self._inflows: dict[Id, Inflow] = {}
         self._running: dict[asyncio.Task[None], tuple[Id, int]] = {}
         """The other side's calls, each with the bytes that its request takes."""
-        self._alarms = Alarms()
         self._outflows: dict[tuple[type, Id], Outflow] = {}
         self._on_closed: list[Callable[[Channel], None]] = []
         self._is_lost = False
@@ -195,7 +194,7 @@ class Channel:
         is_called_off = True
         try:
             has_left = self._put(data)
-            with Alarm(self._alarms, timeout_s):
+            with Scope(timeout_s):
                 if not has_left:
                     await self._writer.wait_for_room(data)
                 response = await (future if sink is None else self._answer_to(request_id, future))
@@ -403,9 +402,7 @@ class Channel:
         if request.window and not request.is_notification:
             data = await self._answer_in_parts(request)
         else:
-            data = await answer(
-                request, self.methods, self.context, self._alarms, bytes_max=self._bytes_max
-            )
+            data = await answer(request, self.methods, self.context, bytes_max=self._bytes_max)
         if not request.is_notification:
             try:
                 if not self._put(data):
@@ -419,7 +416,7 @@ class Channel:
         self._outflows[key] = outflow
         try:
             data = await answer(
-                request, self.methods, replace(self.context, sink=outflow), self._alarms,
+                request, self.methods, replace(self.context, sink=outflow),
                 bytes_max=self._bytes_max,
             )  # fmt: skip
             await outflow.finish()
@@ -445,7 +442,6 @@ class Channel:
             await asyncio.gather(*self._running, return_exceptions=True)
             await self._say_goodbye()
         finally:
-            self._alarms.close()
             # A web server cancels the reader of a lost connection: its end is told all the same.
             self._closed.set()
             for callback in self._on_closed:

@@ -5,24 +5,24 @@ import logging
 import secrets
 
 from meshd.errors import Code, DeadlineError, MeshError
-from meshd.rpc.alarms import Alarm, Alarms
 from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
 from meshd.rpc.methods import CallContext, Registry
+from meshd.scope import Scope
 
 _log = logging.getLogger("meshd.rpc")
 
 
 async def answer(
-    request: Request, registry: Registry, context: CallContext, alarms: Alarms, *, bytes_max: int
+    request: Request, registry: Registry, context: CallContext, *, bytes_max: int
 ) -> bytes:
     """Run one request and write its answer, of at most about `bytes_max` bytes.
 
     A handler's own exception is logged under an id, and the caller learns that id alone. The
     caller of this function drops the answer to a notification.
     """
-    alarm = Alarm(alarms, context.deadline_s)
+    scope = Scope(context.deadline_s)
     try:
-        with alarm:
+        with scope:
             result = await registry.call(request.method, request.params, context)
         encoded = encode_result(request.id, result)
     except MeshError as error:
@@ -35,7 +35,7 @@ async def answer(
         cancelled = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
         return encode_error(request.id, cancelled)
     except Exception as error:  # noqa: BLE001 - the border: a handler may raise anything
-        return encode_error(request.id, _translate(error, request, timed_out=alarm.is_over))
+        return encode_error(request.id, _translate(error, request, timed_out=scope.has_ended))
     if len(encoded) > bytes_max:
         return encode_error(request.id, too_large(len(encoded), bytes_max))
     return encoded

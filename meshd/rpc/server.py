@@ -19,7 +19,6 @@ from msgspec import json
 from meshd.clock import Seconds
 from meshd.errors import BusyError, Code, MeshError
 from meshd.model import Address
-from meshd.rpc.alarms import Alarms
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.dispatch import answer, too_large
 from meshd.rpc.frames import Socket
@@ -356,13 +355,11 @@ class RpcServer:
             self.counters["busy"] += 1
             return None if entry.is_notification else encode_error(entry.id, busy), busy
         self.counters["calls"] += 1
-        alarms = Alarms()
         try:
             encoded = await answer(
-                entry, self._registry, context, alarms, bytes_max=self.limits.response_bytes_max
+                entry, self._registry, context, bytes_max=self.limits.response_bytes_max
             )
         finally:
-            alarms.close()
             gate.leave(context.remote, size)
         return None if entry.is_notification else encoded, None
 

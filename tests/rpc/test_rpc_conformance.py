@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rpc_bench import http
 
-from meshd.rpc.alarms import Alarms
 from meshd.rpc.dispatch import answer
 from meshd.rpc.jsonrpc import Refused, encode_error, parse_body
 from meshd.rpc.methods import CallContext, Registry
@@ -178,7 +177,7 @@ async def answered(body: bytes, registry: Registry):
         if isinstance(entry, Refused):
             told.append(encode_error(entry.id, entry.error))
         else:
-            encoded = await answer(entry, registry, CallContext(), Alarms(), bytes_max=10**6)
+            encoded = await answer(entry, registry, CallContext(), bytes_max=10**6)
             told += [] if entry.is_notification else [encoded]
     found = [json.loads(each) for each in told]
     if not parsed.is_batch:
