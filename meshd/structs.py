@@ -14,3 +14,11 @@ class Frozen(msgspec.Struct, frozen=True):
 
 class FrozenOne(msgspec.Struct, frozen=True, eq=False):
     """Something that never changes, and is equal to nothing but itself."""
+
+
+class One(msgspec.Struct, eq=False):
+    """Something that changes, and is equal to nothing but itself."""
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """What comes from outside, and may have no members but its own."""
