@@ -15,7 +15,7 @@ import msgspec
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import Code, MeshError, PeerError, UsageError
-from meshd.model import MemberState, NodeId
+from meshd.model import NodeId
 from meshd.routing.bidders import Bidders, LocalOffer
 from meshd.routing.breakers import Breakers
 from meshd.routing.call import (
@@ -29,26 +29,25 @@ from meshd.routing.call import (
 )
 from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
-from meshd.routing.filters import Reason, eligible, why_not_now
-from meshd.routing.need import Need
+from meshd.routing.filters import Reason, why_not_now
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
 from meshd.routing.probes import NOT_FIRST
 from meshd.routing.probing import Prober, Probing
-from meshd.routing.request import Attempt, DelegateRequest, DelegateResult, peer_result
+from meshd.routing.request import Attempt, DelegateRequest, DelegateResult
 from meshd.routing.resilience import Resilience
 from meshd.routing.router import Plan, explain, plan
 from meshd.routing.rules import Rules
 from meshd.routing.settings import RoutingSettings
-from meshd.routing.signals import Outcome, Outstanding, Rate
-from meshd.routing.spend import Ledger, Purchase
+from meshd.routing.signals import Outstanding
+from meshd.routing.spend import Ledger
+from meshd.routing.standing import Standings
+from meshd.routing.tries import Tries
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
 BUDGET_MIN_S: Seconds = 0.001
 """Less than this is not worth sending: the wire carries whole milliseconds."""
-
-TURNS_MAX = 1024
 
 
 class Dispatcher:
@@ -70,24 +69,24 @@ class Dispatcher:
     ) -> None:
         self.outstanding = Outstanding()
         self.resilience = Resilience(random)
-        self._counters: Counter[str] = Counter(calls=0, tries=0, refusals=0)
+        self._counters: Counter[str] = Counter(calls=0, refusals=0)
         self.decisions = Decisions()
-        self._handed_out = Rate()
         self._clock = clock
         self._view = view
-        self._invoker = invoker
-        self._local = local
         self._probing = Probing(clock, prober, self.outstanding)
         self._policies = policies or Policies()
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
+        self._standings = Standings(random)
         self._settings = settings or RoutingSettings()
         self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
         self.breakers = Breakers(lambda capability: self.settings_for(capability).breaker)
+        self._tries = Tries(
+            clock=clock, view=view, invoker=invoker, local=local, outstanding=self.outstanding,
+            breakers=self.breakers, ledger=self.ledger,
+        )  # fmt: skip
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
-        self._running: dict[NodeId, dict[Running, None]] = {}
-        self._turns: dict[str, NodeId] = {}
         self._is_closed = False
 
     def settings_for(self, capability: str) -> RoutingSettings:
@@ -114,7 +113,7 @@ class Dispatcher:
     @property
     def dispatch_per_s(self) -> float:
         """Tasks that this node hands out a second, lately; each try counts."""
-        return self._handed_out.per_s(self._clock.now())
+        return self._tries.handed_out.per_s(self._clock.now())
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -122,7 +121,7 @@ class Dispatcher:
 
         A probe and a refusal are two messages each: what calls cost beyond themselves.
         """
-        return {**self._counters, **self._probing.counters}
+        return {**self._counters, "tries": self._tries.count, **self._probing.counters}
 
     async def delegate(
         self,
@@ -210,45 +209,16 @@ class Dispatcher:
     @property
     def is_busy(self) -> bool:
         """Whether calls run at peers or wait for one, of which a new view may tell."""
-        return bool(self._running) or self.waiting > 0
+        return bool(self._tries.running) or self.waiting > 0
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon calls at peers that the new view says are gone; wake who waits for any."""
         self._patience.room.tell_news()
-        for node in list(self._running):
-            if node == view.me:
-                continue
-            peer = view.get(node)
-            if peer is None or peer.state in {MemberState.DEAD, MemberState.LEFT}:
-                self.peer_lost(node, "it is dead or has left")
-            elif peer.state is MemberState.SUSPECT or not peer.reachable:
-                self.peer_lost(node, "it stopped answering", is_certain=False)
-            else:
-                self._restarted(node, peer)
+        self._tries.on_view_change(view)
 
     def peer_lost(self, node: NodeId, why: str = "it is gone", *, is_certain: bool = True) -> None:
-        """Abandon the calls that run at `node`; they move on or end with an indefinite error.
-
-        Mere doubt (`is_certain` false, as after one missed probe) ends only idempotent calls, and
-        only where someone else could take them: the peer may well be about to answer.
-        """
-        view, now = self._view(), self._clock.now()
-        known: dict[Need, bool] = {}
-        for running in list(self._running.get(node, ())):
-            if not is_certain:
-                need = running.call.need()
-                need = msgspec.structs.replace(need, tried=need.tried | {node}, is_idempotent=True)
-                if running.is_idempotent and need not in known:
-                    found, _ = eligible(view, need, now, reports=self.outstanding.reports)
-                    known[need] = bool(found)
-                if not known.get(need):
-                    continue
-            running.abandon(why)
-
-    def _restarted(self, node: NodeId, peer: Peer) -> None:
-        for running in list(self._running[node]):
-            if running.peer.epoch != peer.epoch:
-                running.abandon("it was started anew")
+        """Abandon the calls that run at `node`; they move on or end with an indefinite error."""
+        self._tries.peer_lost(node, why, is_certain=is_certain)
 
     def _check_hops(self, request: DelegateRequest) -> None:
         """Refuse work that goes in circles.
@@ -394,14 +364,22 @@ class Dispatcher:
         is_idempotent: bool = False,
     ) -> Plan:
         request, now = call.request, self._clock.now()
-        settings = self.settings_for(request.capability)
+        capability = request.capability
+        settings = self.settings_for(capability)
         terms = self.ledger.terms(
-            request.terms, request.caller, request.capability, now, settings.cost_usd_max
+            request.terms, request.caller, capability, now, settings.cost_usd_max
         )
-        self._probing.look_here(view, request.capability)
-        return plan(
+        self._probing.look_here(view, capability)
+        need = call.need(besides, is_idempotent=is_idempotent, terms=terms)
+        is_usual = need.is_bare and not (is_detailed or request.policy_asked or request.offers)
+        is_usual = is_usual and self.breakers.is_calm(capability)
+        if is_usual:
+            stands = self._standings.plan(capability, view, settings, now, self.outstanding.reports)
+            if stands is not None:
+                return stands
+        made = plan(
             view,
-            call.need(besides, is_idempotent=is_idempotent, terms=terms),
+            need,
             now,
             outstanding=self.outstanding,
             random=self._random,
@@ -409,9 +387,12 @@ class Dispatcher:
             breakers=self.breakers,
             policy=request.policy_asked,
             named=self._policies.named,
-            last=self._turns.get(request.capability),
+            last=self._tries.turns.get(capability),
             is_detailed=is_detailed,
         )
+        if is_usual:
+            self._standings.keep(made, view, settings, now)
+        return made
 
     def _note_full(self, call: Call, made: Plan, view: ClusterView) -> None:
         """Peers that said they are full are as good as busy: their room is worth waiting for."""
@@ -430,7 +411,7 @@ class Dispatcher:
         hedge = self._hedge(call, running)
         won: Won | None = None
         try:
-            won = await self._tracked(running, view.me)
+            won = await self._tries.run(running, view.me)
         except MeshError as error:
             self._note_failure(call, running, error, self._clock.now() - started)
             if hedge is not None:
@@ -497,92 +478,17 @@ class Dispatcher:
             raise PeerError("another call was sent first", code=Code.CIRCUIT_OPEN)
         running = self._prepare(call, made, peer, started)
         try:
-            return await self._tracked(running, me)
+            return await self._tries.run(running, me)
         except MeshError as error:
             self._note_failure(call, running, error, self._clock.now() - started)
             raise
-
-    async def _tracked(self, running: Running, me: NodeId) -> Won:
-        """The peer's reply, whole and checked, with the try entered in circuits and signals."""
-        call, peer = running.call, running.peer
-        # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
-        # that it does.
-        now, request = self._clock.now(), call.request
-        capability = request.capability
-        crossing = self.breakers.begin(peer, capability, now, is_pinned=bool(request.to))
-        # So is what the caller may spend: what this is expected to cost is kept for it from here.
-        purchase = self.ledger.begin(request.caller, peer.node, peer.offers(capability), now)
-        try:
-            if call.trying is not None:
-                await self._announce(call.trying, peer, purchase)
-                now = self._clock.now()
-            return await self._counted(running, me, purchase, now)
-        finally:
-            now, is_repeat = self._clock.now(), call.failures > 0
-            self.breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
-
-    async def _announce(self, trying: Trying, peer: Peer, purchase: Purchase | None) -> None:
-        """Say who is about to be sent the work; if that fails, nothing is, and it is free."""
-        try:
-            await trying(peer)
-        except BaseException:
-            if purchase is not None:
-                self.ledger.end(purchase, None, self._clock.now(), is_charged=False)
-            raise
-
-    async def _counted(
-        self, running: Running, me: NodeId, purchase: Purchase | None, started: Instant
-    ) -> Won:
-        peer = running.peer
-        self._take_turn(running.call.request.capability, peer.node)
-        self.outstanding.begin(peer, started)
-        self._handed_out.count(started)
-        self._counters["tries"] += 1
-        is_charged, told, load = True, None, None
-        try:
-            reply = await self._invoke(running, me)
-            answer, told, load = peer_result(reply), reply, reply.get("load")
-            running.outcome = Outcome.OK
-            return Won(peer, reply, answer, purchase)
-        except MeshError as error:
-            running.outcome = running.verdict(error)
-            is_charged, load = not error.definite, error.data.get("load")
-            raise
-        finally:
-            now = self._clock.now()
-            self.outstanding.on_told(peer.node, load, now)
-            if purchase is not None:
-                self.ledger.end(purchase, told, now, is_charged=is_charged)
-            self.outstanding.end(peer.node, running.outcome, now, took_s=now - started)
-
-    async def _invoke(self, running: Running, me: NodeId) -> Any:
-        """The peer's reply, unless time runs out or the peer is lost first."""
-        peer, sink = running.peer, running.call.sink
-        params = running.call.work_params(me, running.budget_s)
-        timeout_s = running.remaining_s
-        at_peer = self._running.get(peer.node)
-        if at_peer is None:
-            at_peer = self._running[peer.node] = {}
-        try:
-            with running.scope:
-                at_peer[running] = None
-                if peer.node == me:
-                    return await self._local(params, timeout_s=timeout_s, sink=sink)
-                return await self._invoker.invoke(
-                    peer.address, "work", params, timeout_s=timeout_s, sink=sink
-                )
-        except TimeoutError as error:
-            raise running.ended_early() from error
-        finally:
-            del at_peer[running]
-            if not at_peer and self._running.get(peer.node) is at_peer:
-                del self._running[peer.node]
 
     def _note_failure(
         self, call: Call, running: Running, error: MeshError, took_s: Seconds
     ) -> None:
         """Note a failed try, or a refusal with its offer; never raises."""
         peer, now = running.peer, self._clock.now()
+        self._standings.drop(call.request.capability)
         call.note_attempt(peer, running.outcome_name(error), took_s, error.message)
         if error.code == Code.BUSY and error.definite:
             self._counters["refusals"] += 1
@@ -591,9 +497,3 @@ class Dispatcher:
             call.note_offer(error.data, self.outstanding.estimate(peer, now).eta_s)
         else:
             call.note_failure(running, error, now)
-
-    def _take_turn(self, capability: str, node: NodeId) -> None:
-        self._turns.pop(capability, None)
-        self._turns[capability] = node
-        if len(self._turns) > TURNS_MAX:
-            del self._turns[next(iter(self._turns))]

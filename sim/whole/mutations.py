@@ -104,7 +104,7 @@ def _endless(_original: Any) -> Any:
 def _loses_replies(original: Any) -> Any:
     def on_view_change(self: Dispatcher, view: ClusterView) -> None:
         original(self, view)
-        for node in [node for node in self._running if node != view.me]:
+        for node in [node for node in self._tries.running if node != view.me]:
             self.peer_lost(node)
 
     return on_view_change

@@ -23,8 +23,8 @@ class Watch:
         self._run = box.runs
         self._node = node
         dispatcher = node.dispatcher
-        self._invoker, self._local = dispatcher._invoker, dispatcher._local  # noqa: SLF001 - a probe in the line, as a tester has it
-        dispatcher._invoker, dispatcher._local = self, self.here  # noqa: SLF001 - as above
+        self._invoker, self._local = dispatcher._tries._invoker, dispatcher._tries._local  # noqa: SLF001 - a probe in the line, as a tester has it
+        dispatcher._tries._invoker, dispatcher._tries._local = self, self.here  # noqa: SLF001 - as above
 
     async def invoke(self, target: Address, method: str, params: dict[str, Any], **how: Any) -> Any:
         """Ask a peer."""

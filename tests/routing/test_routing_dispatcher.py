@@ -430,7 +430,7 @@ async def test_news_of_healthy_peers_and_of_oneself_disturbs_no_call():
     task = await under_way(world)
     world.change(me(), peer(2))
     world.dispatcher.peer_lost(node_id(7))
-    world.dispatcher._running[node_id(1)] = {}
+    world.dispatcher._tries.running[node_id(1)] = {}
     world.change(me(state=MemberState.DEAD), peer(2))
     answer.set()
     async with asyncio.timeout(5):
@@ -446,7 +446,7 @@ async def test_being_lost_twice_is_being_lost_once():
     async with asyncio.timeout(5):
         with pytest.raises(PeerError):
             await task
-    assert world.dispatcher._running == {}
+    assert world.dispatcher._tries.running == {}
 
 
 async def test_a_peer_that_never_answers_costs_the_deadline_and_no_more():
@@ -466,7 +466,7 @@ async def test_a_cancelled_caller_leaves_nothing_behind():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert world.dispatcher._running == {}
+    assert world.dispatcher._tries.running == {}
     assert world.dispatcher.outstanding.requests(peer(2))[2] == 0
 
 
@@ -550,3 +550,21 @@ async def test_work_that_runs_here_may_go_on_here_as_often_as_hops_allow():
     with pytest.raises(PeerError) as caught:
         await world.delegate(hops=(here,) * RoutingSettings().hops_max)
     assert caught.value.code == Code.CYCLE
+
+
+async def test_calls_right_after_one_of_short_work_share_its_look_at_the_peers_until_one_fails():
+    quick = Load(slots=4, service_s=0.001)
+    world = World(me(), *(peer(n, load=quick, load_at=Instant(NOW - 0.01)) for n in (2, 3)))
+    for _ in range(3):
+        await world.delegate()
+    await world.delegate(policy="adaptive")
+    await world.delegate(explain=True)
+    world.answer({2: failing(REFUSED), 3: failing(REFUSED)})
+    with pytest.raises(MeshError):
+        await world.delegate()
+    world.answer({2: lambda p, t: done(2), 3: lambda p, t: done(3)})
+    await world.delegate()
+    one, two, three, *others, last = world.dispatcher.decisions.last(9)
+    assert one.made.scene is two.made.scene
+    assert two.made.scene is three.made.scene
+    assert all(other.made.scene is not three.made.scene for other in (*others, last))

@@ -1,0 +1,181 @@
+"""One try of a call at one peer: entered in circuits, accounts and signals; ended if it is lost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from meshd.clock import Clock, Instant
+from meshd.errors import MeshError
+from meshd.model import MemberState, NodeId
+from meshd.routing.breakers import Breakers
+from meshd.routing.call import Invoker, LocalWork, Running, Won
+from meshd.routing.filters import eligible
+from meshd.routing.need import Need
+from meshd.routing.request import peer_result
+from meshd.routing.signals import Outcome, Outstanding, Rate
+from meshd.routing.spend import Ledger, Purchase
+from meshd.view import ClusterView, Peer
+
+TURNS_MAX = 1024
+"""Capabilities of which it is known who had the previous call."""
+
+
+class Tries:
+    """All tries of one node's calls. All methods belong to one event loop.
+
+    Attributes:
+        running: those under way, by peer.
+        turns: who had the previous call, by capability.
+        count: how many there were.
+        handed_out: how often one begins.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        view: Callable[[], ClusterView],
+        invoker: Invoker,
+        local: LocalWork,
+        outstanding: Outstanding,
+        breakers: Breakers,
+        ledger: Ledger,
+    ) -> None:
+        self.running: dict[NodeId, dict[Running, None]] = {}
+        self.turns: dict[str, NodeId] = {}
+        self.count = 0
+        self.handed_out = Rate()
+        self._clock = clock
+        self._view = view
+        self._invoker = invoker
+        self._local = local
+        self._outstanding = outstanding
+        self._breakers = breakers
+        self._ledger = ledger
+
+    async def run(self, running: Running, me: NodeId) -> Won:
+        """The peer's reply, whole and checked.
+
+        Raises:
+            MeshError: it failed, refused, was lost, or time ran out.
+        """
+        call, peer = running.call, running.peer
+        # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
+        # that it does.
+        now, request = self._clock.now(), call.request
+        capability = request.capability
+        crossing = self._breakers.begin(peer, capability, now, is_pinned=bool(request.to))
+        # So is what the caller may spend: what this is expected to cost is kept for it from here.
+        purchase = self._ledger.begin(request.caller, peer.node, peer.offers(capability), now)
+        try:
+            if call.trying is not None:
+                await self._announce(running, purchase)
+                now = self._clock.now()
+            return await self._counted(running, me, purchase, now)
+        finally:
+            now, is_repeat = self._clock.now(), call.failures > 0
+            self._breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
+
+    def on_view_change(self, view: ClusterView) -> None:
+        """Abandon those at peers that the new view says are gone."""
+        for node in list(self.running):
+            if node == view.me:
+                continue
+            peer = view.get(node)
+            if peer is None or peer.state in {MemberState.DEAD, MemberState.LEFT}:
+                self.peer_lost(node, "it is dead or has left")
+            elif peer.state is MemberState.SUSPECT or not peer.reachable:
+                self.peer_lost(node, "it stopped answering", is_certain=False)
+            else:
+                self._restarted(node, peer)
+
+    def peer_lost(self, node: NodeId, why: str = "it is gone", *, is_certain: bool = True) -> None:
+        """Abandon the tries at `node`; their calls move on or end with an indefinite error.
+
+        Mere doubt (`is_certain` false, as after one missed probe) ends only idempotent calls, and
+        only where someone else could take them: the peer may well be about to answer.
+        """
+        view, now = self._view(), self._clock.now()
+        known: dict[Need, bool] = {}
+        for running in list(self.running.get(node, ())):
+            if not is_certain:
+                need = running.call.need()
+                need = msgspec.structs.replace(need, tried=need.tried | {node}, is_idempotent=True)
+                if running.is_idempotent and need not in known:
+                    found, _ = eligible(view, need, now, reports=self._outstanding.reports)
+                    known[need] = bool(found)
+                if not known.get(need):
+                    continue
+            running.abandon(why)
+
+    def _restarted(self, node: NodeId, peer: Peer) -> None:
+        for running in list(self.running[node]):
+            if running.peer.epoch != peer.epoch:
+                running.abandon("it was started anew")
+
+    async def _announce(self, running: Running, purchase: Purchase | None) -> None:
+        """Say who is about to be sent the work; if that fails, nothing is, and it is free."""
+        trying = running.call.trying
+        assert trying is not None, "somebody wants to know"
+        try:
+            await trying(running.peer)
+        except BaseException:
+            if purchase is not None:
+                self._ledger.end(purchase, None, self._clock.now(), is_charged=False)
+            raise
+
+    async def _counted(
+        self, running: Running, me: NodeId, purchase: Purchase | None, started: Instant
+    ) -> Won:
+        peer = running.peer
+        self._take_turn(running.call.request.capability, peer.node)
+        self._outstanding.begin(peer, started)
+        self.handed_out.count(started)
+        self.count += 1
+        is_charged, told, load = True, None, None
+        try:
+            reply = await self._invoke(running, me)
+            answer, told, load = peer_result(reply), reply, reply.get("load")
+            running.outcome = Outcome.OK
+            return Won(peer, reply, answer, purchase)
+        except MeshError as error:
+            running.outcome = running.verdict(error)
+            is_charged, load = not error.definite, error.data.get("load")
+            raise
+        finally:
+            now = self._clock.now()
+            self._outstanding.on_told(peer.node, load, now)
+            if purchase is not None:
+                self._ledger.end(purchase, told, now, is_charged=is_charged)
+            self._outstanding.end(peer.node, running.outcome, now, took_s=now - started)
+
+    async def _invoke(self, running: Running, me: NodeId) -> Any:
+        """The peer's reply, unless time runs out or the peer is lost first."""
+        peer, sink = running.peer, running.call.sink
+        params = running.call.work_params(me, running.budget_s)
+        timeout_s = running.remaining_s
+        at_peer = self.running.get(peer.node)
+        if at_peer is None:
+            at_peer = self.running[peer.node] = {}
+        try:
+            with running.scope:
+                at_peer[running] = None
+                if peer.node == me:
+                    return await self._local(params, timeout_s=timeout_s, sink=sink)
+                return await self._invoker.invoke(
+                    peer.address, "work", params, timeout_s=timeout_s, sink=sink
+                )
+        except TimeoutError as error:
+            raise running.ended_early() from error
+        finally:
+            at_peer.pop(running, None)
+            if not at_peer and self.running.get(peer.node) is at_peer:
+                del self.running[peer.node]
+
+    def _take_turn(self, capability: str, node: NodeId) -> None:
+        if self.turns.get(capability) != node:
+            self.turns.pop(capability, None)
+            self.turns[capability] = node
+            if len(self.turns) > TURNS_MAX:
+                del self.turns[next(iter(self.turns))]

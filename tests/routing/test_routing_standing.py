@@ -1,0 +1,150 @@
+"""A plan of short work stands for the calls right after it, as far as its peers have room."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from routing_world import NOW, fail_there, node_id, peer, view
+
+from meshd.clock import Instant
+from meshd.model import Load
+from meshd.routing import standing
+from meshd.routing.breakers import Breakers
+from meshd.routing.draw import room
+from meshd.routing.need import Need
+from meshd.routing.router import plan
+from meshd.routing.settings import RoutingSettings
+from meshd.routing.signals import Outstanding
+from meshd.routing.standing import CAPABILITIES_MAX, STANDS_S, Standings
+
+SETTINGS = RoutingSettings()
+AGE_S = 0.01
+"""How old reports are: by then each slot has done ten of the tasks of a millisecond."""
+
+
+def short(n, *, slots=4, rif=0, service_s=0.001):
+    load = Load(slots=slots, in_flight=rif, service_s=service_s)
+    return peer(n, load=load, load_at=Instant(NOW - AGE_S))
+
+
+def planned(seen, *, policy="", breakers=None, capability="echo"):
+    return plan(
+        seen, Need(capability), NOW, outstanding=Outstanding(), random=random.Random(1),
+        settings=SETTINGS, policy=policy, breakers=breakers,
+    )  # fmt: skip
+
+
+def kept(made, seen):
+    standings = Standings(random.Random(2))
+    standings.keep(made, seen, SETTINGS, NOW)
+    return standings
+
+
+def taken(standings, seen, now=NOW, *, settings=SETTINGS, reports=None, capability="echo"):
+    return standings.plan(capability, seen, settings, now, reports or {})
+
+
+def three(**more):
+    return view(peer(1, capabilities=()), *(short(n, **more) for n in (2, 3, 4)))
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=4))
+def test_each_peer_gets_about_as_many_as_fit_in_and_then_a_plan_is_made_anew(peers):
+    seen = view(
+        peer(1, capabilities=()),
+        *(short(n, slots=slots, rif=rif) for n, (slots, rif) in enumerate(peers, 2)),
+    )
+    made = planned(seen)
+    fits = dict(zip((c.peer.node for c in made.attempts), room_of(made), strict=True))
+    standings, had = kept(made, seen), Counter({made.chosen.peer.node: 1})
+    while (again := taken(standings, seen)) is not None:
+        had[again.chosen.peer.node] += 1
+        assert {c.peer.node for c in again.attempts} == set(fits)
+    assert had.total() >= sum(fits.values()) - 1
+    assert all(count <= math.ceil(fits[node]) + 1 for node, count in had.items())
+
+
+def room_of(made):
+    return room([c.made_of for c in made.attempts])
+
+
+def test_who_has_more_room_gets_more_of_them():
+    seen = view(peer(1, capabilities=()), short(2, slots=1), short(3, slots=8))
+    had = Counter()
+    for seed in range(30):
+        standings = Standings(random.Random(seed))
+        standings.keep(planned(seen), seen, SETTINGS, NOW)
+        for _ in range(20):
+            made = taken(standings, seen)
+            had[made.chosen.peer.node] += 1
+    assert 5 < had[node_id(3)] / had[node_id(2)] < 12
+
+
+def test_it_stands_for_a_moment():
+    seen = three()
+    standings = kept(planned(seen), seen)
+    assert taken(standings, seen, Instant(NOW + 0.9 * STANDS_S)) is not None
+    assert taken(standings, seen, Instant(NOW + STANDS_S)) is None
+    assert taken(standings, seen, NOW) is None, "it is gone for good"
+
+
+@pytest.mark.parametrize("what", ["view", "settings", "dropped", "capability"])
+def test_news_end_it(what):
+    seen = three()
+    standings = kept(planned(seen), seen)
+    changes = {"view": {"seen": three()}, "settings": {"settings": RoutingSettings()}}
+    if what == "dropped":
+        standings.drop("echo")
+        standings.drop("echo")
+    changes["capability"] = {"capability": "other"}
+    assert taken(standings, **{"seen": seen, **changes.get(what, {})}) is None
+
+
+@pytest.mark.parametrize("load", [Load(full=True), Load(draining=True), Load(ready=False)])
+def test_whoever_has_said_meanwhile_that_it_takes_none_gets_none(load):
+    seen = three()
+    standings = kept(planned(seen), seen)
+    others = {node_id(n): (Load(slots=4), NOW) for n in (2, 3)}
+    for _ in range(10):
+        made = taken(standings, seen, reports={**others, node_id(4): (load, NOW)})
+        if made is None:
+            break
+        assert made.chosen.peer.node != node_id(4)
+    else:
+        raise AssertionError("the fourth was never its turn: ten draws of three are too few")
+
+
+def test_what_is_long_or_goes_by_something_else_has_a_plan_for_each_call():
+    seen = three()
+    assert taken(kept(planned(three(service_s=1.0)), seen), seen) is None
+    assert taken(kept(planned(seen, policy="random"), seen), seen) is None
+    nobody = view(peer(1, capabilities=()))
+    assert taken(kept(planned(nobody), nobody), nobody) is None
+
+
+def test_where_a_circuit_is_not_closed_each_call_has_a_plan_of_its_own():
+    seen, breakers = three(), Breakers()
+    fail_there(breakers, seen.by_node[node_id(2)], seen=seen)
+    later = Instant(NOW + 3_600.0)
+    made = plan(
+        seen, Need("echo"), later, outstanding=Outstanding(), random=random.Random(1),
+        settings=SETTINGS, breakers=breakers,
+    )  # fmt: skip
+    standings = kept(made, seen)
+    assert made.trials or not made.attempts
+    assert taken(standings, seen) is None
+
+
+def test_so_many_capabilities_have_one_and_no_more(monkeypatch):
+    monkeypatch.setattr(standing, "CAPABILITIES_MAX", 2)
+    assert CAPABILITIES_MAX > 2
+    standings, names = Standings(random.Random(1)), ("echo", "echo2", "echo3")
+    seen = three()
+    made = planned(seen)
+    for name in names:
+        standings.keep(standing.replace(made, need=Need(name)), seen, SETTINGS, NOW)
+    assert taken(standings, seen, capability="echo") is None
+    assert taken(standings, seen, capability="echo3") is not None
