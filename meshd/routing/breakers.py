@@ -10,13 +10,14 @@ Source: Envoy's outlier detection, for the bound on how many may be out at once.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
 from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import Outcome
-from meshd.structs import FrozenOne
 from meshd.view import ClusterView, Peer
 
 CIRCUITS_MAX = 8_192
@@ -53,7 +54,7 @@ _FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
 """Why a living node that could serve a call is none of its candidates."""
 
 
-class Admission(FrozenOne, frozen=True, eq=False):
+class Admission(msgspec.Struct, frozen=True, eq=False):
     """Which candidates may be asked, which of these are trials, which are left out and why.
 
     `spared` are asked although their circuits are open, as too many are. The reasons are said by
@@ -156,7 +157,7 @@ class _Table(Generic[_K, _C]):
         return gone
 
 
-class Crossing(FrozenOne, frozen=True, eq=False):
+class Crossing(msgspec.Struct, frozen=True, eq=False):
     """One call under way, through the circuit at its node and that of the whole capability."""
 
     node: NodeId

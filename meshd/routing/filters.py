@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from meshd.capability.manifest import CapabilitySummary
 from meshd.clock import Instant
 from meshd.model import Load, MemberState, NodeId
@@ -16,7 +18,6 @@ from meshd.routing.terms import (
     lacks_region,
 )
 from meshd.routing.versions import version_matches
-from meshd.structs import Frozen
 from meshd.view import ClusterView, Peer
 
 
@@ -48,7 +49,7 @@ class Reason(StrEnum):
     CIRCUIT = "is not asked while it fails everywhere"
 
 
-class Rejection(Frozen, frozen=True):
+class Rejection(msgspec.Struct, frozen=True):
     """A peer that was left out; `detail`, by its `str()`, says more where the reason is not all."""
 
     node: NodeId

@@ -1,11 +1,12 @@
 """What a caller needs of a peer."""
 
+import msgspec
+
 from meshd.model import NodeId
 from meshd.routing.terms import Terms
-from meshd.structs import Frozen
 
 
-class Need(Frozen, frozen=True):
+class Need(msgspec.Struct, frozen=True):
     """A capability, and who may not or alone may serve it.
 
     Attributes:

@@ -8,7 +8,6 @@ import msgspec
 from meshd.clock import Seconds
 from meshd.model import Load, NodeId
 from meshd.routing.signals import Estimate
-from meshd.structs import Frozen
 
 PROBED_MAX = 2
 """Source: the routing simulation in the design notes, and Mitzenmacher 2001: of two choices the
@@ -52,7 +51,7 @@ Answers = Mapping[NodeId, tuple[Seconds, Load]]
 """The round trip and the load of each that has answered."""
 
 
-class Probes(Frozen, frozen=True):
+class Probes(msgspec.Struct, frozen=True):
     """Whom to ask how busy they are before one gets the work, and how long at most.
 
     `service_s` is what the work is expected to take at each, `rtt_s` how far each is; nobody is

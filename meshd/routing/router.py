@@ -6,6 +6,7 @@ from heapq import nsmallest
 from random import Random
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from meshd.clock import Instant, Seconds
@@ -33,7 +34,6 @@ from meshd.routing.probes import (
 from meshd.routing.scene import factors_of
 from meshd.routing.settings import DEFAULT, RoutingSettings
 from meshd.routing.signals import Estimate, Outstanding
-from meshd.structs import Frozen, FrozenOne
 from meshd.view import ClusterView, Peer
 
 ATTEMPTS_MAX = 1 + RETRIES_MAX
@@ -45,7 +45,7 @@ ONLY_NEW = "it failed everywhere, and only who came since is tried"
 NOT_DRAWN = "could serve it, but was not among the few that were drawn or scored best"
 
 
-class Candidate(Frozen, frozen=True):
+class Candidate(msgspec.Struct, frozen=True):
     """An eligible peer with its score, which the policy made of the factors; None if not computed.
 
     The lower, the sooner it is asked, but for those that are drawn by their room. `made_of` are the
@@ -69,7 +69,7 @@ class Candidate(Frozen, frozen=True):
         )
 
 
-class Plan(FrozenOne, frozen=True, eq=False):
+class Plan(msgspec.Struct, frozen=True, eq=False):
     """Whom to ask, in order; whom to probe first; who else was eligible; who was left out and why.
 
     `attempts`, `passed_over` and `rejected` together hold every peer of the view exactly once, if
@@ -93,7 +93,7 @@ class Plan(FrozenOne, frozen=True, eq=False):
     policy_from: str = DEFAULT
     probes: Probes = Probes()
     asked: tuple[NodeId, ...] = ()
-    answers: Answers = {}  # noqa: RUF012 - a struct copies it
+    answers: Answers = {}
     is_whole: bool = True
 
     @property
@@ -121,7 +121,7 @@ class Plan(FrozenOne, frozen=True, eq=False):
         return replace(self, probes=Probes(why_not=why_not)) if self.probes.nodes else self
 
 
-class _Asked(FrozenOne, frozen=True, eq=False):
+class _Asked(msgspec.Struct, frozen=True, eq=False):
     """What a plan is made from."""
 
     view: ClusterView

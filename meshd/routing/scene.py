@@ -14,13 +14,12 @@ from meshd.routing.need import Need
 from meshd.routing.settings import SHARES, TIERS
 from meshd.routing.signals import Estimate, Outstanding
 from meshd.routing.terms import NO_TERMS
-from meshd.structs import FrozenOne
 from meshd.view import Peer
 
 Factors = dict[str, float]
 
 
-class Scene(FrozenOne, frozen=True, eq=False):
+class Scene(msgspec.Struct, frozen=True, eq=False):
     """What a policy may look at beside the peer itself.
 
     `tiers` are the success that the policy `quality` asks for, `shares` what `composite` weighs;
@@ -41,7 +40,7 @@ class Scene(FrozenOne, frozen=True, eq=False):
     breakers: Breakers | None = None
     prepared: Any = None
     trials: Collection[NodeId] = ()
-    known: dict[NodeId, Estimate] = {}  # noqa: RUF012 - a struct copies it
+    known: dict[NodeId, Estimate] = {}
     """What was estimated in this scene, which is of one moment."""
 
     def at(self, now: Instant) -> "Scene":

@@ -15,7 +15,6 @@ import msgspec
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, Load, NodeId
 from meshd.routing.history import History
-from meshd.structs import Frozen
 from meshd.view import Peer
 
 PEERS_MAX = 4096
@@ -64,7 +63,7 @@ class Outcome(IntEnum):
     """Refused, cancelled, abandoned, or the caller's own fault: nothing about its health."""
 
 
-class Estimate(Frozen, frozen=True):
+class Estimate(msgspec.Struct, frozen=True):
     """What a call to a peer would meet now.
 
     `rif` is the estimated number of requests in flight there, of which `own` were started here
@@ -82,7 +81,7 @@ class Estimate(Frozen, frozen=True):
     age_s: Seconds
 
 
-class _Event(Frozen, frozen=True):
+class _Event(msgspec.Struct, frozen=True):
     """An own call's start (`change` 1) or end (-1). `began`: when that call started."""
 
     when: Instant

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import msgspec
 
 from meshd.errors import Code, DecodeError, MeshError, UsageError, error_from_wire
-from meshd.structs import Frozen, Strict
 
 BODY_BYTES_MAX = 1_048_576
 BATCH_MAX = 50
@@ -18,7 +17,7 @@ Id = str | int | float | None
 """What a request's id may be. It is echoed as it came."""
 
 
-class Request(Frozen, frozen=True):
+class Request(msgspec.Struct, frozen=True):
     """A valid call, or (`is_notification`) one that wants no answer, not even an error.
 
     `window`, a member of our own beside JSON-RPC's, asks for partial results as notifications
@@ -32,14 +31,14 @@ class Request(Frozen, frozen=True):
     window: int = 0
 
 
-class Refused(Frozen, frozen=True):
+class Refused(msgspec.Struct, frozen=True):
     """An element that is no valid request. It is answered with `error`, under `id` if readable."""
 
     error: MeshError
     id: Id = None
 
 
-class Response(Frozen, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """The other side's answer: `error`, or else `result`."""
 
     id: Id
@@ -47,7 +46,7 @@ class Response(Frozen, frozen=True):
     error: MeshError | None = None
 
 
-class Body(Frozen, frozen=True):
+class Body(msgspec.Struct, frozen=True):
     """All that one HTTP body asks for, in its order. A batch is answered by an array."""
 
     entries: tuple[Request | Refused, ...]
@@ -188,7 +187,7 @@ def internal_error(reference: str) -> MeshError:
 _ANSWER = ("result", "error")
 
 
-class _Message(Strict, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
     """A request or an answer, and nothing else: what is passed over is not checked so well."""
 
     jsonrpc: Literal["2.0"]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from meshd.clock import Seconds
 from meshd.errors import UsageError
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
-from meshd.structs import Frozen
 
 SLOTS_MAX = 1_024
 QUEUE_MAX = 100_000
@@ -50,7 +51,7 @@ class Outcome(StrEnum):
     DROPPED = "dropped"
 
 
-class Ticket(Frozen, frozen=True):
+class Ticket(msgspec.Struct, frozen=True):
     """A request to run.
 
     Attributes:
@@ -66,13 +67,13 @@ class Ticket(Frozen, frozen=True):
     priority: int = PRIORITY_DEFAULT
 
 
-class Accept(Frozen, frozen=True):
+class Accept(msgspec.Struct, frozen=True):
     """It may run now; by estimate it ends in `eta_s` seconds."""
 
     eta_s: Seconds
 
 
-class Queue(Frozen, frozen=True):
+class Queue(msgspec.Struct, frozen=True):
     """It has to wait behind `position` others; by estimate it ends in `eta_s` seconds.
 
     `displaced` is the id of the ticket that lost its place to it, if the queue was full.
@@ -83,7 +84,7 @@ class Queue(Frozen, frozen=True):
     displaced: str = ""
 
 
-class Refuse(Frozen, frozen=True):
+class Refuse(msgspec.Struct, frozen=True):
     """Not now: the counter-offer is to end in `eta_s` seconds if it were taken after all."""
 
     reason: Reason
@@ -94,7 +95,7 @@ class Refuse(Frozen, frozen=True):
 Decision = Accept | Queue | Refuse
 
 
-class WorkLoad(Frozen, frozen=True):
+class WorkLoad(msgspec.Struct, frozen=True):
     """What a node's work says of its load: the middle part of `meshd.model.Load`."""
 
     in_flight: int

@@ -2,11 +2,12 @@
 
 from contextvars import ContextVar
 
+import msgspec
+
 from meshd.deadline import Deadline
-from meshd.structs import Frozen
 
 
-class Origin(Frozen, frozen=True):
+class Origin(msgspec.Struct, frozen=True):
     """The nodes that a piece of work came through (ids in hex, oldest first), and its deadline."""
 
     hops: tuple[str, ...] = ()

@@ -13,14 +13,13 @@ from meshd.capability.definition import CapabilityDefinition
 from meshd.clock import Seconds
 from meshd.errors import Code, DeadlineError, MeshError, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
-from meshd.structs import Frozen, One
 from meshd.units import Charge
 from meshd.work.admission import Outcome, Ticket
 from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
 
 
-class WorkResult(Frozen, frozen=True):
+class WorkResult(msgspec.Struct, frozen=True):
     """A handler's result, the agent that did it, how many seconds it ran, and the units it took."""
 
     agent: str
@@ -61,7 +60,7 @@ Answer = WorkResult | MeshError
 RunKey = tuple[str, str]
 
 
-class Run(One, eq=False):
+class Run(msgspec.Struct, eq=False):
     """One run and those who wait for its answer, which comes once.
 
     `context` holds the context variables of the first who asked for it: it says where the work
