@@ -32,11 +32,18 @@ class Scope:
         assert task is not None, "a scope bounds what a task awaits"
         self._cancelling = task.cancelling()
         if self._seconds is not None:
-            self._timer = loop.call_later(self._seconds, self.end)
+            self._timer = loop.call_later(self._seconds, self._end)
         return self
 
     def end(self) -> None:
-        """End it now; nothing where it is over, has not begun, or is ending."""
+        """End it by the next turn of the loop, unless it is over by then, or has not begun.
+
+        Not at once: what it waits for may be there already, and the task that is within it would
+        not hear of its own cancellation before it has left.
+        """
+        asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
         if self._task is not None and not self.has_ended:
             self.has_ended = True
             self._task.cancel()

@@ -62,6 +62,7 @@ async def test_others_can_end_it_before_its_time_and_once_is_enough():
 async def test_it_cannot_be_ended_before_it_begins():
     scope = Scope(LONG_S)
     scope.end()
+    await asyncio.sleep(0)
     with scope:
         await asyncio.sleep(0)
     assert not scope.has_ended
@@ -127,3 +128,47 @@ async def test_who_swallows_the_end_of_his_time_goes_on():
         await for_ever()
     assert scope.has_ended
     assert asyncio.current_task().cancelling() == 0
+
+
+async def test_what_is_there_already_is_not_lost_to_an_end_of_the_same_moment():
+    scope, there = Scope(LONG_S), asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        with scope:
+            return await there
+
+    task = await begun(work())
+    there.set_result("here")
+    scope.end()
+    assert await task == "here"
+    assert not scope.has_ended
+
+
+async def test_who_ends_his_own_scope_and_leaves_it_hears_nothing_of_it():
+    with Scope(LONG_S) as scope:
+        scope.end()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not scope.has_ended
+
+
+async def test_in_a_task_that_is_being_cancelled_already_an_end_is_still_told():
+    scope = Scope(LONG_S)
+
+    async def work() -> str:
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            try:
+                with scope:
+                    await for_ever()
+            except TimeoutError:
+                return "ended"
+        return "not ended"
+
+    task = await begun(work())
+    task.cancel()
+    await asyncio.sleep(0)
+    scope.end()
+    assert await task == "ended"
+    assert task.cancelling() == 1

@@ -157,7 +157,7 @@ class Breaker:
 
         That is so unless the circuit is closed, and has been since the call began.
         """
-        if self.until is not None or self.trial is not None or passage.opening != self.openings:
+        if self.until is not None or passage.opening != self.openings:
             return False
         self.streak = 0
         self._note(window, is_good=True)

@@ -77,7 +77,7 @@ class Dispatcher:
         self._policies = policies or Policies()
         self._bidders = Bidders(clock, invoker, local_offer, self.outstanding)
         self._random = random
-        self._standings = Standings(random)
+        self._standings = Standings(random, self.outstanding)
         self._settings = settings or RoutingSettings()
         self._rules = Rules(self._settings)
         self.ledger = Ledger(self._settings.spend)
@@ -259,7 +259,7 @@ class Dispatcher:
             view = self._view()
             former = call.made
             try:
-                made = self._plan(call, view, is_detailed=call.request.explain)
+                made = self._standing_or_plan(call, view)
             except UsageError as error:
                 raise call.ended(error) from error
             if former is not None and call.has_probed and not call.attempts:
@@ -364,22 +364,14 @@ class Dispatcher:
         is_idempotent: bool = False,
     ) -> Plan:
         request, now = call.request, self._clock.now()
-        capability = request.capability
-        settings = self.settings_for(capability)
+        settings = self.settings_for(request.capability)
         terms = self.ledger.terms(
-            request.terms, request.caller, capability, now, settings.cost_usd_max
+            request.terms, request.caller, request.capability, now, settings.cost_usd_max
         )
-        self._probing.look_here(view, capability)
-        need = call.need(besides, is_idempotent=is_idempotent, terms=terms)
-        is_usual = need.is_bare and not (is_detailed or request.policy_asked or request.offers)
-        is_usual = is_usual and self.breakers.is_calm(capability)
-        if is_usual:
-            stands = self._standings.plan(capability, view, settings, now, self.outstanding.reports)
-            if stands is not None:
-                return stands
-        made = plan(
+        self._probing.look_here(view, request.capability)
+        return plan(
             view,
-            need,
+            call.need(besides, is_idempotent=is_idempotent, terms=terms),
             now,
             outstanding=self.outstanding,
             random=self._random,
@@ -387,9 +379,31 @@ class Dispatcher:
             breakers=self.breakers,
             policy=request.policy_asked,
             named=self._policies.named,
-            last=self._tries.turns.get(capability),
+            last=self._tries.turns.get(request.capability),
             is_detailed=is_detailed,
         )
+
+    def _standing_or_plan(self, call: Call, view: ClusterView) -> Plan:
+        """The plan that stands, for a call that asks for nothing of its own; else one for it alone.
+
+        Raises:
+            UsageError: as `plan` does.
+        """
+        request, now = call.request, self._clock.now()
+        capability, caller = request.capability, request.caller
+        settings = self.settings_for(capability)
+        wishes = request.explain or request.policy_asked or request.offers
+        is_usual = (
+            not wishes
+            and call.need().is_bare
+            and self.breakers.is_calm(capability)
+            and self.ledger.terms(None, caller, capability, now, settings.cost_usd_max) is None
+        )
+        if is_usual:
+            stands = self._standings.plan(capability, view, settings, now)
+            if stands is not None:
+                return stands
+        made = self._plan(call, view, is_detailed=request.explain)
         if is_usual:
             self._standings.keep(made, view, settings, now)
         return made
@@ -407,7 +421,7 @@ class Dispatcher:
     ) -> DelegateResult | None:
         """One try; None where it failed in a way that lets the call go on elsewhere."""
         started = self._clock.now()
-        running = self._prepare(call, made, peer, started)
+        running = self._prepare(call, peer, started, view.me)
         hedge = self._hedge(call, running)
         won: Won | None = None
         try:
@@ -432,7 +446,7 @@ class Dispatcher:
             result["explain"] = explain(made)
         return result
 
-    def _prepare(self, call: Call, made: Plan, peer: Peer, now: Instant) -> Running:
+    def _prepare(self, call: Call, peer: Peer, now: Instant, me: NodeId) -> Running:
         """A try that has the time that remains.
 
         Raises:
@@ -442,7 +456,7 @@ class Dispatcher:
         budget_s = remaining_s - self._settings.reserve_s(remaining_s)
         if budget_s < BUDGET_MIN_S:
             raise call.ended(call.too_late())
-        eta_s = made.scene.estimate(peer).eta_s
+        eta_s = self.outstanding.estimate(peer, now, local=peer.node == me).eta_s
         return Running(call, peer, remaining_s, budget_s, is_fair=remaining_s >= eta_s)
 
     def _hedge(self, call: Call, first: Running) -> Hedge | None:
@@ -476,7 +490,7 @@ class Dispatcher:
         started = self._clock.now()
         if self._is_overtaken(call, made):
             raise PeerError("another call was sent first", code=Code.CIRCUIT_OPEN)
-        running = self._prepare(call, made, peer, started)
+        running = self._prepare(call, peer, started, me)
         try:
             return await self._tries.run(running, me)
         except MeshError as error:

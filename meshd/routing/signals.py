@@ -311,8 +311,7 @@ class Rate:
 def _service_s(load: Load | None, record: _Record | None) -> Seconds:
     """The service time: as reported, else as seen here, else assumed."""
     if load is not None and load.service_s > 0.0:
-        told_s = load.service_s
-        return max(SERVICE_S_MIN, told_s)
+        return max(SERVICE_S_MIN, load.service_s)
     if record is not None and record.service_s > 0.0:
         return max(record.service_s, SERVICE_S_MIN)
     return DEFAULT_SERVICE_S

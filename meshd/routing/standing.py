@@ -3,78 +3,84 @@
 Work that is too short to ask about is spread by the room that peers have (see
 `meshd.routing.draw`). That tells not only who comes next but how many fit in where, so that the
 calls right after one with a plan need none of their own: they are drawn from what is left.
+
+Only a plan that names everybody who can do it stands. Of many, each plan draws a few: were that to
+stand, a burst would go to the same few.
 """
 
-from collections.abc import Mapping
 from random import Random
 
 from msgspec.structs import replace
 
 from meshd.clock import Instant, Seconds
-from meshd.model import Load, NodeId
+from meshd.model import Load
 from meshd.routing.draw import room
-from meshd.routing.probes import TOO_SHORT
+from meshd.routing.probes import TOO_SHORT, Probes
 from meshd.routing.router import Plan
 from meshd.routing.settings import RoutingSettings
-from meshd.routing.signals import Estimate
-from meshd.view import ClusterView
+from meshd.routing.signals import Estimate, Outstanding
+from meshd.view import ClusterView, Peer
 
 STANDS_S: Seconds = 0.005
-"""For so long at most: what is too short to ask about takes up to 20 ms."""
+"""For so long at most, and for no more calls than all of them do in that time."""
 
 CAPABILITIES_MAX = 256
 """Capabilities with a plan that stands; beyond it all are forgotten."""
 
-Reports = Mapping[NodeId, tuple[Load, Instant]]
+AS_BEFORE = Probes(
+    why_not="the plan of a call a moment before stands, with its figures; drawn by the room left"
+)
 
 
 class _Standing:
-    """A plan, where it holds, and the room that is left at each of its candidates."""
+    """A plan, how long it holds and for how many, and the room that is left at each candidate."""
 
-    __slots__ = ("made", "room", "settings", "until", "view")
+    __slots__ = ("left", "made", "room", "settings", "until")
 
     def __init__(
-        self, made: Plan, view: ClusterView, settings: RoutingSettings, until: Instant
+        self, made: Plan, settings: RoutingSettings, until: Instant, estimates: list[Estimate]
     ) -> None:
         self.made = made
-        self.view = view
         self.settings = settings
         self.until = until
-        self.room = room([c.made_of for c in made.attempts if isinstance(c.made_of, Estimate)])
+        self.left = STANDS_S * sum(each.slots / each.service_s for each in estimates)
+        self.room = room(estimates)
         self.take(0)
 
     def take(self, index: int) -> None:
         """A call goes there."""
+        self.left -= 1.0
         self.room[index] = max(0.0, self.room[index] - 1.0)
 
 
 class Standings:
-    """The plans that stand, by capability. They are for calls that ask for nothing else."""
+    """The plans of one view that stand, by capability: for calls that ask for nothing else."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, outstanding: Outstanding) -> None:
         self._random = random
+        self._outstanding = outstanding
+        self._view: ClusterView | None = None
         self._standing: dict[str, _Standing] = {}
 
     def keep(self, made: Plan, view: ClusterView, settings: RoutingSettings, now: Instant) -> None:
-        """Let a plan stand, if it is one of short work that nothing is wrong with."""
-        is_calm = not (made.trials or made.spared or made.circuit)
-        if made.probes.why_not == TOO_SHORT and made.rule.is_eta and made.attempts and is_calm:
-            if len(self._standing) >= CAPABILITIES_MAX:
-                self._standing.clear()
-            until = Instant(now + STANDS_S)
-            self._standing[made.need.capability] = _Standing(made, view, settings, until)
+        """Let a plan stand, if it is one of short work, names everybody, and nothing is wrong."""
+        if made.trials or made.spared or made.passed_over or not made.is_whole:
+            return
+        estimates = [c.made_of for c in made.attempts if isinstance(c.made_of, Estimate)]
+        if made.probes.why_not != TOO_SHORT or not (estimates and made.rule.is_eta):
+            return
+        if view is not self._view or len(self._standing) >= CAPABILITIES_MAX:
+            self._view = view
+            self._standing.clear()
+        standing = _Standing(made, settings, Instant(now + STANDS_S), estimates)
+        self._standing[made.need.capability] = standing
 
     def drop(self, capability: str) -> None:
         """Something went wrong: the next call gets a plan of its own."""
         self._standing.pop(capability, None)
 
     def plan(
-        self,
-        capability: str,
-        view: ClusterView,
-        settings: RoutingSettings,
-        now: Instant,
-        reports: Reports,
+        self, capability: str, view: ClusterView, settings: RoutingSettings, now: Instant
     ) -> Plan | None:
         """The plan that stands, led by whoever has room; None where there is none, or no more."""
         standing = self._standing.get(capability)
@@ -82,8 +88,8 @@ class Standings:
             return None
         room_left = standing.room
         total = sum(room_left)
-        holds = standing.view is view and standing.settings is settings and now < standing.until
-        if not holds or total < 1.0:
+        holds = view is self._view and standing.settings is settings and now < standing.until
+        if not holds or total < 1.0 or standing.left < 1.0:
             del self._standing[capability]
             return None
         drawn, index = self._random.random() * total, 0
@@ -91,15 +97,14 @@ class Standings:
             drawn -= room_left[index]
             index += 1
         attempts = standing.made.attempts
-        chosen = attempts[index]
-        report = reports.get(chosen.peer.node)
-        if report is not None and not _takes_work(report[0]):
+        if not self._takes_work(attempts[index].peer):
             del self._standing[capability]
             return None
         standing.take(index)
         others = (*attempts[:index], *attempts[index + 1 :])
-        return replace(standing.made, attempts=(chosen, *others))
+        return replace(standing.made, attempts=(attempts[index], *others), probes=AS_BEFORE)
 
-
-def _takes_work(load: Load) -> bool:
-    return load.ready and not load.full and not load.draining
+    def _takes_work(self, peer: Peer) -> bool:
+        """Whether it has not said since that it takes none."""
+        load: Load | None = self._outstanding.newest(peer)[0]
+        return load is None or (load.ready and not load.full and not load.draining)

@@ -174,8 +174,7 @@ class Tries:
                 del self.running[peer.node]
 
     def _take_turn(self, capability: str, node: NodeId) -> None:
-        if self.turns.get(capability) != node:
-            self.turns.pop(capability, None)
-            self.turns[capability] = node
-            if len(self.turns) > TURNS_MAX:
-                del self.turns[next(iter(self.turns))]
+        self.turns.pop(capability, None)
+        self.turns[capability] = node
+        if len(self.turns) > TURNS_MAX:
+            del self.turns[next(iter(self.turns))]

@@ -4,7 +4,17 @@ import asyncio
 import random
 
 import pytest
-from routing_world import NOW, FakeClock, FakeInvoker, done, failing, node_id, offer, peer, view
+from routing_world import (
+    NOW,
+    FakeClock,
+    FakeInvoker,
+    done,
+    failing,
+    node_id,
+    offer,
+    peer,
+    view,
+)
 
 from meshd.clock import Instant
 from meshd.errors import (
@@ -552,19 +562,28 @@ async def test_work_that_runs_here_may_go_on_here_as_often_as_hops_allow():
     assert caught.value.code == Code.CYCLE
 
 
-async def test_calls_right_after_one_of_short_work_share_its_look_at_the_peers_until_one_fails():
-    quick = Load(slots=4, service_s=0.001)
-    world = World(me(), *(peer(n, load=quick, load_at=Instant(NOW - 0.01)) for n in (2, 3)))
-    for _ in range(3):
-        await world.delegate()
-    await world.delegate(policy="adaptive")
-    await world.delegate(explain=True)
-    world.answer({2: failing(REFUSED), 3: failing(REFUSED)})
-    with pytest.raises(MeshError):
-        await world.delegate()
-    world.answer({2: lambda p, t: done(2), 3: lambda p, t: done(3)})
-    await world.delegate()
-    one, two, three, *others, last = world.dispatcher.decisions.last(9)
-    assert one.made.scene is two.made.scene
-    assert two.made.scene is three.made.scene
-    assert all(other.made.scene is not three.made.scene for other in (*others, last))
+async def test_what_cannot_be_done_in_time_behind_ones_own_calls_opens_no_circuit():
+    load = Load(slots=1, service_s=0.0005)
+    world = World(me(), peer(2, load=load, load_at=Instant(NOW - 0.1)))
+    answer = asyncio.Event()
+    world.answer({2: answer})
+    first = [asyncio.create_task(world.delegate()) for _ in range(110)]
+    await world.invoker.started.wait()
+    async with asyncio.timeout(5):
+        late = [world.delegate(deadline_s=0.05) for _ in range(12)]
+        ended = await asyncio.gather(*late, return_exceptions=True)
+        assert all(isinstance(error, DeadlineError) for error in ended)
+        assert not world.dispatcher.breakers.opened
+        answer.set()
+        await asyncio.gather(*first)
+
+
+async def test_an_answer_that_is_here_is_not_lost_to_news_of_the_same_moment():
+    world = World(me(), peer(2))
+    answer = asyncio.Event()
+    world.answer({2: answer})
+    task = await under_way(world)
+    answer.set()
+    world.change(me(), peer(2, state=MemberState.LEFT))
+    async with asyncio.timeout(5):
+        assert (await task)["delegated_to"]["node"] == "n2"

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from routing_world import NOW, fail_there, node_id, peer, view
 
 from meshd.clock import Instant
@@ -15,10 +16,11 @@ from meshd.routing import standing
 from meshd.routing.breakers import Breakers
 from meshd.routing.draw import room
 from meshd.routing.need import Need
+from meshd.routing.probes import TOO_SHORT
 from meshd.routing.router import plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Outstanding
-from meshd.routing.standing import CAPABILITIES_MAX, STANDS_S, Standings
+from meshd.routing.standing import AS_BEFORE, CAPABILITIES_MAX, STANDS_S, Standings
 
 SETTINGS = RoutingSettings()
 AGE_S = 0.01
@@ -37,14 +39,14 @@ def planned(seen, *, policy="", breakers=None, capability="echo"):
     )  # fmt: skip
 
 
-def kept(made, seen):
-    standings = Standings(random.Random(2))
+def kept(made, seen, *, seed=2, signals=None):
+    standings = Standings(random.Random(seed), signals or Outstanding())
     standings.keep(made, seen, SETTINGS, NOW)
     return standings
 
 
-def taken(standings, seen, now=NOW, *, settings=SETTINGS, reports=None, capability="echo"):
-    return standings.plan(capability, seen, settings, now, reports or {})
+def taken(standings, seen, now=NOW, *, settings=SETTINGS, capability="echo"):
+    return standings.plan(capability, seen, settings, now)
 
 
 def three(**more):
@@ -52,18 +54,21 @@ def three(**more):
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=4))
-def test_each_peer_gets_about_as_many_as_fit_in_and_then_a_plan_is_made_anew(peers):
+def test_each_peer_gets_about_as_many_as_fit_in_and_all_no_more_than_they_do_in_that_time(peers):
     seen = view(
         peer(1, capabilities=()),
         *(short(n, slots=slots, rif=rif) for n, (slots, rif) in enumerate(peers, 2)),
     )
     made = planned(seen)
     fits = dict(zip((c.peer.node for c in made.attempts), room_of(made), strict=True))
+    they_do = STANDS_S * 1_000 * sum(slots for slots, _ in peers)
     standings, had = kept(made, seen), Counter({made.chosen.peer.node: 1})
     while (again := taken(standings, seen)) is not None:
         had[again.chosen.peer.node] += 1
         assert {c.peer.node for c in again.attempts} == set(fits)
-    assert had.total() >= sum(fits.values()) - 1
+        assert again.probes is AS_BEFORE, "whoever asks is told whose figures these are"
+    assert had.total() <= they_do + 1
+    assert had.total() >= min(they_do, sum(fits.values())) - 1
     assert all(count <= math.ceil(fits[node]) + 1 for node, count in had.items())
 
 
@@ -75,12 +80,28 @@ def test_who_has_more_room_gets_more_of_them():
     seen = view(peer(1, capabilities=()), short(2, slots=1), short(3, slots=8))
     had = Counter()
     for seed in range(30):
-        standings = Standings(random.Random(seed))
-        standings.keep(planned(seen), seen, SETTINGS, NOW)
+        standings = kept(planned(seen), seen, seed=seed)
         for _ in range(20):
-            made = taken(standings, seen)
-            had[made.chosen.peer.node] += 1
+            had[taken(standings, seen).chosen.peer.node] += 1
     assert 5 < had[node_id(3)] / had[node_id(2)] < 12
+
+
+def test_where_not_all_were_looked_at_each_call_draws_others():
+    seen = view(peer(1, capabilities=()), *(short(n) for n in range(2, 7)))
+    assert len(planned(seen).attempts) == 4
+    assert taken(kept(planned(seen), seen), seen) is None
+    many = view(peer(1, capabilities=()), *(short(n) for n in range(2, 60)))
+    assert not planned(many).is_whole
+    assert taken(kept(planned(many), many), many) is None
+
+
+def test_work_that_is_short_for_its_way_alone_has_a_plan_for_each_call():
+    far = view(
+        peer(1, capabilities=()),
+        *(peer(n, rtt_s=0.2, load=Load(slots=4, service_s=10.0)) for n in (2, 3)),
+    )
+    assert planned(far).probes.why_not == TOO_SHORT
+    assert taken(kept(planned(far), far), far) is None
 
 
 def test_it_stands_for_a_moment():
@@ -105,16 +126,26 @@ def test_news_end_it(what):
 
 @pytest.mark.parametrize("load", [Load(full=True), Load(draining=True), Load(ready=False)])
 def test_whoever_has_said_meanwhile_that_it_takes_none_gets_none(load):
-    seen = three()
-    standings = kept(planned(seen), seen)
-    others = {node_id(n): (Load(slots=4), NOW) for n in (2, 3)}
+    seen, signals = three(), Outstanding()
+    standings = kept(planned(seen), seen, signals=signals)
+    for n in (2, 3):
+        signals.on_reply(node_id(n), Load(slots=4), NOW)
+    signals.on_reply(node_id(4), load, NOW)
     for _ in range(10):
-        made = taken(standings, seen, reports={**others, node_id(4): (load, NOW)})
+        made = taken(standings, seen)
         if made is None:
             break
         assert made.chosen.peer.node != node_id(4)
     else:
         raise AssertionError("the fourth was never its turn: ten draws of three are too few")
+
+
+def test_whoever_was_full_before_gossip_knew_better_gets_its_share():
+    seen, signals = three(), Outstanding()
+    for n in (2, 3, 4):
+        signals.on_reply(node_id(n), Load(full=True), Instant(NOW - 1.0))
+    standings = kept(planned(seen), seen, signals=signals)
+    assert all(taken(standings, seen) is not None for _ in range(9))
 
 
 def test_what_is_long_or_goes_by_something_else_has_a_plan_for_each_call():
@@ -125,26 +156,44 @@ def test_what_is_long_or_goes_by_something_else_has_a_plan_for_each_call():
     assert taken(kept(planned(nobody), nobody), nobody) is None
 
 
-def test_where_a_circuit_is_not_closed_each_call_has_a_plan_of_its_own():
-    seen, breakers = three(), Breakers()
+def test_where_a_circuit_is_tried_each_call_has_a_plan_of_its_own():
+    later = Instant(NOW + 90.0)
+    seen = view(
+        peer(1, capabilities=()),
+        *(replace(short(n), heard_at=later, load_at=Instant(later - AGE_S)) for n in (2, 3, 4)),
+    )
+    breakers = Breakers()
     fail_there(breakers, seen.by_node[node_id(2)], seen=seen)
-    later = Instant(NOW + 3_600.0)
     made = plan(
         seen, Need("echo"), later, outstanding=Outstanding(), random=random.Random(1),
         settings=SETTINGS, breakers=breakers,
     )  # fmt: skip
-    standings = kept(made, seen)
-    assert made.trials or not made.attempts
-    assert taken(standings, seen) is None
+    assert made.trials
+    assert made.probes.why_not == TOO_SHORT
+    standings = Standings(random.Random(1), Outstanding())
+    standings.keep(made, seen, SETTINGS, later)
+    assert taken(standings, seen, later) is None
+    standings.keep(replace(made, trials=()), seen, SETTINGS, later)
+    assert taken(standings, seen, later) is not None, "it was the trial alone"
+
+
+def test_the_plans_of_a_former_view_are_let_go():
+    before, seen = three(), three()
+    standings = kept(planned(before), before)
+    standings.keep(replace(planned(seen), need=Need("other")), seen, SETTINGS, NOW)
+    assert taken(standings, seen, capability="other") is not None
+    assert taken(standings, before) is None
+    assert len(standings._standing) == 1
 
 
 def test_so_many_capabilities_have_one_and_no_more(monkeypatch):
     monkeypatch.setattr(standing, "CAPABILITIES_MAX", 2)
     assert CAPABILITIES_MAX > 2
-    standings, names = Standings(random.Random(1)), ("echo", "echo2", "echo3")
+    standings = Standings(random.Random(1), Outstanding())
+    names = ("echo", "echo2", "echo3")
     seen = three()
     made = planned(seen)
     for name in names:
-        standings.keep(standing.replace(made, need=Need(name)), seen, SETTINGS, NOW)
+        standings.keep(replace(made, need=Need(name)), seen, SETTINGS, NOW)
     assert taken(standings, seen, capability="echo") is None
     assert taken(standings, seen, capability="echo3") is not None
