@@ -67,8 +67,7 @@ class Run(msgspec.Struct, eq=False):
     came from, also if the run starts later, out of the queue. The run itself may go on after its
     answer: a thread cannot be stopped. `ends_at` is the latest deadline of those who wait, in the
     loop's time; it bounds the run also where nobody waits any more. `timeout_s` is how long it may
-    run, at most. `waiting` has one future for each who waits, to wake him by. `has_begun` is set
-    by the runner's first step.
+    run, at most. `waiting` has one future for each who waits, to wake him by.
     """
 
     task: Task
@@ -86,7 +85,6 @@ class Run(msgspec.Struct, eq=False):
     answer: Answer | None = None
     runner: asyncio.Task[None] | None = None
     alarm: asyncio.TimerHandle | None = None
-    has_begun: bool = False
 
     @property
     def owner(self) -> Hashable | None:
@@ -117,8 +115,8 @@ class Run(msgspec.Struct, eq=False):
             definite=not self.task.has_started,
         )
 
-    def broken(self, error: Exception) -> PeerError:
-        """What runs handlers failed itself: a fault of ours."""
+    def broken(self, error: BaseException) -> PeerError:
+        """What runs handlers failed itself, or a handler raised what is no `Exception`."""
         return PeerError(
             f"{self.task.capability}: internal error: {type(error).__name__}",
             code=Code.INTERNAL,

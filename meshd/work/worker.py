@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -429,10 +430,10 @@ class Worker:
         run.runner = loop.create_task(
             self._work(run), name=f"work {run.task.id}", context=run.context
         )
+        run.runner.add_done_callback(partial(self._after, run))
 
     async def _work(self, run: Run) -> None:
         """Run the handler. The slot is free when this ends; the answer may have come before."""
-        run.has_begun = True
         # Also where nobody looks on: a handler's own work here is not the work of its caller.
         SINK.set(None if run.sink is None else LoopSink(run.sink))
         CHARGE.set(run.charge)
@@ -448,8 +449,6 @@ class Worker:
             raise
         except MeshError as error:
             self._finish(run, TaskState.FAILED, error, self._clock.now())
-        except Exception as error:  # noqa: BLE001 - a fault of ours, and the caller must hear of it
-            self._finish(run, TaskState.FAILED, run.broken(error), self._clock.now())
         else:
             now = self._clock.now()
             agent, service_s = run.definition.manifest.agent, run.task.service_s(now)
@@ -473,9 +472,17 @@ class Worker:
             self._forget(run)
             return
         run.runner.cancel()
-        if not run.has_begun:
-            # A task that is cancelled before its first step never takes any.
-            asyncio.get_running_loop().call_soon(self._release, run, now)
+
+    def _after(self, run: Run, runner: asyncio.Task[None]) -> None:
+        """See to what the runner could not: it was cancelled before its first step, or broke."""
+        if self._runs.get(run.task.id) is not run:
+            return
+        error = None if runner.cancelled() else runner.exception()
+        if error is None:
+            state, why = TaskState.CANCELLED, run.cancelled("this node is stopping")
+        else:
+            state, why = TaskState.FAILED, run.broken(error)
+        self._finish(run, state, why, self._clock.now())
 
     def _finish(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
         """The runner ends, and with it the run, unless that had its answer before."""

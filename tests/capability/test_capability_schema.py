@@ -313,3 +313,46 @@ def test_any_json_is_bound_or_refused_and_never_worse(value):
         assert found.definite
     else:
         assert isinstance(found["message"], str)
+
+
+class Word(str):
+    """A text of a kind of its own."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "taken"),
+    [
+        (int, 1, 1), (int, True, None), (int, 1.5, None), (float, 1, 1.0), (float, True, None),
+        (bool, True, True), (bool, 1, None), (str, "x", "x"), (str, 1, None), (int, None, None),
+    ],
+)  # fmt: skip
+def test_plain_values_are_taken_by_their_exact_type(kind, given, taken):
+    def function(value):
+        return value
+
+    function.__annotations__ = {"value": kind}
+    schema = describe(function)
+    if taken is None:
+        with pytest.raises(UsageError):
+            schema.arguments({"value": given})
+    else:
+        found = schema.arguments({"value": given})["value"]
+        assert found == taken
+        assert type(found) is type(taken)
+
+
+def test_a_text_of_a_kind_of_its_own_is_what_the_slow_way_makes_of_it():
+    def function(value: str) -> str:
+        return value
+
+    assert describe(function).arguments({"value": Word("x")}) == {"value": "x"}
+
+
+def test_a_plain_text_is_not_taken_for_another_parameter_where_one_is_called_so():
+    def function(a: str, text: str = "x") -> str:
+        return a + text
+
+    with pytest.raises(UsageError, match="missing parameter 'a'"):
+        describe(function).arguments({"text": "b"})

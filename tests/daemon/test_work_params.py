@@ -6,6 +6,7 @@ from small_mesh import start_node
 
 from meshd.capability.definition import capability, collect
 from meshd.daemon.methods import WorkParams
+from meshd.errors import MeshError
 from meshd.routing.signals import load_from_wire
 
 ID = "0123456789abcdef"
@@ -27,12 +28,18 @@ async def test_work_and_offers_of_the_node_itself_carry_a_load_that_routing_can_
     async def echo(text: str) -> str:
         return text
 
-    node = await start_node(tmp_path, "a", collect(echo))
+    @capability
+    async def fail() -> None:
+        raise ValueError("no")
+
+    node = await start_node(tmp_path, "a", collect([echo, fail]))
     params = {"capability": "echo", "input": "x"}
     done = await node.methods.work_here(params, timeout_s=5.0)
     bid = await node.methods.offer_here({"capability": "echo"})
+    with pytest.raises(MeshError) as caught:
+        await node.methods.work_here({"capability": "fail"}, timeout_s=5.0)
     await node.stop(0)
-    for told in (done, bid):
+    for told in (done, bid, caught.value.data):
         load = load_from_wire(told["load"])
         assert load is not None
         assert load.slots == node.worker.load().slots

@@ -180,6 +180,16 @@ async def test_a_lone_posted_message_leaves_at_once():
     assert socket.frames == [message(1)]
 
 
+async def test_what_is_posted_in_one_turn_leaves_together_after_the_first():
+    socket = Socket()
+    writer = FrameWriter(socket)
+    for number in range(4):
+        assert writer.post(message(number))
+    assert socket.frames == [message(0)]
+    await turn()
+    assert [json.loads(text)["n"] for text in messages_in(socket.frames[1])] == [1, 2, 3]
+
+
 async def test_flushing_waits_until_all_has_left():
     socket = Socket()
     writer = FrameWriter(socket)

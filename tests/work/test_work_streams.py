@@ -313,6 +313,16 @@ async def test_work_with_a_key_outlives_a_lost_link_but_not_a_caller_who_calls_o
     assert worker.counters.cancelled == 1
 
 
+async def test_work_without_a_key_ends_when_its_link_is_lost(make, gate):
+    worker = make(gate)
+    lost = begin(worker, "wait")
+    await gate.until(1)
+    lost.cancel(LINK_LOST)
+    await turns()
+    assert worker.counters.cancelled == 1
+    assert worker.load().in_flight == 0
+
+
 class Gone(Kept):
     """A sink whose reader leaves after `count` parts."""
 

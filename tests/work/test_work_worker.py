@@ -131,6 +131,23 @@ async def test_a_fault_of_ours_is_told_and_frees_the_slot(make, monkeypatch):
     assert worker.load().in_flight == 0
 
 
+class Panic(BaseException):
+    """What extensions written in other languages raise where nobody should go on."""
+
+
+async def test_a_handler_that_raises_what_is_no_exception_is_told_and_frees_the_slot(make):
+    async def panics(text: str) -> str:
+        raise Panic(text)
+
+    worker = make(panics, shout, slots=1)
+    async with asyncio.timeout(5):
+        with pytest.raises(PeerError, match="internal error: Panic"):
+            await worker.run("panics", "a")
+        assert worker.load().in_flight == 0
+        assert (await worker.run("shout", "b")).result == "B"
+        assert await worker.drain(1.0) == 0
+
+
 # Admission
 
 
@@ -305,6 +322,22 @@ async def test_a_run_cancelled_before_its_first_step_gives_its_slot_to_the_next(
     assert (await second).result == "b"
     assert gate.began == ["b"]
     assert worker.load().in_flight == 0
+
+
+async def test_a_run_whose_task_others_cancel_before_its_first_step_answers_and_frees_its_slot(
+    make, gate
+):
+    worker = make(gate, slots=1)
+    before = asyncio.all_tasks()
+    caller = begin(worker, "wait", "a", task_id="a")
+    await asyncio.sleep(0)
+    (runner,) = (t for t in asyncio.all_tasks() - before if t.get_name() == "work a")
+    runner.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(PeerError, match="this node is stopping"):
+            await caller
+        assert worker.load().in_flight == 0
+    assert gate.began == []
 
 
 async def test_the_slot_is_free_once_the_answer_is_there(make):
