@@ -46,6 +46,9 @@ from meshd.routing.tries import Tries
 from meshd.sink import Sink
 from meshd.view import ClusterView, Peer
 
+OVERTAKEN_S: Seconds = 0.01
+"""How long a call pauses whose plans were overtaken three times before they could be sent."""
+
 BUDGET_MIN_S: Seconds = 0.001
 """Less than this is not worth sending: the wire carries whole milliseconds."""
 
@@ -244,7 +247,7 @@ class Dispatcher:
         Raises:
             MeshError: nobody is left to ask, and there is no point in waiting for any.
         """
-        asked = 0
+        asked = overtaken = 0
         while True:
             attempts_max = self._attempts_max(call)
             if self._is_closed:
@@ -280,8 +283,10 @@ class Dispatcher:
                 if is_asked_first:
                     call.made = made = await self._chosen(call, made, view.me)
                 if made.chosen is None or (is_asked_first and self._is_overtaken(call, made)):
-                    # What the next plan sees is what overtook this one; if it does not, time is up.
-                    await asyncio.sleep(0)
+                    # What the next plan sees is what overtook this one. If it does not, it must
+                    # not turn in place: by then time is up.
+                    overtaken += 1
+                    await self._patience.sleep(0.0 if overtaken < 3 else OVERTAKEN_S)
                     if call.deadline.remaining(self._clock.now()) <= 0.0:
                         raise call.ended(call.too_late())
                     continue

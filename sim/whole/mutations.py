@@ -12,7 +12,7 @@ from typing import Any
 import meshd.routing.filters as filters_module
 from meshd.clock import Instant
 from meshd.errors import NoCandidateError
-from meshd.routing.breaker import Breaker, Circuit
+from meshd.routing.breaker import Breaker
 from meshd.routing.breakers import Breakers
 from meshd.routing.call import Call
 from meshd.routing.dispatcher import Dispatcher
@@ -118,13 +118,15 @@ def _all_try_at_once(_original: Any) -> Any:
 
 
 def _refuses_too_soon(original: Any) -> Any:
-    def refusal(self: Breakers, capability: str, candidates: Any, now: Instant) -> Any:
-        whole = self._whole.rows.get(capability)
-        if whole is not None and whole.breaker.streak > 1:
-            return Circuit.of(whole.breaker, capability, None, now)
-        return original(self, capability, candidates, now)
+    def end_whole(self: Breakers, crossing: Any, outcome: Any, now: Instant, view: Any) -> None:
+        original(self, crossing, outcome, now, view)
+        whole = crossing.whole
+        if whole.breaker.streak > 1 and whole.breaker.until is None:
+            whole.known = {peer.node: peer.epoch for peer in view().by_node.values()}
+            whole.breaker._lasts_s = 10.0  # noqa: SLF001 - a fault is planted inside
+            whole.breaker._open(now, 10.0)  # noqa: SLF001 - as above
 
-    return refusal
+    return end_whole
 
 
 def _refuses_every_other(original: Any) -> Any:
@@ -216,7 +218,7 @@ MUTATIONS = tuple(
         ("no_half_open", "sends everything to who may be well again",
          Breaker, "is_barred", _all_try_at_once, "delegate_ejected"),
         ("refuses_too_soon", "ends calls at once after the second failure",
-         Breakers, "refusal", _refuses_too_soon, "delegate_failing"),
+         Breakers, "_end_whole", _refuses_too_soon, "delegate_failing"),
         ("silent_changes", "does not tell what it offers no more",
          Worker, "remove", _silent_changes, "delegate_seasons"),
         ("keeps_slots", "does not free the slot of a run that took too long",
