@@ -110,10 +110,16 @@ class EndsOnce(Checker):
             self.fail(tried.by, tried.to, f"{_name(tried)}: gives up on a node that lives")
 
     def _is_doubted(self, tried: Try) -> bool:
-        """Whether the caller's view has doubts now: idempotent work may move on then."""
+        """Whether the caller's view has doubts now: idempotent work may move on then.
+
+        So it has of who was started anew since the view that it was asked by: that call may have
+        come to the new run already, which the caller cannot know.
+        """
         node, row = self.place.boxes[tried.by].node, tried.row
         now = None if node is None or row is None else node.view().get(row.node)
-        return now is None or now.state is not MemberState.ALIVE or not now.reachable
+        if row is None or now is None or now.epoch != row.epoch:
+            return True
+        return now.state is not MemberState.ALIVE or not now.reachable
 
     def on_call_end(self, call: Call) -> None:
         """Compare what the caller was told with what was done."""
