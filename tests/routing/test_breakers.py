@@ -360,3 +360,12 @@ def test_whatever_fails_at_least_two_thirds_may_be_asked_and_an_open_one_only_be
         assert all(p in ejected for p in barred)
     assert not set(admitted.trials) & {p.node for p in barred}
     assert all(str(why) for _, why in admitted.ejected)
+
+
+def test_a_success_where_nothing_failed_closes_the_circuit_of_the_whole_capability():
+    seen, breakers = view(*(peer(n) for n in range(2, 12)), me=2), Breakers()
+    fail_everywhere(breakers, seen)
+    assert breakers.is_barred("echo", NOW)
+    assert not breakers.is_barred_at(seen.by_node[node_id(5)], "echo", NOW)
+    ask(breakers, seen.by_node[node_id(5)], Outcome.OK, seen=seen)
+    assert not breakers.is_barred("echo", NOW)
