@@ -4,8 +4,8 @@ Work that is too short to ask about is spread by the room that peers have (see
 `meshd.routing.draw`). That tells not only who comes next but how many fit in where, so that the
 calls right after one with a plan need none of their own: they are drawn from what is left.
 
-Only a plan that names everybody who can do it stands. Of many, each plan draws a few: were that to
-stand, a burst would go to the same few.
+Only a plan stands for which everybody who can do it was looked at. Of many, each plan looks at a
+few: were that to stand, a burst would go to the same few.
 """
 
 from random import Random
@@ -16,7 +16,7 @@ from meshd.clock import Instant, Seconds
 from meshd.model import Load
 from meshd.routing.draw import room
 from meshd.routing.probes import TOO_SHORT, Probes
-from meshd.routing.router import Plan
+from meshd.routing.router import Candidate, Plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Estimate, Outstanding
 from meshd.view import ClusterView, Peer
@@ -63,12 +63,17 @@ class Standings:
         self._standing: dict[str, _Standing] = {}
 
     def keep(self, made: Plan, view: ClusterView, settings: RoutingSettings, now: Instant) -> None:
-        """Let a plan stand, if it is one of short work, names everybody, and nothing is wrong."""
-        if made.trials or made.spared or made.passed_over or not made.is_whole:
+        """Let a plan stand, if it is one of short work, saw everybody, and nothing is wrong."""
+        if made.trials or made.spared or not (made.is_whole and made.rule.is_eta):
             return
+        if made.probes.why_not != TOO_SHORT or not made.attempts:
+            return
+        known = made.scene.known
+        if not all(peer.node in known for peer in made.passed_over):
+            return
+        others = [Candidate(p, known[p.node].eta_s, known[p.node]) for p in made.passed_over]
+        made = replace(made, attempts=(*made.attempts, *others), passed_over=())
         estimates = [c.made_of for c in made.attempts if isinstance(c.made_of, Estimate)]
-        if made.probes.why_not != TOO_SHORT or not (estimates and made.rule.is_eta):
-            return
         if view is not self._view or len(self._standing) >= CAPABILITIES_MAX:
             self._view = view
             self._standing.clear()

@@ -86,13 +86,24 @@ def test_who_has_more_room_gets_more_of_them():
     assert 5 < had[node_id(3)] / had[node_id(2)] < 12
 
 
-def test_where_not_all_were_looked_at_each_call_draws_others():
-    seen = view(peer(1, capabilities=()), *(short(n) for n in range(2, 7)))
-    assert len(planned(seen).attempts) == 4
-    assert taken(kept(planned(seen), seen), seen) is None
-    many = view(peer(1, capabilities=()), *(short(n) for n in range(2, 60)))
-    assert not planned(many).is_whole
-    assert taken(kept(planned(many), many), many) is None
+def test_it_names_all_who_were_looked_at_though_a_plan_tries_four():
+    seen = view(peer(1, capabilities=()), *(short(n) for n in range(2, 10)))
+    made = planned(seen)
+    assert len(made.attempts) == 4
+    standings, had = kept(made, seen), set()
+    while (again := taken(standings, seen)) is not None:
+        had.add(again.chosen.peer.node)
+        assert len(again.attempts) == 8
+        assert not again.passed_over
+    assert had == {node_id(n) for n in range(2, 10)}
+
+
+@pytest.mark.parametrize("count", [13, 58])
+def test_where_not_all_were_looked_at_each_call_draws_others(count):
+    seen = view(peer(1, capabilities=()), *(short(n) for n in range(2, 2 + count)))
+    made = planned(seen)
+    assert made.is_whole == (count == 13)
+    assert taken(kept(made, seen), seen) is None
 
 
 def test_work_that_is_short_for_its_way_alone_has_a_plan_for_each_call():
