@@ -21,6 +21,16 @@ async def begun(work) -> asyncio.Task:
     return task
 
 
+async def within(scope) -> str:
+    """What becomes of who waits in it."""
+    try:
+        with scope:
+            await for_ever()
+    except TimeoutError:
+        return "ended"
+    return "not ended"
+
+
 async def test_what_takes_too_long_is_ended_by_time():
     scope = Scope(0.01)
     with pytest.raises(TimeoutError), scope:
@@ -45,15 +55,7 @@ async def test_its_own_error_passes():
 async def test_others_can_end_it_before_its_time_and_once_is_enough():
     scope = Scope(None)
 
-    async def work() -> str:
-        try:
-            with scope:
-                await for_ever()
-        except TimeoutError:
-            return "ended"
-        return "not ended"
-
-    task = await begun(work())
+    task = await begun(within(scope))
     scope.end()
     scope.end()
     assert await task == "ended"
@@ -159,12 +161,7 @@ async def test_in_a_task_that_is_being_cancelled_already_an_end_is_still_told():
         try:
             await for_ever()
         except asyncio.CancelledError:
-            try:
-                with scope:
-                    await for_ever()
-            except TimeoutError:
-                return "ended"
-        return "not ended"
+            return await within(scope)
 
     task = await begun(work())
     task.cancel()

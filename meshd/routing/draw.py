@@ -83,7 +83,7 @@ def room(estimates: Sequence[Estimate]) -> list[float]:
         rate = each.slots / each.service_s  # tasks a second when all its slots are busy
         rates.append(rate)
         levels.append((each.rif + 1.0) / rate + each.penalty_s)
-        came += rate * (min(AGE_S_MAX, each.age_s))
+        came += rate * min(AGE_S_MAX, each.age_s)
     level = _level(levels, rates, came)
     return [max(0.0, level - low) * rate for low, rate in zip(levels, rates, strict=True)]
 

@@ -219,29 +219,21 @@ class Outstanding:
         would keep away the very call that can tell that it is over. That holds for the share of
         errors that it reports as well: those may be all that it ever ran.
         """
-        # Each plan asks this of a dozen peers: it calls little else.
-        node = peer.node
-        report = self.reports.get(node)
-        load, at = peer.load, peer.load_at
-        if report is not None and (at is None or at <= report[1]):
-            load, at = report
-        record = self._records.get(node)
+        load, at = self.newest(peer)
+        record = self._records.get(peer.node)
         away_s = peer.rtt_estimate_s if peer.rtt_s is None else peer.rtt_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
         service_s = _service_s(load, record)
         penalty_s, own = 0.0, 0
         if record is not None:
-            if at is not None and record.report_at == at:
-                own = record.mine - record.mine_at_report
-            else:
-                own = self._own_since(record, at, away_s or 0.0)
+            own = self._own_since(record, at, away_s or 0.0)
             if record.failure_s and not is_pardoned and record.epoch == peer.epoch:
                 penalty_s = record.penalty_s(now)
         slots, rif = 1, own
         if load is not None:
             slots, rif = load.slots or 1, load.in_flight + load.queue + own
             if load.error_fraction and not is_pardoned:
-                penalty_s += self._errors_told(node, load, now) * FAILURE_FACTOR * service_s
+                penalty_s += self._errors_told(peer.node, load, now) * FAILURE_FACTOR * service_s
         rif = max(rif, 0)
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         age_s = math.inf if at is None else now - at

@@ -116,3 +116,30 @@ def http(body=b"", *, method="POST", path="/rpc", host="127.0.0.1", **headers):
 def rpc(method, params=None, request_id=1):
     message = {"jsonrpc": "2.0", "method": method, "id": request_id}
     return message if params is None else {**message, "params": params}
+
+
+class Socket:
+    """Takes frames; while `room` is clear, it takes as long as it is."""
+
+    closed = False
+
+    def __init__(self):
+        self.frames = []
+        self.room = asyncio.Event()
+        self.room.set()
+        self.error = None
+
+    async def send_frame(self, message, opcode):
+        if self.error is not None:
+            raise self.error
+        self.frames.append(message)
+        await self.room.wait()
+
+    async def receive(self):
+        raise AssertionError("nobody reads here")
+
+    async def close(self):
+        return True
+
+    def abort(self):
+        raise AssertionError("nobody is cut off here")

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rpc_bench import Socket
 
 from meshd.rpc.frames import (
     FRAME_BYTES_MAX,
@@ -16,33 +17,6 @@ from meshd.rpc.frames import (
 )
 from meshd.rpc.jsonrpc import Refused, parse_message
 from meshd.rpc.limits import CallGate
-
-
-class Socket:
-    """Takes frames; while `room` is clear, it takes as long as it is."""
-
-    closed = False
-
-    def __init__(self):
-        self.frames = []
-        self.room = asyncio.Event()
-        self.room.set()
-        self.error = None
-
-    async def send_frame(self, message, opcode):
-        if self.error is not None:
-            raise self.error
-        self.frames.append(message)
-        await self.room.wait()
-
-    async def receive(self):
-        raise AssertionError("nobody reads here")
-
-    async def close(self):
-        return True
-
-    def abort(self):
-        raise AssertionError("a writer cuts nothing")
 
 
 def message(number, size=0):

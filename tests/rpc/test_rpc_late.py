@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from rpc_bench import Bench
+from rpc_bench import Bench, Socket
 
 from meshd.errors import Code, DeadlineError
 from meshd.rpc.channel import Channel
@@ -36,16 +36,12 @@ async def test_a_handler_that_answers_after_its_time_is_over_has_answered():
         assert (await ask("cancelled")).error.code == Code.CANCELLED
 
 
-class _Mute:
+class Mute(Socket):
     """A socket that takes all and says nothing until it is closed."""
 
     def __init__(self):
-        self.closed = False
-        self.frames = []
+        super().__init__()
         self._end = asyncio.Event()
-
-    async def send_frame(self, message, opcode):
-        self.frames.append(message)
 
     async def receive(self):
         await self._end.wait()
@@ -56,9 +52,6 @@ class _Mute:
         self._end.set()
         return True
 
-    def abort(self):
-        raise AssertionError("nobody is cut off here")
-
 
 async def test_a_call_whose_sink_is_slow_ends_at_its_time_though_the_link_is_lost():
     class Slow:
@@ -68,7 +61,7 @@ async def test_a_call_whose_sink_is_slow_ends_at_its_time_though_the_link_is_los
         def progress(self, fraction, message):
             raise AssertionError("there is none")
 
-    socket = _Mute()
+    socket = Mute()
     channel = Channel(socket)
     channel.start()
     call = asyncio.create_task(channel.call("m", timeout_s=0.1, sink=Slow()))

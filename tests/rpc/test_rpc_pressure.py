@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from rpc_bench import Socket
+
 from meshd.rpc.channel import Channel
 from meshd.rpc.frames import WAITING_BYTES_MAX, messages_in
 from meshd.rpc.methods import Registry
@@ -10,31 +12,17 @@ from meshd.rpc.methods import Registry
 LARGE = "x" * (WAITING_BYTES_MAX // 3)
 
 
-class Slow:
-    """A socket that takes one frame, and the next ones once `room` is set."""
+def slow():
+    """A socket that takes one frame, and the next ones once it has room."""
+    socket = Socket()
+    socket.room.clear()
+    return socket
 
-    def __init__(self):
-        self.closed = False
-        self.frames = []
-        self.room = asyncio.Event()
 
-    async def send_frame(self, message, opcode):
-        self.frames.append(message)
-        await self.room.wait()
-
-    async def receive(self):
-        raise AssertionError("nobody reads here")
-
-    async def close(self):
-        return True
-
-    def abort(self):
-        raise AssertionError("nobody is cut off here")
-
-    def sent(self, member):
-        """The ids of the messages that have left with this member."""
-        messages = [json.loads(text) for frame in self.frames for text in messages_in(frame)]
-        return [each["id"] for each in messages if member in each and "id" in each]
+def sent(socket, member):
+    """The ids of the messages that have left with this member."""
+    messages = [json.loads(text) for frame in socket.frames for text in messages_in(frame)]
+    return [each["id"] for each in messages if member in each and "id" in each]
 
 
 async def until(condition):
@@ -44,16 +32,16 @@ async def until(condition):
 
 
 async def test_who_is_called_off_while_a_call_waits_for_room_has_sent_nothing():
-    socket = Slow()
+    socket = slow()
     channel = Channel(socket)
     calls = [asyncio.create_task(channel.call("m", LARGE)) for _ in range(8)]
     await until(lambda: channel.calls == 8)
     calls[7].cancel()
     await asyncio.wait((calls[7],))
     socket.room.set()
-    await until(lambda: len(socket.sent("method")) >= 7)
+    await until(lambda: len(sent(socket, "method")) >= 7)
     await asyncio.sleep(0)
-    assert socket.sent("method") == [1, 2, 3, 4, 5, 6, 7]
+    assert sent(socket, "method") == [1, 2, 3, 4, 5, 6, 7]
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
@@ -66,7 +54,7 @@ async def test_calls_whose_answers_nobody_takes_are_not_over():
         return LARGE
 
     registry.add("large", None, large)
-    socket = Slow()
+    socket = slow()
     channel = Channel(socket, methods=registry)
     for number in range(8):
         channel._on_message(
@@ -77,4 +65,4 @@ async def test_calls_whose_answers_nobody_takes_are_not_over():
         await asyncio.sleep(0)
     assert channel.calls > 0, "what they hold is still counted"
     socket.room.set()
-    await until(lambda: channel.calls == 0 and len(socket.sent("result")) == 8)
+    await until(lambda: channel.calls == 0 and len(sent(socket, "result")) == 8)
