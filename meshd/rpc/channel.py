@@ -20,7 +20,7 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.rpc.dispatch import answer
+from meshd.rpc.dispatch import answer, written
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import FrameWriter, Socket, messages_in
 from meshd.rpc.jsonrpc import (
@@ -35,7 +35,7 @@ from meshd.rpc.jsonrpc import (
     parse_message,
 )
 from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
-from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.methods import Begun, CallContext, Registry
 from meshd.scope import Scope
 from meshd.sink import Sink
 
@@ -109,10 +109,12 @@ class Channel:
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
         self._bytes_max = self.limits.message_bytes_max
         self._ids = itertools.count(1)
-        self._pending: dict[Id, asyncio.Future[Response]] = {}
+        self._pending: dict[Id, Callable[[Response], None]] = {}
         self._inflows: dict[Id, Inflow] = {}
-        self._running: dict[asyncio.Task[None], tuple[Id, int]] = {}
+        self._running: dict[asyncio.Task[None] | _Short, tuple[Id, int]] = {}
         """The other side's calls, each with the bytes that its request takes."""
+        self._empty = asyncio.Event()
+        """Set when none of them is left; cleared by who waits for that."""
         self._outflows: dict[tuple[type, Id], Outflow] = {}
         self._on_closed: list[Callable[[Channel], None]] = []
         self._is_lost = False
@@ -188,7 +190,7 @@ class Channel:
         window = 0 if sink is None else WINDOW_BYTES
         data = self._check(encode_request(request_id, method, params, window))
         future: asyncio.Future[Response] = self._loop.create_future()
-        self._pending[request_id] = future
+        self._pending[request_id] = partial(_settle, future)
         if sink is not None:
             self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
         is_called_off = True
@@ -206,7 +208,7 @@ class Channel:
                 f"no answer to {method!r} within {timeout_s:g} s", definite=False
             ) from None
         finally:
-            del self._pending[request_id]
+            self._pending.pop(request_id, None)
             if sink is not None:
                 self._inflows.pop(request_id).close()
             if is_called_off and (not future.done() or future.cancelled()):
@@ -215,6 +217,31 @@ class Channel:
         if response.error is not None:
             raise response.error
         return response.result
+
+    def begin(self, method: str, params: Any, on_answer: Callable[[Response], None]) -> int | None:
+        """Call the other side without a task; `on_answer(response)` is called once, and later.
+
+        Whoever waits no longer says so by `call_off`; then it is not called.
+
+        Returns:
+            the call's id; None where it would have to wait for room, and nothing was sent.
+
+        Raises:
+            PeerError: the link is closed (definite) or got lost meanwhile (indefinite).
+            UsageError: the parameters are not JSON or too large (definite).
+        """
+        if len(self._pending) >= self.limits.outgoing_max or not self._writer.has_room:
+            return None
+        request_id = next(self._ids)
+        self.turnover += 1
+        self._put(self._check(encode_request(request_id, method, params)))
+        self._pending[request_id] = on_answer
+        return request_id
+
+    def call_off(self, request_id: int) -> None:
+        """Nobody waits any more for a call that was begun: the other side is told."""
+        if self._pending.pop(request_id, None) is not None:
+            self._post(encode_notification("cancel", {"id": request_id}))
 
     async def _answer_to(self, request_id: Id, future: asyncio.Future[Response]) -> Response:
         """The response, once the sink has taken all that came before it."""
@@ -252,8 +279,7 @@ class Channel:
         self.is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._running:
-                    await asyncio.wait(tuple(self._running))
+                await self._wait_empty()
                 await self._writer.flush()
 
     async def close(self) -> None:
@@ -343,25 +369,56 @@ class Channel:
         if not self.is_draining:
             busy = self._gate.enter(self.context.remote, size)
         if busy is None:
-            task = self._loop.create_task(self._serve(request))
-            self._running[task] = request.id, size
             self.turnover += 1
-            task.add_done_callback(self._served)
+            if not self._is_begun(request, size):
+                task = self._loop.create_task(self._serve(request))
+                self._running[task] = request.id, size
+                task.add_done_callback(self._served)
         elif not request.is_notification:
             self._post(encode_error(request.id, busy))
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        _request_id, size = self._running.pop(task)
+    def _is_begun(self, request: Request, size: int) -> bool:
+        """Whether the call could begin the short way, without a task; it may have ended, too."""
+        if request.window or request.is_notification:
+            return False
+        short = _Short(self, request)
+        self._running[short] = request.id, size
+        try:
+            begun = self.methods.begin(request.method, request.params, self.context, short.answered)
+        except Exception as error:  # noqa: BLE001 - a fault of ours costs one call, not all of a link
+            short.answered(error)
+            return True
+        if begun is None:
+            del self._running[short]
+            return False
+        short.begun = begun
+        return True
+
+    def _served(self, running: "asyncio.Task[None] | _Short") -> None:
+        _request_id, size = self._running.pop(running)
         self._gate.leave(self.context.remote, size)
+        if not self._running:
+            self._empty.set()
+
+    async def _wait_empty(self) -> None:
+        while self._running:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def _reply(self, short: "_Short", end: Any) -> None:
+        if short in self._running:
+            self._served(short)
+            with contextlib.suppress(PeerError):  # the link is lost: the reader sees that too
+                self._put(written(short.request, end, bytes_max=self._bytes_max))
 
     def _on_response(self, response: Response) -> None:
         # A number that a hostile peer sends as 1.0 or true must not find call 1 by equality.
         exact = type(response.id) is int
-        future = self._pending.get(response.id) if exact else None
-        if future is None or future.done():
+        on_answer = self._pending.pop(response.id, None) if exact else None
+        if on_answer is None:
             self.late_answers += 1
         else:
-            future.set_result(response)
+            on_answer(response)
 
     def _on_own(self, method: str, params: dict[str, Any], size: int) -> None:
         """A notification of the channel itself. What fits no call is from one that has ended."""
@@ -385,18 +442,17 @@ class Channel:
 
     def _on_part(self, request_id: int, value: Any, size: int) -> None:
         inflow = self._inflows.get(request_id)
-        future = self._pending.get(request_id)
-        if inflow is None or future is None or future.done():
+        if inflow is None or request_id not in self._pending:
             return
         if not inflow.take(value, size):
             error = PeerError("it sent more partial results than were asked for", definite=False)
-            future.set_result(Response(request_id, error=error))
+            self._pending.pop(request_id)(Response(request_id, error=error))
 
     def _on_cancel(self, request_id: Any) -> None:
         # A notification has the id None, which nobody can call off.
-        for task, (running, _size) in list(self._running.items()):
-            if running is not None and (type(running), running) == (type(request_id), request_id):
-                task.cancel()
+        for running, (called, _size) in list(self._running.items()):
+            if called is not None and (type(called), called) == (type(request_id), request_id):
+                running.cancel()
 
     async def _serve(self, request: Request) -> None:
         if request.window and not request.is_notification:
@@ -433,13 +489,13 @@ class Channel:
         self._is_lost = True
         self._writer.close()
         lost = PeerError("the link got lost before the answer came", definite=False)
-        for request_id, future in self._pending.items():
-            if not future.done():
-                future.set_result(Response(request_id, error=_copy(lost)))
-        for task in list(self._running):
-            task.cancel(LINK_LOST)
+        while self._pending:
+            request_id, on_answer = self._pending.popitem()
+            on_answer(Response(request_id, error=_copy(lost)))
+        for running in list(self._running):
+            running.cancel(LINK_LOST)
         try:
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await self._wait_empty()
             await self._say_goodbye()
         finally:
             # A web server cancels the reader of a lost connection: its end is told all the same.
@@ -447,6 +503,32 @@ class Channel:
             for callback in self._on_closed:
                 callback(self)
             self._on_closed.clear()
+
+
+class _Short:
+    """One of the other side's calls that runs without a task of its own."""
+
+    __slots__ = ("begun", "channel", "request")
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        self.begun: Begun | None = None
+        self.channel = channel
+        self.request = request
+
+    def answered(self, end: Any) -> None:
+        """It has ended so; that is for nobody if it was called off before."""
+        self.channel._reply(self, end)  # noqa: SLF001 - a part of it
+
+    def cancel(self, msg: str | None = None) -> None:
+        """Call it off."""
+        self.channel._served(self)  # noqa: SLF001 - as above
+        if self.begun is not None:
+            self.begun.cancel(msg)
+
+
+def _settle(future: asyncio.Future[Response], response: Response) -> None:
+    if not future.done():
+        future.set_result(response)
 
 
 _OWN = frozenset({"cancel", "credit", "part", "progress", "rest"})

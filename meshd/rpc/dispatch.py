@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from typing import Any
 
 from meshd.errors import Code, DeadlineError, MeshError
 from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
@@ -21,21 +22,42 @@ async def answer(
     caller of this function drops the answer to a notification.
     """
     scope = Scope(context.deadline_s)
+    end: Any
     try:
         with scope:
-            result = await registry.call(request.method, request.params, context)
-        encoded = encode_result(request.id, result)
-    except MeshError as error:
-        return encode_error(request.id, error)
+            end = await registry.call(request.method, request.params, context)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Not this call was cancelled but something that its handler waited for.
-        cancelled = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
-        return encode_error(request.id, cancelled)
+        end = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
     except Exception as error:  # noqa: BLE001 - the border: a handler may raise anything
-        return encode_error(request.id, _translate(error, request, timed_out=scope.has_ended))
+        end = error
+        if scope.has_ended and not isinstance(error, MeshError):
+            end = DeadlineError(
+                f"{request.method!r} was not done within the caller's time", definite=False
+            )
+    return written(request, end, bytes_max=bytes_max)
+
+
+def written(request: Request, end: Any, *, bytes_max: int) -> bytes:
+    """The answer to a request that has ended with this result, or with this exception."""
+    if isinstance(end, MeshError):
+        return encode_error(request.id, end)
+    fault = end if isinstance(end, Exception) else None
+    encoded = b""
+    if fault is None:
+        try:
+            encoded = encode_result(request.id, end)
+        except Exception as error:  # noqa: BLE001 - what a handler gives may be no JSON
+            fault = error
+    if fault is not None:
+        reference = secrets.token_hex(4)
+        _log.error(
+            "event=internal_error id=%s method=%r", reference, request.method[:64], exc_info=fault
+        )
+        return encode_error(request.id, internal_error(reference))
     if len(encoded) > bytes_max:
         return encode_error(request.id, too_large(len(encoded), bytes_max))
     return encoded
@@ -48,15 +70,3 @@ def too_large(size: int, bytes_max: int) -> MeshError:
         hint="ask for less, or in parts",
         definite=False,
     )
-
-
-def _translate(error: Exception, request: Request, *, timed_out: bool) -> MeshError:
-    if timed_out:
-        return DeadlineError(
-            f"{request.method!r} was not done within the caller's time", definite=False
-        )
-    reference = secrets.token_hex(4)
-    _log.error(
-        "event=internal_error id=%s method=%r", reference, request.method[:64], exc_info=error
-    )
-    return internal_error(reference)

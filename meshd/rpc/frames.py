@@ -83,6 +83,11 @@ class FrameWriter:
         waiting.put(message)
         return waiting.size <= WAITING_BYTES_MAX
 
+    @property
+    def has_room(self) -> bool:
+        """Whether whoever puts a message need not wait then."""
+        return self._waiting.size <= WAITING_BYTES_MAX
+
     async def wait_for_room(self, message: bytes) -> None:
         """Wait, after `message` was put. Who is cancelled has sent nothing, unless it just left."""
         self._has_room.clear()

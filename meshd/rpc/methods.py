@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -42,11 +42,30 @@ class CallContext:
 Handler = Callable[[Any, CallContext], Coroutine[Any, Any, Any]]
 
 
+class Begun(Protocol):
+    """A call that runs without a task of its own."""
+
+    def cancel(self, msg: str | None = None) -> object:
+        """Its caller has left, or (`LINK_LOST`) its link: end it; nobody takes its answer."""
+        ...
+
+
+Answered = Callable[[Any], None]
+"""Takes the end of a call, once: its result, or the MeshError that it failed with."""
+
+Beginner = Callable[[Params, CallContext, Answered], Begun | None]
+"""Begins a plain call at once, or does nothing and says None: then the handler has it.
+
+It may be answered before this returns. It raises nothing.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     params: type[msgspec.Struct] | None
     handler: Handler
     control: bool
+    beginner: Beginner | None
 
 
 class Registry:
@@ -63,8 +82,11 @@ class Registry:
         handler: Handler,
         *,
         control: bool = False,
+        beginner: Beginner | None = None,
     ) -> None:
         """Serve `name`. A `control` method answers on the control socket alone.
+
+        `beginner` is the short way for what needs no task; it is offered calls first.
 
         `params` is a struct that forbids unknown fields, into which parameters are converted
         strictly (an array by position); or None, and the handler gets them as they came.
@@ -76,7 +98,7 @@ class Registry:
             raise ValueError(f"method name {name!r} is reserved, invalid or taken")
         if params is not None and not params.__struct_config__.forbid_unknown_fields:
             raise ValueError(f"{params.__name__} must set forbid_unknown_fields=True")
-        self._entries[name] = _Entry(params, handler, control)
+        self._entries[name] = _Entry(params, handler, control, beginner)
 
     def names(self, *, local: bool) -> list[str]:
         """The methods that such a caller may call, sorted."""
@@ -98,6 +120,15 @@ class Registry:
         if entry.params is None:
             return entry.handler(params, context)
         return entry.handler(_convert(method, params, entry.params), context)
+
+    def begin(
+        self, method: str, params: Params, context: CallContext, answered: Answered
+    ) -> Begun | None:
+        """Begin a call the short way, if the method has one and this call may take it."""
+        entry = self._find(method)
+        if entry is None or entry.beginner is None or (entry.control and not context.local):
+            return None
+        return entry.beginner(params, context, answered)
 
     def _find(self, method: str) -> _Entry | None:
         entry = self._entries.get(method)
