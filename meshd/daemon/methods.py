@@ -1,6 +1,8 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -20,8 +22,9 @@ from meshd.daemon.shapes import (
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
-from meshd.priority import PRIORITY_DEFAULT
+from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from meshd.routing.request import (
+    DEADLINE_MS_MAX,
     ID_DIGITS,
     DelegateRequest,
     DelegateResult,
@@ -29,7 +32,7 @@ from meshd.routing.request import (
 )
 from meshd.routing.rules import completed
 from meshd.routing.settings import HOPS_MAX
-from meshd.rpc.methods import CallContext, Params, Registry
+from meshd.rpc.methods import Begun, CallContext, Params, Registry
 from meshd.sink import Sink, UntilGone
 from meshd.version import __version__
 from meshd.view import Peer
@@ -49,6 +52,10 @@ ANSWER_GRACE_S: Seconds = 0.5
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
 
+
+_PLAIN = frozenset({"capability", "input", "deadline_ms", "priority"})
+"""What `delegate` may be asked the short way; a deadline is any of `_NUMBERS`."""
+_NUMBERS = frozenset({int, float})
 
 Hops = Annotated[
     tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
@@ -124,7 +131,7 @@ class RemoteMethods:
         registry.add("discover", DiscoverParams, self._discover)
         registry.add("work", WorkParams, self._work)
         registry.add("offer", OfferParams, self._offer)
-        registry.add("delegate", None, self._delegate)
+        registry.add("delegate", None, self._delegate, beginner=self._begin)
         registry.add("ping", Nothing, self._ping)
 
     async def _info(self, params: Nothing, context: CallContext) -> dict[str, Any]:
@@ -350,12 +357,56 @@ class RemoteMethods:
     async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
         return dict(await self.delegate(params, context))
 
+    def _begin(
+        self, params: Params, context: CallContext, answered: Callable[[Any], None]
+    ) -> Begun | None:
+        """The short way of a call that names a capability, and wants nothing but its answer."""
+        if type(params) is not dict or context.sink is not None or not params.keys() <= _PLAIN:
+            return None
+        capability, ms = params.get("capability"), params.get("deadline_ms")
+        priority = params.get("priority", PRIORITY_DEFAULT)
+        if type(capability) is not str or type(priority) is not int:
+            return None
+        dispatcher = self._node.dispatcher
+        if ms is None:
+            asked_s = dispatcher.settings_for(capability).deadline_s
+        elif type(ms) in _NUMBERS and 0.0 < ms <= DEADLINE_MS_MAX:
+            asked_s = ms / 1_000
+        else:
+            return None
+        if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+            return None
+        limit_s = context.deadline_s
+        return dispatcher.begin(
+            capability, params.get("input"), answered,
+            deadline_s=asked_s if limit_s is None else min(asked_s, limit_s),
+            caller=context.who, priority=priority,
+        )  # fmt: skip
+
+    async def _begun(self, params: Params, context: CallContext) -> Any:
+        """What the short way comes to, for who awaits it; None where it is closed."""
+        future = asyncio.get_running_loop().create_future()
+        begun = self._begin(params, context, partial(_settle, future))
+        if begun is None:
+            return None
+        try:
+            end = await future
+        except asyncio.CancelledError as cancelled:
+            begun.cancel(*cancelled.args)
+            raise
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
     async def delegate(self, params: Params, context: CallContext) -> DelegateResult:
         """Have work done by the best peer.
 
         Raises:
             MeshError: as `Dispatcher.delegate` does.
         """
+        result: DelegateResult | None = await self._begun(params, context)
+        if result is not None:
+            return result
         request = self.request_of(params)
         settings = self._node.dispatcher.settings_for(request.capability)
         request = completed(request, settings)
@@ -423,6 +474,11 @@ class RemoteMethods:
         if len(offers) == 1:
             return next(iter(offers))
         return _fitting(text, offers)
+
+
+def _settle(future: asyncio.Future[Any], end: Any) -> None:
+    if not future.done():
+        future.set_result(end)
 
 
 def _fitting(text: str, offers: dict[str, CapabilitySummary]) -> str:

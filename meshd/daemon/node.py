@@ -270,7 +270,8 @@ class Node:
             whose=lambda node, host: address_at(self.view(), node, host),
         )  # fmt: skip
         self._dispatcher = Dispatcher(
-            clock=self.clock, view=self.view, invoker=self._links, local=self.methods.work_here,
+            clock=self.clock, view=self.view, invoker=self._links, wires=self._links.ready,
+            local=self.methods.work_here,
             local_offer=self.methods.offer_here, prober=LoadProber(gossip, self.own_load.now),
             policies=self.policies,
             random=self.platform.random("routing"), settings=routing_settings(self.config.routing),

@@ -10,6 +10,7 @@ from meshd.deadline import Deadline
 from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError
 from meshd.model import Address, Load, NodeId
 from meshd.priority import PRIORITY_DEFAULT
+from meshd.routing.breakers import Crossing
 from meshd.routing.need import Need
 from meshd.routing.request import (
     Attempt,
@@ -21,7 +22,6 @@ from meshd.routing.router import Plan
 from meshd.routing.signals import Outcome
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
-from meshd.scope import Scope
 from meshd.sink import Sink
 from meshd.view import Peer
 
@@ -297,17 +297,27 @@ class _Passing:
         await self._sink.part(value)
 
 
+class Bound(Protocol):
+    """What a try ends by before its answer: its time, or `end`. `meshd.scope.Scope` is one."""
+
+    has_ended: bool
+
+    def end(self) -> None:
+        """End it by the next turn of the loop, unless it is over by then."""
+        ...
+
+
 class Running:
     """A try that is under way at a peer.
 
     `remaining_s` is what the caller still waits; `budget_s` is told to the peer: less the reserve
     for the way back; `is_fair`, it has the time that it needs; `outcome` is what it says about the
-    peer.
+    peer. `scope` bounds the wait, once that has begun.
     """
 
     __slots__ = (
-        "budget_s", "call", "is_fair", "is_idempotent", "lost", "outcome", "peer", "remaining_s",
-        "scope",
+        "budget_s", "call", "crossing", "is_fair", "is_idempotent", "lost", "outcome", "peer",
+        "purchase", "remaining_s", "scope", "started",
     )  # fmt: skip
 
     def __init__(
@@ -315,18 +325,21 @@ class Running:
     ) -> None:
         self.call = call
         self.peer = peer
-        self.scope = Scope(remaining_s)
+        self.scope: Bound | None = None
         self.remaining_s = remaining_s
         self.budget_s = budget_s
         self.is_fair = is_fair
         self.lost = ""
         self.outcome = Outcome.NEUTRAL
+        self.crossing: Crossing | None = None
+        self.purchase: Purchase | None = None
+        self.started = call.started
         summary = peer.offers(call.request.capability)
         self.is_idempotent = summary is not None and summary.idempotent
 
     def abandon(self, why: str) -> None:
         """Stop waiting for the answer, at once."""
-        if not self.scope.has_ended:
+        if self.scope is not None and not self.scope.has_ended:
             self.lost = why
             self.scope.end()
 

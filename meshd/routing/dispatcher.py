@@ -7,6 +7,7 @@ harm: after definite errors, or where the capability is declared idempotent.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,7 +16,8 @@ import msgspec
 from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import Code, MeshError, PeerError, UsageError
-from meshd.model import NodeId
+from meshd.model import Address, NodeId
+from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.bidders import Bidders, LocalOffer
 from meshd.routing.breakers import Breakers
 from meshd.routing.call import (
@@ -29,6 +31,7 @@ from meshd.routing.call import (
 )
 from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
+from meshd.routing.direct import Answered, Direct, Wire, no_wire
 from meshd.routing.filters import Reason, why_not_now
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
@@ -66,6 +69,7 @@ class Dispatcher:
         local_offer: LocalOffer,
         random: Random,
         settings: RoutingSettings | None = None,
+        wires: Callable[[Address], Wire | None] = no_wire,
         prober: Prober | None = None,
         policies: Policies | None = None,
         sleep: Callable[[Seconds], Awaitable[None]] = asyncio.sleep,
@@ -89,6 +93,7 @@ class Dispatcher:
             clock=clock, view=view, invoker=invoker, local=local, outstanding=self.outstanding,
             breakers=self.breakers, ledger=self.ledger,
         )  # fmt: skip
+        self._wires = wires
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
         self._is_closed = False
 
@@ -150,9 +155,7 @@ class Dispatcher:
         if request.hops:
             self._check_hops(request)
         if not request.is_repeat:
-            self.resilience.began()
-            self._counters["calls"] += 1
-            self._probing.messages.began()
+            self._count()
         usual_s = self.settings_for(request.capability).deadline_s
         limit_s = usual_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
@@ -167,15 +170,92 @@ class Dispatcher:
                 )
             call = Call(wanted, deadline, now, sink, trying, attempts)
             try:
-                result = await self._delegate(call)
+                return await self._to_its_end(call)
             except MeshError as error:
-                self._decided(call, error.message)
                 if is_last or not call.may_fall_back(error):
                     raise
-            else:
-                self._decided(call)
-                return result
         raise AssertionError("the last capability ends the call")
+
+    def begin(
+        self,
+        capability: str,
+        value: Any,
+        answered: Answered,
+        *,
+        deadline_s: Seconds,
+        caller: str,
+        priority: int = PRIORITY_DEFAULT,
+    ) -> Direct | None:
+        """Have work done the short way: sent at once, without a task, to whom a plan stands for.
+
+        It is for who asks for nothing else. None where that cannot be: then `delegate` is the way,
+        and nothing has happened. `answered(result or error)` is called once, in a later turn of
+        the loop or in this one, unless the call is cancelled before.
+        """
+        now, view, settings = self._clock.now(), self._view(), self.settings_for(capability)
+        budget_s = deadline_s - self._settings.reserve_s(deadline_s)
+        if self._is_closed or settings.fallback or budget_s < BUDGET_MIN_S:
+            return None
+        if not self._is_calm(capability, caller, settings, now):
+            return None
+        request = DelegateRequest(
+            capability=capability, input=value, deadline_s=deadline_s, priority=priority,
+            caller=caller,
+        )  # fmt: skip
+        call = Call(request, Deadline.after(deadline_s, now), now)
+        made = self._standings.plan(capability, view, settings, now)
+        if made is None and self._standings.may_stand(capability, now):
+            try:
+                made = self._plan(call, view, is_detailed=False)
+            except UsageError:
+                return None  # a policy of one's own fails: `delegate` says so
+            if not self._standings.keep(made, view, settings, now):
+                return None
+        if made is None or made.chosen is None:
+            return None
+        call.made, peer = made, made.chosen.peer
+        wire = None if peer.node == view.me else self._wires(peer.address)
+        if wire is None:
+            return None
+        is_fair = deadline_s >= (made.chosen.score or 0.0)
+        running = Running(call, peer, deadline_s, budget_s, is_fair=is_fair)
+        if running.is_idempotent and settings.is_hedging:
+            return None  # a second copy may be worth it
+        self._count()
+        direct = Direct(self._tries, wire, running, partial(self._direct_ended, answered))
+        direct.begin(view.me)
+        return direct
+
+    def _direct_ended(self, answered: Answered, direct: Direct, end: Won | MeshError) -> None:
+        running = direct.running
+        call, now = running.call, self._clock.now()
+        if isinstance(end, Won):
+            result = self._won(call, end, running.started, now, self._view().me)
+            self._decided(call)
+            answered(result)
+            return
+        self._note_failure(call, running, end, now - running.started)
+        if call.end is None:
+            direct.go_on(self._to_its_end(call), answered)
+            return
+        error = call.ended(call.end)
+        self._decided(call, error.message)
+        answered(error)
+
+    def _count(self) -> None:
+        """A client's call came."""
+        self.resilience.began()
+        self._counters["calls"] += 1
+        self._probing.messages.began()
+
+    async def _to_its_end(self, call: Call) -> DelegateResult:
+        try:
+            result = await self._delegate(call)
+        except MeshError as error:
+            self._decided(call, error.message)
+            raise
+        self._decided(call)
+        return result
 
     def _decided(self, call: Call, error: str = "") -> None:
         """A call has ended: it is kept among the last decisions."""
@@ -399,10 +479,7 @@ class Dispatcher:
         settings = self.settings_for(capability)
         wishes = request.explain or request.policy_asked or request.offers
         is_usual = (
-            not wishes
-            and call.need().is_bare
-            and self.breakers.is_calm(capability)
-            and self.ledger.terms(None, caller, capability, now, settings.cost_usd_max) is None
+            not wishes and call.need().is_bare and self._is_calm(capability, caller, settings, now)
         )
         if is_usual:
             stands = self._standings.plan(capability, view, settings, now)
@@ -412,6 +489,13 @@ class Dispatcher:
         if is_usual:
             self._standings.keep(made, view, settings, now)
         return made
+
+    def _is_calm(
+        self, capability: str, caller: str, settings: RoutingSettings, now: Instant
+    ) -> bool:
+        """Whether no circuit and no cost stands in the way of any call of this capability."""
+        terms = self.ledger.terms(None, caller, capability, now, settings.cost_usd_max)
+        return terms is None and self.breakers.is_calm(capability)
 
     def _note_full(self, call: Call, made: Plan, view: ClusterView) -> None:
         """Peers that said they are full are as good as busy: their room is worth waiting for."""
@@ -442,14 +526,18 @@ class Dispatcher:
             if call.end is not None:
                 raise call.ended(call.end)
             return None
-        now = self._clock.now()
-        self.resilience.answered(call.request.capability, now - started)
-        call.note_attempt(won.peer, "ok", now - started)
-        newest, _ = self.outstanding.newest(won.peer)
-        result = call.result(won, newest, now, is_here=won.peer.node == view.me)
+        result = self._won(call, won, started, self._clock.now(), view.me)
         if call.request.explain:
             result["explain"] = explain(made)
         return result
+
+    def _won(
+        self, call: Call, won: Won, started: Instant, now: Instant, me: NodeId
+    ) -> DelegateResult:
+        self.resilience.answered(call.request.capability, now - started)
+        call.note_attempt(won.peer, "ok", now - started)
+        newest, _ = self.outstanding.newest(won.peer)
+        return call.result(won, newest, now, is_here=won.peer.node == me)
 
     def _prepare(self, call: Call, peer: Peer, now: Instant, me: NodeId) -> Running:
         """A try that has the time that remains.

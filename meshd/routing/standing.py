@@ -61,16 +61,29 @@ class Standings:
         self._outstanding = outstanding
         self._view: ClusterView | None = None
         self._standing: dict[str, _Standing] = {}
+        self._vain_until: dict[str, Instant] = {}
+        """Of capabilities whose last plan could not stand: so soon the next one hardly can."""
 
-    def keep(self, made: Plan, view: ClusterView, settings: RoutingSettings, now: Instant) -> None:
+    def may_stand(self, capability: str, now: Instant) -> bool:
+        """Whether a plan is worth making only in case that it stands."""
+        return now >= self._vain_until.get(capability, now)
+
+    def keep(self, made: Plan, view: ClusterView, settings: RoutingSettings, now: Instant) -> bool:
         """Let a plan stand, if it is one of short work, saw everybody, and nothing is wrong."""
-        if made.trials or made.spared or not (made.is_whole and made.rule.is_eta):
-            return
-        if made.probes.why_not != TOO_SHORT or not made.attempts:
-            return
-        known = made.scene.known
-        if not all(peer.node in known for peer in made.passed_over):
-            return
+        known, capability = made.scene.known, made.need.capability
+        stands = (
+            made.attempts
+            and not (made.trials or made.spared)
+            and made.is_whole
+            and made.rule.is_eta
+            and made.probes.why_not == TOO_SHORT
+            and all(peer.node in known for peer in made.passed_over)
+        )
+        if not stands:
+            if len(self._vain_until) >= CAPABILITIES_MAX:
+                self._vain_until.clear()
+            self._vain_until[capability] = Instant(now + STANDS_S)
+            return False
         others = [Candidate(p, known[p.node].eta_s, known[p.node]) for p in made.passed_over]
         made = replace(made, attempts=(*made.attempts, *others), passed_over=())
         estimates = [c.made_of for c in made.attempts if isinstance(c.made_of, Estimate)]
@@ -78,7 +91,8 @@ class Standings:
             self._view = view
             self._standing.clear()
         standing = _Standing(made, settings, Instant(now + STANDS_S), estimates)
-        self._standing[made.need.capability] = standing
+        self._standing[capability] = standing
+        return True
 
     def drop(self, capability: str) -> None:
         """Something went wrong: the next call gets a plan of its own."""

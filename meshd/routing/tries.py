@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from meshd.clock import Clock, Instant
+from meshd.clock import Clock
 from meshd.errors import MeshError
 from meshd.model import MemberState, NodeId
 from meshd.routing.breakers import Breakers
@@ -14,7 +14,8 @@ from meshd.routing.filters import eligible
 from meshd.routing.need import Need
 from meshd.routing.request import peer_result
 from meshd.routing.signals import Outcome, Outstanding, Rate
-from meshd.routing.spend import Ledger, Purchase
+from meshd.routing.spend import Ledger
+from meshd.scope import Scope
 from meshd.view import ClusterView, Peer
 
 TURNS_MAX = 1024
@@ -60,22 +61,85 @@ class Tries:
         Raises:
             MeshError: it failed, refused, was lost, or time ran out.
         """
-        call, peer = running.call, running.peer
-        # Before anything is awaited: a half-open circuit lets one pass, and the plan has just seen
-        # that it does.
-        now, request = self._clock.now(), call.request
-        capability = request.capability
-        crossing = self._breakers.begin(peer, capability, now, is_pinned=bool(request.to))
-        # So is what the caller may spend: what this is expected to cost is kept for it from here.
-        purchase = self._ledger.begin(request.caller, peer.node, peer.offers(capability), now)
+        self.enter(running)
         try:
-            if call.trying is not None:
-                await self._announce(running, purchase)
-                now = self._clock.now()
-            return await self._counted(running, me, purchase, now)
+            if running.call.trying is not None:
+                await self._announce(running)
+            self.sent(running)
+            return await self._answer(running, me)
         finally:
-            now, is_repeat = self._clock.now(), call.failures > 0
-            self._breakers.end(crossing, running.outcome, now, self._view, is_repeat=is_repeat)
+            self.leave(running)
+
+    def enter(self, running: Running) -> None:
+        """A try is about to begin; it must `leave`.
+
+        Nothing may be awaited since the plan: a half-open circuit lets one pass, and the plan has
+        just seen that it does. So is what the caller may spend: what this is expected to cost is
+        kept for it from here.
+        """
+        request, peer, now = running.call.request, running.peer, self._clock.now()
+        running.started = now
+        capability, is_pinned = request.capability, bool(request.to)
+        running.crossing = self._breakers.begin(peer, capability, now, is_pinned=is_pinned)
+        offered = peer.offers(capability)
+        running.purchase = self._ledger.begin(request.caller, peer.node, offered, now)
+
+    def leave(self, running: Running) -> None:
+        """It has ended, or never began."""
+        assert running.crossing is not None, "it has entered"
+        self._breakers.end(
+            running.crossing, running.outcome, self._clock.now(), self._view,
+            is_repeat=running.call.failures > 0,
+        )  # fmt: skip
+
+    def sent(self, running: Running) -> None:
+        """It begins now; it must be `answered`, have `failed`, or be `dropped`."""
+        peer, now = running.peer, self._clock.now()
+        running.started = now
+        self._take_turn(running.call.request.capability, peer.node)
+        self._outstanding.begin(peer, now)
+        self.handed_out.count(now)
+        self.count += 1
+
+    def answered(self, running: Running, reply: Any) -> Won:
+        """It was answered with this.
+
+        Raises:
+            PeerError: that is no valid answer; it has failed.
+        """
+        try:
+            answer = peer_result(reply)
+        except MeshError as error:
+            self.failed(running, error)
+            raise
+        running.outcome = Outcome.OK
+        self._settle(running, reply, reply.get("load"), is_charged=True)
+        return Won(running.peer, reply, answer, running.purchase)
+
+    def failed(self, running: Running, error: MeshError) -> None:
+        """It came to this."""
+        running.outcome = running.verdict(error)
+        self._settle(running, None, error.data.get("load"), is_charged=not error.definite)
+
+    def dropped(self, running: Running) -> None:
+        """Nobody waits for it any more, and nobody knows what it came to."""
+        self._settle(running, None, None, is_charged=True)
+
+    def enlist(self, running: Running) -> None:
+        """From now on it is abandoned if its peer is lost."""
+        at_peer = self.running.get(running.peer.node)
+        if at_peer is None:
+            at_peer = self.running[running.peer.node] = {}
+        at_peer[running] = None
+
+    def strike(self, running: Running) -> None:
+        """Not any more."""
+        node = running.peer.node
+        at_peer = self.running.get(node)
+        if at_peer is not None:
+            at_peer.pop(running, None)
+            if not at_peer:
+                del self.running[node]
 
     def on_view_change(self, view: ClusterView) -> None:
         """Abandon those at peers that the new view says are gone."""
@@ -114,9 +178,9 @@ class Tries:
             if running.peer.epoch != peer.epoch:
                 running.abandon("it was started anew")
 
-    async def _announce(self, running: Running, purchase: Purchase | None) -> None:
+    async def _announce(self, running: Running) -> None:
         """Say who is about to be sent the work; if that fails, nothing is, and it is free."""
-        trying = running.call.trying
+        trying, purchase = running.call.trying, running.purchase
         assert trying is not None, "somebody wants to know"
         try:
             await trying(running.peer)
@@ -125,42 +189,33 @@ class Tries:
                 self._ledger.end(purchase, None, self._clock.now(), is_charged=False)
             raise
 
-    async def _counted(
-        self, running: Running, me: NodeId, purchase: Purchase | None, started: Instant
-    ) -> Won:
-        peer = running.peer
-        self._take_turn(running.call.request.capability, peer.node)
-        self._outstanding.begin(peer, started)
-        self.handed_out.count(started)
-        self.count += 1
-        is_charged, told, load = True, None, None
+    async def _answer(self, running: Running, me: NodeId) -> Won:
         try:
             reply = await self._invoke(running, me)
-            answer, told, load = peer_result(reply), reply, reply.get("load")
-            running.outcome = Outcome.OK
-            return Won(peer, reply, answer, purchase)
         except MeshError as error:
-            running.outcome = running.verdict(error)
-            is_charged, load = not error.definite, error.data.get("load")
+            self.failed(running, error)
             raise
-        finally:
-            now = self._clock.now()
-            self._outstanding.on_told(peer.node, load, now)
-            if purchase is not None:
-                self._ledger.end(purchase, told, now, is_charged=is_charged)
-            self._outstanding.end(peer.node, running.outcome, now, took_s=now - started)
+        except BaseException:
+            self.dropped(running)
+            raise
+        return self.answered(running, reply)
+
+    def _settle(self, running: Running, told: Any, load: Any, *, is_charged: bool) -> None:
+        node, purchase, now = running.peer.node, running.purchase, self._clock.now()
+        self._outstanding.on_told(node, load, now)
+        if purchase is not None:
+            self._ledger.end(purchase, told, now, is_charged=is_charged)
+        self._outstanding.end(node, running.outcome, now, took_s=now - running.started)
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:
         """The peer's reply, unless time runs out or the peer is lost first."""
         peer, sink = running.peer, running.call.sink
         params = running.call.work_params(me, running.budget_s)
         timeout_s = running.remaining_s
-        at_peer = self.running.get(peer.node)
-        if at_peer is None:
-            at_peer = self.running[peer.node] = {}
+        scope = running.scope = Scope(timeout_s)
         try:
-            with running.scope:
-                at_peer[running] = None
+            with scope:
+                self.enlist(running)
                 if peer.node == me:
                     return await self._local(params, timeout_s=timeout_s, sink=sink)
                 return await self._invoker.invoke(
@@ -169,9 +224,7 @@ class Tries:
         except TimeoutError as error:
             raise running.ended_early() from error
         finally:
-            at_peer.pop(running, None)
-            if not at_peer and self.running.get(peer.node) is at_peer:
-                del self.running[peer.node]
+            self.strike(running)
 
     def _take_turn(self, capability: str, node: NodeId) -> None:
         self.turns.pop(capability, None)

@@ -17,6 +17,7 @@ from meshd.errors import (
     BusyError,
     Code,
     DeadlineError,
+    MeshError,
     PeerError,
     UsageError,
 )
@@ -38,6 +39,10 @@ from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
 from meshd.rpc.methods import Begun, CallContext, Registry
 from meshd.scope import Scope
 from meshd.sink import Sink
+
+_End = tuple[Any, MeshError | None]
+OnAnswer = Callable[[Any, MeshError | None], None]
+"""Takes the answer to a call: its result, or else the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Channel:
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
         self._bytes_max = self.limits.message_bytes_max
         self._ids = itertools.count(1)
-        self._pending: dict[Id, Callable[[Response], None]] = {}
+        self._pending: dict[Id, OnAnswer] = {}
         self._inflows: dict[Id, Inflow] = {}
         self._running: dict[asyncio.Task[None] | _Short, tuple[Id, int]] = {}
         """The other side's calls, each with the bytes that its request takes."""
@@ -189,7 +194,7 @@ class Channel:
         self.turnover += 1
         window = 0 if sink is None else WINDOW_BYTES
         data = self._check(encode_request(request_id, method, params, window))
-        future: asyncio.Future[Response] = self._loop.create_future()
+        future: asyncio.Future[_End] = self._loop.create_future()
         self._pending[request_id] = partial(_settle, future)
         if sink is not None:
             self._inflows[request_id] = Inflow(sink, partial(self._grant, request_id))
@@ -199,7 +204,9 @@ class Channel:
             with Scope(timeout_s):
                 if not has_left:
                     await self._writer.wait_for_room(data)
-                response = await (future if sink is None else self._answer_to(request_id, future))
+                result, error = await (
+                    future if sink is None else self._answer_to(request_id, future)
+                )
         except asyncio.CancelledError as cancelled:
             is_called_off = cancelled.args != (NOT_CALLED_OFF,)
             raise
@@ -214,12 +221,12 @@ class Channel:
             if is_called_off and (not future.done() or future.cancelled()):
                 # Nobody waits for it any more: the other side is told.
                 self._post(encode_notification("cancel", {"id": request_id}))
-        if response.error is not None:
-            raise response.error
-        return response.result
+        if error is not None:
+            raise error
+        return result
 
-    def begin(self, method: str, params: Any, on_answer: Callable[[Response], None]) -> int | None:
-        """Call the other side without a task; `on_answer(response)` is called once, and later.
+    def begin(self, method: str, params: Any, on_answer: OnAnswer) -> int | None:
+        """Call the other side without a task; `on_answer(result, error)` is called once, and later.
 
         Whoever waits no longer says so by `call_off`; then it is not called.
 
@@ -243,8 +250,8 @@ class Channel:
         if self._pending.pop(request_id, None) is not None:
             self._post(encode_notification("cancel", {"id": request_id}))
 
-    async def _answer_to(self, request_id: Id, future: asyncio.Future[Response]) -> Response:
-        """The response, once the sink has taken all that came before it."""
+    async def _answer_to(self, request_id: Id, future: asyncio.Future[_End]) -> _End:
+        """The answer, once the sink has taken all that came before it."""
         inflow = self._inflows[request_id]
         failed = asyncio.ensure_future(inflow.failed.wait())
         try:
@@ -418,7 +425,7 @@ class Channel:
         if on_answer is None:
             self.late_answers += 1
         else:
-            on_answer(response)
+            on_answer(response.result, response.error)
 
     def _on_own(self, method: str, params: dict[str, Any], size: int) -> None:
         """A notification of the channel itself. What fits no call is from one that has ended."""
@@ -446,7 +453,7 @@ class Channel:
             return
         if not inflow.take(value, size):
             error = PeerError("it sent more partial results than were asked for", definite=False)
-            self._pending.pop(request_id)(Response(request_id, error=error))
+            self._pending.pop(request_id)(None, error)
 
     def _on_cancel(self, request_id: Any) -> None:
         # A notification has the id None, which nobody can call off.
@@ -490,8 +497,8 @@ class Channel:
         self._writer.close()
         lost = PeerError("the link got lost before the answer came", definite=False)
         while self._pending:
-            request_id, on_answer = self._pending.popitem()
-            on_answer(Response(request_id, error=_copy(lost)))
+            _, on_answer = self._pending.popitem()
+            on_answer(None, _copy(lost))
         for running in list(self._running):
             running.cancel(LINK_LOST)
         try:
@@ -526,9 +533,9 @@ class _Short:
             self.begun.cancel(msg)
 
 
-def _settle(future: asyncio.Future[Response], response: Response) -> None:
+def _settle(future: asyncio.Future[_End], result: Any, error: MeshError | None) -> None:
     if not future.done():
-        future.set_result(response)
+        future.set_result((result, error))
 
 
 _OWN = frozenset({"cancel", "credit", "part", "progress", "rest"})

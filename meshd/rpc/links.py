@@ -203,6 +203,11 @@ class Links:
             return await self._client.invoke(target, method, params, timeout_s=timeout_s, sink=sink)
         return await channel.call(method, params, timeout_s, sink=sink)
 
+    def ready(self, target: Address) -> Channel | None:
+        """The link to the node at `target`, if a call may go over it right now."""
+        peer = self._peers.get(target)
+        return peer.channel if peer is not None and peer.is_linked else None
+
     def on_member(self, target: Address, state: MemberState) -> None:
         """What gossip says of the node at `target` has changed."""
         if state is MemberState.ALIVE:

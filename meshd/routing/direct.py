@@ -1,0 +1,147 @@
+"""A try that is sent and answered without a task: for calls that only want an answer.
+
+Of a call that is done in a millisecond a task, its future and its turns of the loop are a good
+part. What a try is entered in, and what it comes to, is the same either way: see
+`meshd.routing.tries`. Only where it fails does its call go on in a task, as all others do.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from meshd.errors import Code, MeshError, PeerError
+from meshd.model import Address, NodeId
+from meshd.routing.call import Running, Won
+from meshd.routing.tries import Tries
+
+Answered = Callable[[Any], None]
+"""Takes the end of a call, once: its result, or what it failed with."""
+
+
+class Wire(Protocol):
+    """A way to a peer that is open now; a channel of a link fits."""
+
+    def begin(
+        self, method: str, params: Any, on_answer: Callable[[Any, MeshError | None], None]
+    ) -> int | None:
+        """Send a call; `on_answer(result, error)` is called once, later, unless it is called off.
+
+        Returns its number; None where it would have to wait, and nothing was sent.
+
+        Raises:
+            MeshError: it cannot be sent, or got lost meanwhile.
+        """
+        ...
+
+    def call_off(self, request_id: int) -> None:
+        """Nobody waits for that call any more."""
+        ...
+
+
+def no_wire(_target: Address) -> None:
+    """There is none: every call has a task."""
+
+
+class Direct:
+    """One call whose first try runs without a task. Bounds that try, as a `Scope` does others.
+
+    `done(direct, won or error)` is called once, unless the call is cancelled before.
+    """
+
+    __slots__ = ("_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
+                 "running")  # fmt: skip
+
+    def __init__(
+        self,
+        tries: Tries,
+        wire: Wire,
+        running: Running,
+        done: "Callable[[Direct, Won | MeshError], None]",
+    ) -> None:
+        self.has_ended = False
+        self.running = running
+        self._tries = tries
+        self._wire = wire
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._number: int | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, me: NodeId) -> None:
+        """Send it. Nothing may be awaited since the plan."""
+        running, tries = self.running, self._tries
+        running.scope = self
+        tries.enter(running)
+        tries.sent(running)
+        tries.enlist(running)
+        self._timer = self._loop.call_later(running.remaining_s, self._end)
+        try:
+            params = running.call.work_params(me, running.budget_s)
+            self._number = self._wire.begin("work", params, self._on_answer)
+            if self._number is None:
+                raise PeerError(
+                    f"the link to {running.peer.name} has no room", code=Code.BUSY, definite=True
+                )
+        except MeshError as error:
+            self._failed(error)
+
+    def end(self) -> None:
+        """The peer is lost: end it by the next turn of the loop, unless it is over by then."""
+        self._loop.call_soon(self._end)
+
+    def cancel(self, msg: str | None = None) -> None:
+        """Its caller has left."""
+        if self._task is not None:
+            self._task.cancel(msg)
+        elif not self.has_ended:
+            self._over()
+            self._tries.dropped(self.running)
+            self._tries.leave(self.running)
+
+    def go_on(self, work: Coroutine[Any, Any, Any], answered: Answered) -> None:
+        """Go on in a task; what that comes to is the call's end."""
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled():
+                answered(task.exception() or task.result())
+
+        self._task = self._loop.create_task(work, name="meshd-delegate")
+        self._task.add_done_callback(ended)
+
+    def _end(self) -> None:
+        if not self.has_ended:
+            self._over()
+            self._failed(self.running.ended_early())
+
+    def _on_answer(self, result: Any, error: MeshError | None) -> None:
+        self._number = None
+        if error is not None:
+            self._failed(error)
+            return
+        try:
+            won = self._tries.answered(self.running, result)
+        except MeshError as invalid:
+            self._left(invalid)
+        else:
+            self._left(won)
+
+    def _failed(self, error: MeshError) -> None:
+        self._tries.failed(self.running, error)
+        self._left(error)
+
+    def _left(self, end: Won | MeshError) -> None:
+        self._over()
+        self._tries.leave(self.running)
+        self._done(self, end)
+
+    def _over(self) -> None:
+        """Nothing of the wire, the clock or the peer concerns it any more."""
+        if self.has_ended:
+            return
+        self.has_ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tries.strike(self.running)
+        if self._number is not None:
+            self._wire.call_off(self._number)
