@@ -316,7 +316,8 @@ class Running:
     """
 
     __slots__ = (
-        "budget_s", "call", "crossing", "is_fair", "is_idempotent", "lost", "outcome", "peer",
+        "budget_s", "call", "crossing", "is_fair", "is_idempotent", "lost", "offered", "outcome",
+        "peer",
         "purchase", "remaining_s", "scope", "started",
     )  # fmt: skip
 
@@ -334,8 +335,8 @@ class Running:
         self.crossing: Crossing | None = None
         self.purchase: Purchase | None = None
         self.started = call.started
-        summary = peer.offers(call.request.capability)
-        self.is_idempotent = summary is not None and summary.idempotent
+        self.offered = peer.offers(call.request.capability)
+        self.is_idempotent = self.offered is not None and self.offered.idempotent
 
     def abandon(self, why: str) -> None:
         """Stop waiting for the answer, at once."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from meshd.clock import Clock, Instant
 from meshd.errors import Code, MeshError, PeerError
 from meshd.model import Address, NodeId
 from meshd.routing.call import Running, Won
@@ -45,21 +46,23 @@ def no_wire(_target: Address) -> None:
 class Direct:
     """One call whose first try runs without a task. Bounds that try, as a `Scope` does others.
 
-    `done(direct, won or error)` is called once, unless the call is cancelled before.
+    `done(direct, won or error, now)` is called once, unless the call is cancelled before.
     """
 
-    __slots__ = ("_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
-                 "running")  # fmt: skip
+    __slots__ = ("_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire",
+                 "has_ended", "running")  # fmt: skip
 
     def __init__(
         self,
         tries: Tries,
         wire: Wire,
         running: Running,
-        done: "Callable[[Direct, Won | MeshError], None]",
+        clock: Clock,
+        done: "Callable[[Direct, Won | MeshError, Instant], None]",
     ) -> None:
         self.has_ended = False
         self.running = running
+        self._clock = clock
         self._tries = tries
         self._wire = wire
         self._done = done
@@ -68,12 +71,12 @@ class Direct:
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, me: NodeId) -> None:
+    def begin(self, me: NodeId, now: Instant) -> None:
         """Send it. Nothing may be awaited since the plan."""
         running, tries = self.running, self._tries
         running.scope = self
-        tries.enter(running)
-        tries.sent(running)
+        tries.enter(running, now)
+        tries.sent(running, now)
         tries.enlist(running)
         self._timer = self._loop.call_later(running.remaining_s, self._end)
         try:
@@ -96,8 +99,9 @@ class Direct:
             self._task.cancel(msg)
         elif not self.has_ended:
             self._over()
-            self._tries.dropped(self.running)
-            self._tries.leave(self.running)
+            now = self._clock.now()
+            self._tries.dropped(self.running, now)
+            self._tries.leave(self.running, now)
 
     def go_on(self, work: Coroutine[Any, Any, Any], answered: Answered) -> None:
         """Go on in a task; what that comes to is the call's end."""
@@ -119,27 +123,30 @@ class Direct:
         if error is not None:
             self._failed(error)
             return
+        now = self._clock.now()
+        end: Won | MeshError
         try:
-            won = self._tries.answered(self.running, result)
+            end = self._tries.answered(self.running, result, now)
         except MeshError as invalid:
-            self._left(invalid)
-        else:
-            self._left(won)
+            end = invalid
+        self._left(end, now)
 
     def _failed(self, error: MeshError) -> None:
-        self._tries.failed(self.running, error)
-        self._left(error)
+        now = self._clock.now()
+        self._tries.failed(self.running, error, now)
+        self._left(error, now)
 
-    def _left(self, end: Won | MeshError) -> None:
+    def _left(self, end: Won | MeshError, now: Instant) -> None:
         self._over()
-        self._tries.leave(self.running)
-        self._done(self, end)
+        self._tries.leave(self.running, now)
+        self._done(self, end, now)
 
     def _over(self) -> None:
         """Nothing of the wire, the clock or the peer concerns it any more."""
         if self.has_ended:
             return
         self.has_ended = True
+        self.running.scope = None  # no circle of references is left to the garbage collector
         if self._timer is not None:
             self._timer.cancel()
         self._tries.strike(self.running)

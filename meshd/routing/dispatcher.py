@@ -222,13 +222,16 @@ class Dispatcher:
         if running.is_idempotent and settings.is_hedging:
             return None  # a second copy may be worth it
         self._count()
-        direct = Direct(self._tries, wire, running, partial(self._direct_ended, answered))
-        direct.begin(view.me)
+        ended = partial(self._direct_ended, answered)
+        direct = Direct(self._tries, wire, running, self._clock, ended)
+        direct.begin(view.me, now)
         return direct
 
-    def _direct_ended(self, answered: Answered, direct: Direct, end: Won | MeshError) -> None:
+    def _direct_ended(
+        self, answered: Answered, direct: Direct, end: Won | MeshError, now: Instant
+    ) -> None:
         running = direct.running
-        call, now = running.call, self._clock.now()
+        call = running.call
         if isinstance(end, Won):
             result = self._won(call, end, running.started, now, self._view().me)
             self._decided(call)

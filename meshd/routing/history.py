@@ -13,6 +13,9 @@ RESULTS_WEIGHT = 50.0
 OWN_WORD_WEIGHT = 10.0
 """What a node says of its errors counts as ten results seen here."""
 
+GRAIN_S: Seconds = 0.1
+"""Within so long nothing fades: a power for each result would cost more than all the rest."""
+
 HALF_LIFE_S: Seconds = 300.0
 """Results count half after so long, so that who was left out gets another chance."""
 
@@ -34,10 +37,13 @@ class _Results:
 
     def add(self, now: Instant, *, is_good: bool) -> None:
         """One more."""
-        share = self.faded(now) * min(1.0, (RESULTS_WEIGHT - 1.0) / max(1.0, self.seen))
+        most = RESULTS_WEIGHT - 1.0
+        share = 1.0 if self.seen <= most else most / self.seen
+        if now - self.at >= GRAIN_S:
+            share *= self.faded(now)
+            self.at = now
         self.good = self.good * share + is_good
         self.seen = self.seen * share + 1.0
-        self.at = now
 
 
 class History:
@@ -52,10 +58,11 @@ class History:
 
     def note(self, node: NodeId, epoch: Epoch | None, now: Instant, *, is_good: bool) -> None:
         """A call to this run of a node succeeded or failed; refusals are neither."""
-        results = self._results.pop(node, None)
+        results = self._results.get(node)
         if results is None or results.epoch != epoch:
-            results = _Results(epoch, now)
-        self._results[node] = results
+            results = self._results[node] = _Results(epoch, now)
+        elif len(self._results) * 2 > self._nodes_max:  # else nobody asks who was called last
+            self._results[node] = self._results.pop(node)
         results.add(now, is_good=is_good)
         if len(self._results) > self._nodes_max:
             del self._results[next(iter(self._results))]

@@ -5,7 +5,6 @@ Sources: "The Tail at Scale" (Dean and Barroso 2013) for hedging after the 95th 
 Backoff And Jitter" (AWS 2015) for full jitter.
 """
 
-from bisect import insort
 from collections import deque
 from random import Random
 
@@ -27,31 +26,35 @@ HEDGE_SAMPLES_MIN = 20
 HEDGE_AFTER_MIN_S: Seconds = 0.005
 """What is done sooner than that is not worth a second copy."""
 SAMPLES_KEPT = 100
+SAMPLES_UNREAD_MAX = 10
+"""So many new answers may come before the percentile is worked out anew."""
 CAPABILITIES_MAX = 512
 
 
 class _Latencies:
-    """The last answers' times of one capability, kept sorted beside their order."""
+    """The last answers' times of one capability; sorted only for who asks: most calls never do."""
 
-    __slots__ = ("_order", "_sorted")
+    __slots__ = ("_quantile", "_times", "_unread")
 
     def __init__(self) -> None:
-        self._order: deque[Seconds] = deque()
-        self._sorted: list[Seconds] = []
+        self._times: deque[Seconds] = deque(maxlen=SAMPLES_KEPT)
+        self._quantile = 0.0
+        self._unread = HEDGE_SAMPLES_MIN
 
     def add(self, took_s: Seconds) -> None:
         """One more; the oldest is forgotten."""
-        if len(self._order) == SAMPLES_KEPT:
-            self._sorted.remove(self._order.popleft())
-        self._order.append(took_s)
-        insort(self._sorted, took_s)
+        self._times.append(took_s)
+        self._unread += 1
 
     def quantile(self) -> Seconds | None:
-        """The 95th percentile; None while there are too few."""
-        count = len(self._sorted)
+        """The 95th percentile, a few answers old at most; None while there are too few."""
+        count = len(self._times)
         if count < HEDGE_SAMPLES_MIN:
             return None
-        return self._sorted[min(count - 1, int(HEDGE_QUANTILE * count))]
+        if self._unread >= SAMPLES_UNREAD_MAX:
+            self._quantile = sorted(self._times)[min(count - 1, int(HEDGE_QUANTILE * count))]
+            self._unread = 0
+        return self._quantile
 
 
 class Resilience:
@@ -90,10 +93,14 @@ class Resilience:
 
     def answered(self, capability: str, took_s: Seconds) -> None:
         """A peer answered well after so long."""
-        latencies = self._latencies.pop(capability, None) or _Latencies()
-        self._latencies[capability] = latencies
-        if len(self._latencies) > CAPABILITIES_MAX:
-            del self._latencies[next(iter(self._latencies))]
+        kept = self._latencies
+        latencies = kept.get(capability)
+        if latencies is None:
+            latencies = kept[capability] = _Latencies()
+        elif len(kept) * 2 > CAPABILITIES_MAX:  # else nobody asks which was used last
+            kept[capability] = kept.pop(capability)
+        if len(kept) > CAPABILITIES_MAX:
+            del kept[next(iter(kept))]
         latencies.add(took_s)
 
     def hedge_after_s(self, capability: str) -> Seconds | None:

@@ -49,6 +49,8 @@ ERRORS_STEP = 0.01
 """By so much the share of errors that a peer reports has to grow, to be news."""
 
 RATE_HALF_LIFE_S: Seconds = 5.0
+RATE_GRAIN_S: Seconds = 0.001
+"""What happens within it counts as at once: a power for each would cost more than the rest."""
 SLOTS_MAX = 4096
 FIGURE_MAX = 1e9
 """No figure of a load record is larger; this also bars NaN and infinity."""
@@ -149,9 +151,12 @@ class Outstanding:
 
     def begin(self, peer: Peer, now: Instant) -> None:
         """A call to `peer` starts. The failures of an earlier run of it are forgotten."""
-        node = peer.node
-        record = self._records.pop(node, None) or _Record(peer.epoch)
-        self._records[node] = record
+        node, records = peer.node, self._records
+        record = records.get(node)
+        if record is None:
+            record = records[node] = _Record(peer.epoch)
+        elif len(records) * 2 > self._peers_max:  # else nobody asks who was used last
+            records[node] = records.pop(node)
         if record.epoch != peer.epoch:
             record.epoch, record.failure_s = peer.epoch, 0.0
         record.told = self.newest(peer)[0]
@@ -183,10 +188,12 @@ class Outstanding:
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:
         """A reply or refusal of `node` carried its load."""
-        self.reports.pop(node, None)
-        self.reports[node] = (load, now)
-        if len(self.reports) > self._peers_max:
-            del self.reports[next(iter(self.reports))]
+        reports = self.reports
+        if len(reports) * 2 > self._peers_max:  # as above
+            reports.pop(node, None)
+        reports[node] = (load, now)
+        if len(reports) > self._peers_max:
+            del reports[next(iter(reports))]
 
     def on_told(self, node: NodeId, value: Any, now: Instant) -> None:
         """The same as it came over the wire; nothing where it is missing or makes no sense."""
@@ -289,6 +296,9 @@ class Rate:
 
     def count(self, now: Instant) -> None:
         """It happened once more."""
+        if now - self._at < RATE_GRAIN_S:
+            self._weight += 1.0
+            return
         self._weight = 1.0 + self._faded(now)
         self._at = now
 

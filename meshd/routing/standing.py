@@ -35,22 +35,30 @@ AS_BEFORE = Probes(
 class _Standing:
     """A plan, how long it holds and for how many, and the room that is left at each candidate."""
 
-    __slots__ = ("left", "made", "room", "settings", "until")
+    __slots__ = ("led", "left", "made", "room", "settings", "until")
 
     def __init__(
         self, made: Plan, settings: RoutingSettings, until: Instant, estimates: list[Estimate]
     ) -> None:
         self.made = made
+        self.led: list[Plan | None] = [None] * len(made.attempts)
         self.settings = settings
         self.until = until
         self.left = STANDS_S * sum(each.slots / each.service_s for each in estimates)
         self.room = room(estimates)
         self.take(0)
 
-    def take(self, index: int) -> None:
-        """A call goes there."""
+    def take(self, index: int) -> Plan:
+        """A call goes there: the plan, led by that one."""
         self.left -= 1.0
         self.room[index] = max(0.0, self.room[index] - 1.0)
+        plan = self.led[index]
+        if plan is None:
+            attempts = self.made.attempts
+            first, others = attempts[index], (*attempts[:index], *attempts[index + 1 :])
+            plan = replace(self.made, attempts=(first, *others), probes=AS_BEFORE)
+            self.led[index] = plan
+        return plan
 
 
 class Standings:
@@ -115,13 +123,10 @@ class Standings:
         while drawn >= room_left[index] and index < len(room_left) - 1:
             drawn -= room_left[index]
             index += 1
-        attempts = standing.made.attempts
-        if not self._takes_work(attempts[index].peer):
+        if not self._takes_work(standing.made.attempts[index].peer):
             del self._standing[capability]
             return None
-        standing.take(index)
-        others = (*attempts[:index], *attempts[index + 1 :])
-        return replace(standing.made, attempts=(attempts[index], *others), probes=AS_BEFORE)
+        return standing.take(index)
 
     def _takes_work(self, peer: Peer) -> bool:
         """Whether it has not said since that it takes none."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from meshd.clock import Clock
+from meshd.clock import Clock, Instant
 from meshd.errors import MeshError
 from meshd.model import MemberState, NodeId
 from meshd.routing.breakers import Breakers
@@ -61,47 +61,45 @@ class Tries:
         Raises:
             MeshError: it failed, refused, was lost, or time ran out.
         """
-        self.enter(running)
+        self.enter(running, self._clock.now())
         try:
             if running.call.trying is not None:
                 await self._announce(running)
-            self.sent(running)
+            self.sent(running, self._clock.now())
             return await self._answer(running, me)
         finally:
-            self.leave(running)
+            self.leave(running, self._clock.now())
 
-    def enter(self, running: Running) -> None:
+    def enter(self, running: Running, now: Instant) -> None:
         """A try is about to begin; it must `leave`.
 
         Nothing may be awaited since the plan: a half-open circuit lets one pass, and the plan has
         just seen that it does. So is what the caller may spend: what this is expected to cost is
         kept for it from here.
         """
-        request, peer, now = running.call.request, running.peer, self._clock.now()
-        running.started = now
+        request, peer = running.call.request, running.peer
         capability, is_pinned = request.capability, bool(request.to)
         running.crossing = self._breakers.begin(peer, capability, now, is_pinned=is_pinned)
-        offered = peer.offers(capability)
-        running.purchase = self._ledger.begin(request.caller, peer.node, offered, now)
+        running.purchase = self._ledger.begin(request.caller, peer.node, running.offered, now)
 
-    def leave(self, running: Running) -> None:
+    def leave(self, running: Running, now: Instant) -> None:
         """It has ended, or never began."""
         assert running.crossing is not None, "it has entered"
         self._breakers.end(
-            running.crossing, running.outcome, self._clock.now(), self._view,
+            running.crossing, running.outcome, now, self._view,
             is_repeat=running.call.failures > 0,
         )  # fmt: skip
 
-    def sent(self, running: Running) -> None:
+    def sent(self, running: Running, now: Instant) -> None:
         """It begins now; it must be `answered`, have `failed`, or be `dropped`."""
-        peer, now = running.peer, self._clock.now()
+        peer = running.peer
         running.started = now
         self._take_turn(running.call.request.capability, peer.node)
         self._outstanding.begin(peer, now)
         self.handed_out.count(now)
         self.count += 1
 
-    def answered(self, running: Running, reply: Any) -> Won:
+    def answered(self, running: Running, reply: Any, now: Instant) -> Won:
         """It was answered with this.
 
         Raises:
@@ -110,20 +108,20 @@ class Tries:
         try:
             answer = peer_result(reply)
         except MeshError as error:
-            self.failed(running, error)
+            self.failed(running, error, now)
             raise
         running.outcome = Outcome.OK
-        self._settle(running, reply, reply.get("load"), is_charged=True)
+        self._settle(running, reply, reply.get("load"), now, is_charged=True)
         return Won(running.peer, reply, answer, running.purchase)
 
-    def failed(self, running: Running, error: MeshError) -> None:
+    def failed(self, running: Running, error: MeshError, now: Instant) -> None:
         """It came to this."""
         running.outcome = running.verdict(error)
-        self._settle(running, None, error.data.get("load"), is_charged=not error.definite)
+        self._settle(running, None, error.data.get("load"), now, is_charged=not error.definite)
 
-    def dropped(self, running: Running) -> None:
+    def dropped(self, running: Running, now: Instant) -> None:
         """Nobody waits for it any more, and nobody knows what it came to."""
-        self._settle(running, None, None, is_charged=True)
+        self._settle(running, None, None, now, is_charged=True)
 
     def enlist(self, running: Running) -> None:
         """From now on it is abandoned if its peer is lost."""
@@ -193,15 +191,17 @@ class Tries:
         try:
             reply = await self._invoke(running, me)
         except MeshError as error:
-            self.failed(running, error)
+            self.failed(running, error, self._clock.now())
             raise
         except BaseException:
-            self.dropped(running)
+            self.dropped(running, self._clock.now())
             raise
-        return self.answered(running, reply)
+        return self.answered(running, reply, self._clock.now())
 
-    def _settle(self, running: Running, told: Any, load: Any, *, is_charged: bool) -> None:
-        node, purchase, now = running.peer.node, running.purchase, self._clock.now()
+    def _settle(
+        self, running: Running, told: Any, load: Any, now: Instant, *, is_charged: bool
+    ) -> None:
+        node, purchase = running.peer.node, running.purchase
         self._outstanding.on_told(node, load, now)
         if purchase is not None:
             self._ledger.end(purchase, told, now, is_charged=is_charged)
@@ -227,7 +227,9 @@ class Tries:
             self.strike(running)
 
     def _take_turn(self, capability: str, node: NodeId) -> None:
-        self.turns.pop(capability, None)
-        self.turns[capability] = node
-        if len(self.turns) > TURNS_MAX:
-            del self.turns[next(iter(self.turns))]
+        turns = self.turns
+        if len(turns) * 2 > TURNS_MAX:  # else nobody asks which was called last
+            turns.pop(capability, None)
+        turns[capability] = node
+        if len(turns) > TURNS_MAX:
+            del turns[next(iter(turns))]

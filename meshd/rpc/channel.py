@@ -398,11 +398,14 @@ class Channel:
         if begun is None:
             del self._running[short]
             return False
-        short.begun = begun
+        if short in self._running:
+            short.begun = begun
         return True
 
     def _served(self, running: "asyncio.Task[None] | _Short") -> None:
         _request_id, size = self._running.pop(running)
+        if type(running) is _Short:
+            running.begun = None  # no circle of references is left to the garbage collector
         self._gate.leave(self.context.remote, size)
         if not self._running:
             self._empty.set()
@@ -528,9 +531,10 @@ class _Short:
 
     def cancel(self, msg: str | None = None) -> None:
         """Call it off."""
+        begun = self.begun
         self.channel._served(self)  # noqa: SLF001 - as above
-        if self.begun is not None:
-            self.begun.cancel(msg)
+        if begun is not None:
+            begun.cancel(msg)
 
 
 def _settle(future: asyncio.Future[_End], result: Any, error: MeshError | None) -> None:
