@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from meshd.clock import Instant, Seconds
@@ -224,7 +225,7 @@ class Call:
                 "cpu": None if load is None else round(load.cpu_fraction * 100.0, 1),
                 "mem": None if load is None else round(load.mem_fraction * 100.0, 1),
                 "latency_ms": None if rtt_s is None else _ms(rtt_s),
-                "url": f"http://{peer.address}",
+                "url": _url(peer.address),
             },
             "peer_result": answer,
             "rpc_latency_ms": _ms(now - self.started),
@@ -419,6 +420,11 @@ class Hedge:
         self._timer.cancel()
         if self._copy is not None:
             self._copy.cancel()
+
+
+@lru_cache(maxsize=1024)
+def _url(address: Address) -> str:
+    return f"http://{address}"
 
 
 def _ms(seconds: Seconds) -> float:

@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from meshd.clock import Clock, Instant
+from meshd.clock import Clock, Instant, Seconds
 from meshd.errors import Code, MeshError, PeerError
 from meshd.model import Address, NodeId
-from meshd.routing.call import Running, Won
+from meshd.routing.call import Call, Running, Won
 from meshd.routing.tries import Tries
+from meshd.view import Peer
 
 Answered = Callable[[Any], None]
 """Takes the end of a call, once: its result, or what it failed with."""
@@ -43,28 +44,34 @@ def no_wire(_target: Address) -> None:
     """There is none: every call has a task."""
 
 
-class Direct:
-    """One call whose first try runs without a task. Bounds that try, as a `Scope` does others.
+class Direct(Running):
+    """A try without a task. It bounds itself, where others have a `Scope` for that.
 
     `done(direct, won or error, now)` is called once, unless the call is cancelled before.
     """
 
-    __slots__ = ("_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire",
-                 "has_ended", "running")  # fmt: skip
+    __slots__ = (
+        "_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
+    )  # fmt: skip
 
     def __init__(
         self,
-        tries: Tries,
+        call: Call,
+        peer: Peer,
+        remaining_s: Seconds,
+        budget_s: Seconds,
+        *,
+        is_fair: bool,
         wire: Wire,
-        running: Running,
+        tries: Tries,
         clock: Clock,
         done: "Callable[[Direct, Won | MeshError, Instant], None]",
     ) -> None:
+        super().__init__(call, peer, remaining_s, budget_s, is_fair=is_fair)
         self.has_ended = False
-        self.running = running
-        self._clock = clock
-        self._tries = tries
         self._wire = wire
+        self._tries = tries
+        self._clock = clock
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._number: int | None = None
@@ -73,25 +80,26 @@ class Direct:
 
     def begin(self, me: NodeId, now: Instant) -> None:
         """Send it. Nothing may be awaited since the plan."""
-        running, tries = self.running, self._tries
-        running.scope = self
-        tries.enter(running, now)
-        tries.sent(running, now)
-        tries.enlist(running)
-        self._timer = self._loop.call_later(running.remaining_s, self._end)
+        tries = self._tries
+        tries.enter(self, now)
+        tries.sent(self, now)
+        tries.enlist(self)
+        self._timer = self._loop.call_later(self.remaining_s, self._end)
         try:
-            params = running.call.work_params(me, running.budget_s)
+            params = self.call.work_params(me, self.budget_s)
             self._number = self._wire.begin("work", params, self._on_answer)
             if self._number is None:
                 raise PeerError(
-                    f"the link to {running.peer.name} has no room", code=Code.BUSY, definite=True
+                    f"the link to {self.peer.name} has no room", code=Code.BUSY, definite=True
                 )
         except MeshError as error:
             self._failed(error)
 
-    def end(self) -> None:
-        """The peer is lost: end it by the next turn of the loop, unless it is over by then."""
-        self._loop.call_soon(self._end)
+    def abandon(self, why: str) -> None:
+        """End it by the next turn of the loop, unless it is over by then."""
+        if not self.has_ended:
+            self.lost = why
+            self._loop.call_soon(self._end)
 
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left."""
@@ -100,8 +108,8 @@ class Direct:
         elif not self.has_ended:
             self._over()
             now = self._clock.now()
-            self._tries.dropped(self.running, now)
-            self._tries.leave(self.running, now)
+            self._tries.dropped(self, now)
+            self._tries.leave(self, now)
 
     def go_on(self, work: Coroutine[Any, Any, Any], answered: Answered) -> None:
         """Go on in a task; what that comes to is the call's end."""
@@ -116,7 +124,7 @@ class Direct:
     def _end(self) -> None:
         if not self.has_ended:
             self._over()
-            self._failed(self.running.ended_early())
+            self._failed(self.ended_early())
 
     def _on_answer(self, result: Any, error: MeshError | None) -> None:
         self._number = None
@@ -126,19 +134,19 @@ class Direct:
         now = self._clock.now()
         end: Won | MeshError
         try:
-            end = self._tries.answered(self.running, result, now)
+            end = self._tries.answered(self, result, now)
         except MeshError as invalid:
             end = invalid
         self._left(end, now)
 
     def _failed(self, error: MeshError) -> None:
         now = self._clock.now()
-        self._tries.failed(self.running, error, now)
+        self._tries.failed(self, error, now)
         self._left(error, now)
 
     def _left(self, end: Won | MeshError, now: Instant) -> None:
         self._over()
-        self._tries.leave(self.running, now)
+        self._tries.leave(self, now)
         self._done(self, end, now)
 
     def _over(self) -> None:
@@ -146,9 +154,8 @@ class Direct:
         if self.has_ended:
             return
         self.has_ended = True
-        self.running.scope = None  # no circle of references is left to the garbage collector
         if self._timer is not None:
             self._timer.cancel()
-        self._tries.strike(self.running)
+        self._tries.strike(self)
         if self._number is not None:
             self._wire.call_off(self._number)

@@ -217,27 +217,27 @@ class Dispatcher:
         wire = None if peer.node == view.me else self._wires(peer.address)
         if wire is None:
             return None
-        is_fair = deadline_s >= (made.chosen.score or 0.0)
-        running = Running(call, peer, deadline_s, budget_s, is_fair=is_fair)
-        if running.is_idempotent and settings.is_hedging:
+        direct = Direct(
+            call, peer, deadline_s, budget_s, is_fair=deadline_s >= (made.chosen.score or 0.0),
+            wire=wire, tries=self._tries, clock=self._clock,
+            done=partial(self._direct_ended, answered),
+        )  # fmt: skip
+        if direct.is_idempotent and settings.is_hedging:
             return None  # a second copy may be worth it
         self._count()
-        ended = partial(self._direct_ended, answered)
-        direct = Direct(self._tries, wire, running, self._clock, ended)
         direct.begin(view.me, now)
         return direct
 
     def _direct_ended(
         self, answered: Answered, direct: Direct, end: Won | MeshError, now: Instant
     ) -> None:
-        running = direct.running
-        call = running.call
+        call = direct.call
         if isinstance(end, Won):
-            result = self._won(call, end, running.started, now, self._view().me)
+            result = self._won(call, end, direct.started, now, self._view().me)
             self._decided(call)
             answered(result)
             return
-        self._note_failure(call, running, end, now - running.started)
+        self._note_failure(call, direct, end, now - direct.started)
         if call.end is None:
             direct.go_on(self._to_its_end(call), answered)
             return
