@@ -27,7 +27,7 @@ from meshd.clock import Seconds
 from meshd.errors import Code, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
 from meshd.work.command import run_command
-from meshd.work.faults import ERROR_CHARS_MAX, failed, guard, how_it_ended
+from meshd.work.faults import ERROR_CHARS_MAX, RAISED, failed, guard, how_it_ended, raise_for
 from meshd.work.pools import Pools
 from meshd.work.streams import Collected, stream_function
 
@@ -154,7 +154,12 @@ def _call_function(
 
 
 async def _on_loop(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:
-    return to_json(await guard(name, lambda: handler.function(**arguments)), name)
+    # `guard` without its own coroutine: most calls come here.
+    try:
+        result = await handler.function(**arguments)
+    except RAISED as error:
+        raise_for(name, error)
+    return to_json(result, name)
 
 
 async def _by_command(name: str, handler: CommandHandler, text: bytes, sink: Sink | None) -> Any:
