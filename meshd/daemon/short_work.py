@@ -71,7 +71,7 @@ def told(node: "Node", done: WorkResult, began: Instant) -> dict[str, Any]:
         "node": node.name,
         "result": done.result,
         "rpc_latency_ms": round((node.clock.now() - began) * 1_000, 3),
-        "load": node.own_load.now(),
+        "load": node.own_load.lately(),
     }
     if done.units is not None:
         answer["units"] = done.units

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Hashable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +19,7 @@ from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
 
 
-class WorkResult(msgspec.Struct, frozen=True):
+class WorkResult(msgspec.Struct, frozen=True, gc=False):
     """A handler's result, the agent that did it, how many seconds it ran, and the units it took."""
 
     agent: str
@@ -55,6 +55,12 @@ class WorkCounters:
             case TaskState.SUBMITTED | TaskState.ACCEPTED | TaskState.WORKING:
                 raise AssertionError(f"{state} is no end")
 
+
+_OUTCOMES: Final = {
+    TaskState.COMPLETED: Outcome.DONE,
+    TaskState.EXPIRED: Outcome.TIMED_OUT,
+    TaskState.FAILED: Outcome.FAILED,
+}
 
 Answer = WorkResult | MeshError
 Answered = Callable[[Answer], object]
@@ -141,15 +147,7 @@ class Run(msgspec.Struct, eq=False):
         if isinstance(self.answer, UsageError):
             # The caller's fault says nothing of this node.
             return Outcome.DROPPED
-        match self.task.state:
-            case TaskState.COMPLETED:
-                return Outcome.DONE
-            case TaskState.EXPIRED:
-                return Outcome.TIMED_OUT
-            case TaskState.FAILED:
-                return Outcome.FAILED
-            case _:
-                return Outcome.DROPPED
+        return _OUTCOMES.get(self.task.state, Outcome.DROPPED)
 
     def is_final(self, answer: Answer) -> bool:
         """Whether a repeated request gets this answer, too, rather than a second try.

@@ -29,8 +29,9 @@ from meshd.sink import SINK, LoopSink, Sink
 from meshd.units import CHARGE
 from meshd.work.admission import (
     QUEUE_DEFAULT,
-    Accept,
     Admission,
+    Decision,
+    Queue,
     Reason,
     Refuse,
     Ticket,
@@ -333,7 +334,7 @@ class Worker:
         return names
 
     def _new_id(self) -> str:
-        return f"{self._chance.getrandbits(64):016x}"
+        return self._chance.getrandbits(64).to_bytes(8, "big").hex()
 
     def _time_for(self, capability: str, deadline_s: Seconds) -> Seconds:
         """How long a request may take that says so of itself."""
@@ -382,17 +383,19 @@ class Worker:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
         rate_per_s = run.definition.manifest.rate_per_s
         over_rate = self._over_rate(ticket, rate_per_s) if rate_per_s else None
-        decision = over_rate or self._admission.submit(ticket, deadline_s)
+        decision: Decision | None = over_rate
+        if over_rate is None and not self._admission.enter(ticket, deadline_s):
+            decision = self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
             raise self._busy(task.capability, decision)
-        if task.capability in self._rates:
+        if rate_per_s:
             self._rates[task.capability].take(self._clock.now())
         self._runs[task.id] = run
         self._idle.clear()
         if run.key is not None:
             self._joinable[run.key] = run
-        if isinstance(decision, Accept):
+        if not isinstance(decision, Queue):
             self._start(run)
             return
         self._bound(run, deadline_s)
@@ -487,7 +490,8 @@ class Worker:
     async def _work(self, run: Run) -> None:
         """Run the handler. The slot is free when this ends; the answer may have come before."""
         # Also where nobody looks on: a handler's own work here is not the work of its caller.
-        SINK.set(None if run.sink is None else LoopSink(run.sink))
+        if run.sink is not None or SINK.get() is not None:
+            SINK.set(None if run.sink is None else LoopSink(run.sink))
         CHARGE.set(run.charge)
         try:
             value = await execute(
