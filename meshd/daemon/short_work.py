@@ -23,7 +23,7 @@ class ShortWork:
 
     def __init__(self, node: "Node", answered: Answered) -> None:
         self._node = node
-        self._answered = answered
+        self._answered: Answered | None = answered
         self._began = node.clock.now()
         self._run: Run | None = None
 
@@ -51,17 +51,21 @@ class ShortWork:
 
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left, or its link is lost."""
-        if self._run is not None:
-            self._node.worker.leave(self._run, self._done, msg)
+        run, self._run, self._answered = self._run, None, None
+        if run is not None:
+            self._node.worker.leave(run, self._done, msg)
             self._node.own_load.changed()
 
     def _done(self, answer: Answer) -> None:
+        # Who waits for this knows it, too: without a cycle both are gone once it is over.
+        answered, self._run, self._answered = self._answered, None, None
+        assert answered is not None, "it ends once"
         node = self._node
         node.own_load.changed()
         if isinstance(answer, MeshError):
-            self._answered(with_load(node, answer))
+            answered(with_load(node, answer))
         else:
-            self._answered(told(node, answer, self._began))
+            answered(told(node, answer, self._began))
 
 
 def told(node: "Node", done: WorkResult, began: Instant) -> dict[str, Any]:
