@@ -198,6 +198,7 @@ class Admission:
 
         Whoever it displaces is withdrawn.
         """
+        assert ticket.id not in self._running, "a ticket comes once"
         decision = self.decide(ticket, remaining_s)
         if isinstance(decision, Accept):
             self._run(ticket)
@@ -216,6 +217,7 @@ class Admission:
 
         Most are taken so, and nobody asks when those will end.
         """
+        assert ticket.id not in self._running, "a ticket comes once"
         if self.is_draining or remaining_s <= 0 or not self._may_run(ticket):
             return False
         self._run(ticket)
@@ -295,7 +297,6 @@ class Admission:
         return not ticket.concurrency or self._running_of[ticket.capability] < ticket.concurrency
 
     def _run(self, ticket: Ticket) -> None:
-        assert ticket.id not in self._running, "a ticket comes once"
         self._running[ticket.id] = ticket
         self._running_of[ticket.capability] += 1
 
@@ -341,3 +342,16 @@ def _subtract(counts: Counter[str], ticket: Ticket) -> None:
     else:
         # Names come from definitions that come and go: no entry stays for one that is gone.
         del counts[ticket.capability]
+
+
+def check_priority(priority: int) -> int:
+    """The same, if there is such a class of work.
+
+    Raises:
+        UsageError: there is not.
+    """
+    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise UsageError(
+            f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX} (the most urgent), not {priority}"
+        )
+    return priority

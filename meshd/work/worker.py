@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from meshd.bucket import TokenBucket
-from meshd.capability.definition import CapabilityDefinition, FunctionHandler
+from meshd.capability.definition import CapabilityDefinition
 from meshd.capability.manifest import Manifest
 from meshd.clock import Instant, Seconds
 from meshd.errors import (
@@ -24,7 +24,7 @@ from meshd.errors import (
     UsageError,
 )
 from meshd.platform import Platform
-from meshd.priority import PRIORITY_DEFAULT, check_priority
+from meshd.priority import PRIORITY_DEFAULT
 from meshd.sink import SINK, LoopSink, Sink
 from meshd.units import CHARGE
 from meshd.work.admission import (
@@ -36,11 +36,12 @@ from meshd.work.admission import (
     Refuse,
     Ticket,
     WorkLoad,
+    check_priority,
 )
-from meshd.work.executors import Forward, Tools, execute, prepare
+from meshd.work.executors import Forward, Tools, execute, prepare, runnable
 from meshd.work.idempotency import KEPT_S, UNKNOWN_KEY, Memory, Remembered, check_key
 from meshd.work.offers import Offers
-from meshd.work.pools import Pools, check_executor
+from meshd.work.pools import Pools
 from meshd.work.run import (
     Answer,
     Answered,
@@ -93,7 +94,7 @@ class Worker:
         """
         self._admission: Final = Admission(slots=slots, queue_max=queue_max)
         self._offers: Final = Offers()
-        self._offers.add(_runnable(definitions))
+        self._offers.add(runnable(definitions))
         self._clock: Final = platform.clock
         self._chance: Final = platform.random("work")
         self._tools: Final = Tools(Pools(platform.executor(slots), slots), forward)
@@ -125,7 +126,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.add(_runnable(definitions)))
+        return self._change(lambda: self._offers.add(runnable(definitions)))
 
     def remove(self, names: Iterable[str]) -> tuple[str, ...]:
         """Offer these no more; return those that were. What is accepted already still runs."""
@@ -138,7 +139,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.replace(_runnable(definitions)))
+        return self._change(lambda: self._offers.replace(runnable(definitions)))
 
     def remove_owner(self, owner: Hashable) -> tuple[str, ...]:
         """An attached program is gone: so are its capabilities, and its runs end with an error.
@@ -579,20 +580,6 @@ class Worker:
         del self._runs[run.task.id]
         if not self._runs:
             self._idle.set()
-
-
-def _runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDefinition, ...]:
-    """The definitions, once each names an executor that there is.
-
-    Raises:
-        UsageError: one does not.
-    """
-    found = tuple(definitions)
-    for definition in found:
-        handler = definition.handler
-        if isinstance(handler, FunctionHandler) and handler.executor:
-            check_executor(handler.executor)
-    return found
 
 
 def _settle(waiting: asyncio.Future[Answer | None], answer: Answer | None) -> None:
