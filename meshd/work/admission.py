@@ -341,7 +341,7 @@ def _subtract(counts: Counter[str], ticket: Ticket) -> None:
         counts[ticket.capability] = left
     else:
         # Names come from definitions that come and go: no entry stays for one that is gone.
-        del counts[ticket.capability]
+        counts.pop(ticket.capability)  # a counter's own `del` is a function in Python
 
 
 def check_priority(priority: int) -> int:
