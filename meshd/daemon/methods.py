@@ -17,7 +17,7 @@ from meshd.daemon.shapes import (
     percent,
     summary_shape,
 )
-from meshd.daemon.short_work import ShortWork, told, with_load
+from meshd.daemon.short_work import ShortCall, told, with_load
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
@@ -318,7 +318,7 @@ class RemoteMethods:
 
     def _begin_work(
         self, params: Params, context: CallContext, answered: Answered
-    ) -> ShortWork | None:
+    ) -> ShortCall | None:
         """`_work` the short way, unless more than a run and its result is asked for."""
         try:
             asked = msgspec.convert(params, WorkParams)
@@ -332,7 +332,7 @@ class RemoteMethods:
         )
         if special or not asked.capability:
             return None
-        work = ShortWork(self._node, answered)
+        work = ShortCall(self._node, answered)
         work.begin(
             asked.capability, asked.input, deadline_s=self._deadline_s(asked.deadline_ms, context),
             priority=asked.priority, hops=asked.hops,

@@ -5,26 +5,28 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from meshd.clock import Instant, Seconds
+from meshd.clock import Clock, Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import MeshError
+from meshd.priority import PRIORITY_DEFAULT
 from meshd.rpc.methods import Answered
 from meshd.work.origin import ORIGIN, Origin
 from meshd.work.run import Answer, Run, WorkResult
+from meshd.work.worker import Worker
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
 
 
 class ShortWork:
-    """One such call, from the moment on in which it came."""
+    """One such call at a worker, from the moment on in which it came."""
 
-    __slots__ = ("_answered", "_began", "_node", "_run")
+    __slots__ = ("_answered", "_began", "_run", "_worker")
 
-    def __init__(self, node: "Node", answered: Answered) -> None:
-        self._node = node
+    def __init__(self, worker: Worker, clock: Clock, answered: Answered) -> None:
+        self._worker = worker
         self._answered: Answered | None = answered
-        self._began = node.clock.now()
+        self._began = clock.now()
         self._run: Run | None = None
 
     def begin(
@@ -33,39 +35,82 @@ class ShortWork:
         value: Any,
         *,
         deadline_s: Seconds,
-        priority: int,
+        priority: int = PRIORITY_DEFAULT,
         hops: tuple[str, ...],
     ) -> None:
-        """Have it done by the node's worker, or answer why it is not."""
-        node, context = self._node, copy_context()
+        """Have it done, or answer why it is not."""
+        context = copy_context()
         context.run(ORIGIN.set, Origin(hops, Deadline.after(deadline_s, self._began)))
         try:
-            self._run = node.worker.begin(
+            self._run = self._worker.begin(
                 capability, value, self._done,
                 deadline_s=deadline_s, priority=priority, context=context,
             )  # fmt: skip
         except MeshError as error:
             self._done(error)
-        else:
-            node.own_load.changed()
 
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left, or its link is lost."""
         run, self._run, self._answered = self._run, None, None
         if run is not None:
-            self._node.worker.leave(run, self._done, msg)
-            self._node.own_load.changed()
+            self._worker.leave(run, self._done, msg)
 
     def _done(self, answer: Answer) -> None:
         # Who waits for this knows it, too: without a cycle both are gone once it is over.
         answered, self._run, self._answered = self._answered, None, None
         assert answered is not None, "it ends once"
+        answered(self._told(answer))
+
+    def _told(self, answer: Answer) -> Any:
+        """What its caller is told."""
+        raise NotImplementedError
+
+
+class ShortOrder(ShortWork):
+    """A daemon's order to a program that is attached to it."""
+
+    __slots__ = ("_tells_units",)
+
+    def __init__(
+        self, worker: Worker, clock: Clock, answered: Answered, *, tells_units: bool
+    ) -> None:
+        super().__init__(worker, clock, answered)
+        self._tells_units = tells_units
+
+    def _told(self, answer: Answer) -> Any:
+        return (
+            answer
+            if isinstance(answer, MeshError)
+            else done_order(answer, tells_units=self._tells_units)
+        )
+
+
+class ShortCall(ShortWork):
+    """Another node's call, or a program's, at this node."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: "Node", answered: Answered) -> None:
+        super().__init__(node.worker, node.clock, answered)
+        self._node = node
+        node.own_load.changed()
+
+    def cancel(self, msg: str | None = None) -> None:
+        """As above; the others are told that it ended."""
+        super().cancel(msg)
+        self._node.own_load.changed()
+
+    def _told(self, answer: Answer) -> Any:
         node = self._node
         node.own_load.changed()
         if isinstance(answer, MeshError):
-            answered(with_load(node, answer))
-        else:
-            answered(told(node, answer, self._began))
+            return with_load(node, answer)
+        return told(node, answer, self._began)
+
+
+def done_order(done: WorkResult, *, tells_units: bool) -> Any:
+    """What a program answers its daemon when the work is done."""
+    return {"result": done.result, "units": done.units} if tells_units else done.result
 
 
 def told(node: "Node", done: WorkResult, began: Instant) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import weakref
 import pytest
 from small_mesh import start_node
 
-from meshd import charge
+from meshd import Mesh, charge
 from meshd.capability.definition import capability, collect
 from meshd.errors import BusyError, Code, DeadlineError, MeshError, NoCandidateError, UsageError
 from meshd.routing.signals import load_from_wire
@@ -273,6 +273,41 @@ async def test_a_stopping_node_lets_calls_end(node, link, doings):
     doings.open.set()
     assert (await call)["result"] == "let go"
     assert await draining == 0
+
+
+async def test_a_programs_work_is_told_to_who_called_its_daemon(node, link):
+    program = Mesh("program", control=node.control_path)
+    theirs = Doings()
+
+    @program.agent()
+    async def path() -> list[object]:
+        return await theirs.whence()
+
+    @program.agent()
+    async def hold() -> str:
+        return await theirs.wait()
+
+    @program.agent()
+    async def broken(how: str) -> object:
+        return await theirs.fail(how)
+
+    @program.agent(cost_usd_per_unit=0.5, unit="page")
+    async def scanned(pages: int) -> int:
+        return await theirs.scan(pages)
+
+    async with program:
+        assert (await work(link, "path", hops=[ID]))["result"] == [[ID], True]
+        assert (await work(link, "scanned", 2))["units"] == 2.0
+        with pytest.raises(UsageError, match="not like this"):
+            await work(link, "broken", "usage")
+        with pytest.raises(MeshError, match="missing parameter"):
+            await work(link, "broken", {})
+        call = work(link, "hold")
+        await soon(theirs.began)
+        call.cancel()
+        await soon(theirs.cancelled)
+        # Its slot is free again, at the daemon as well.
+        assert (await work(link, "path"))["result"] == [[], True]
 
 
 class Caller:
