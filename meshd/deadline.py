@@ -5,7 +5,7 @@ import msgspec
 from meshd.clock import Instant, Seconds
 
 
-class Deadline(msgspec.Struct, frozen=True):
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """The instant after which an answer is worthless."""
 
     at: Instant

@@ -44,7 +44,7 @@ class Address(msgspec.Struct, frozen=True, order=True, gc=False):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Load(msgspec.Struct, frozen=True):
+class Load(msgspec.Struct, frozen=True, gc=False):
     """How busy a node is, as it says itself. The newest record wins.
 
     `cpu_fraction`, `mem_fraction` and `error_fraction` are 0..1; `service_s` is the moving average

@@ -17,6 +17,7 @@ from meshd.daemon.happenings import Answerer, Asked
 from meshd.daemon.node import Node
 from meshd.daemon.platform import SystemPlatform
 from meshd.daemon.routing_watch import RoutingWatch
+from meshd.daemon.short_work import ShortOrder, done_order
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoDaemonError, UsageError
 from meshd.happening import payload_from, payload_shape
@@ -24,7 +25,7 @@ from meshd.load import default_slots
 from meshd.routing.custom import Policies
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel
-from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.methods import Answered, CallContext, Params, Registry
 from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
 from meshd.work.forward import HttpForward
@@ -232,7 +233,7 @@ class AttachedLink:
 
     async def _connect(self) -> None:
         registry = Registry()
-        registry.add("work", WorkOrder, self._on_work)
+        registry.add("work", WorkOrder, self._on_work, beginner=self._begin_work)
         registry.add("query", QueryOrder, self._on_query)
         channel = await connect_channel(self._path, methods=registry)
         try:
@@ -288,7 +289,23 @@ class AttachedLink:
         done = await self._worker.run(
             order.capability, order.input, deadline_s=order.timeout_s, sink=context.sink
         )
-        return {"result": done.result, "units": done.units} if order.tells_units else done.result
+        return done_order(done, tells_units=order.tells_units)
+
+    def _begin_work(
+        self, params: Params, context: CallContext, answered: Answered
+    ) -> ShortOrder | None:
+        """`_on_work` the short way, unless partial results are asked for."""
+        try:
+            order = msgspec.convert(params, WorkOrder)
+        except msgspec.ValidationError:
+            return None  # it is told by the general way
+        if context.sink is not None:
+            return None
+        work = ShortOrder(
+            self._worker, self._platform.clock, answered, tells_units=order.tells_units
+        )
+        work.begin(order.capability, order.input, deadline_s=order.timeout_s, hops=order.hops)
+        return work
 
     async def _on_query(self, order: QueryOrder, context: CallContext) -> dict[str, str]:
         del context

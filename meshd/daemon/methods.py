@@ -1,7 +1,7 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from meshd.daemon.shapes import (
     percent,
     summary_shape,
 )
+from meshd.daemon.short_work import ShortCall, told, with_load
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
@@ -32,7 +33,7 @@ from meshd.routing.request import (
 )
 from meshd.routing.rules import completed
 from meshd.routing.settings import HOPS_MAX
-from meshd.rpc.methods import Begun, CallContext, Params, Registry
+from meshd.rpc.methods import Answered, Begun, CallContext, Params, Registry
 from meshd.sink import Sink, UntilGone
 from meshd.version import __version__
 from meshd.view import Peer
@@ -129,7 +130,7 @@ class RemoteMethods:
         registry.add("peers", PeersParams, self._peers)
         registry.add("capabilities", CapabilitiesParams, self._capabilities)
         registry.add("discover", DiscoverParams, self._discover)
-        registry.add("work", WorkParams, self._work)
+        registry.add("work", WorkParams, self._work, beginner=self._begin_work)
         registry.add("offer", OfferParams, self._offer)
         registry.add("delegate", None, self._delegate, beginner=self._begin)
         registry.add("ping", Nothing, self._ping)
@@ -315,21 +316,35 @@ class RemoteMethods:
                 only_joins=params.only_joins,
             )
         except MeshError as error:
-            error.data.setdefault("load", msgspec.to_builtins(node.own_load.now()))
+            with_load(node, error)
             raise
         finally:
             ORIGIN.reset(token)
             node.own_load.changed()
-        told: dict[str, Any] = {
-            "agent": done.agent,
-            "node": node.name,
-            "result": done.result,
-            "rpc_latency_ms": _ms(node.clock.now() - began),
-            "load": node.own_load.now(),
-        }
-        if done.units is not None:
-            told["units"] = done.units
-        return told
+        return told(node, done, began)
+
+    def _begin_work(
+        self, params: Params, context: CallContext, answered: Answered
+    ) -> ShortCall | None:
+        """`_work` the short way, unless more than a run and its result is asked for."""
+        try:
+            asked = msgspec.convert(params, WorkParams)
+        except msgspec.ValidationError:
+            return None  # or it is said by position
+        special = (
+            asked.text is not None
+            or asked.idempotency_key
+            or asked.only_joins
+            or context.sink is not None
+        )
+        if special or not asked.capability:
+            return None
+        work = ShortCall(self._node, answered)
+        work.begin(
+            asked.capability, asked.input, deadline_s=self._deadline_s(asked.deadline_ms, context),
+            priority=asked.priority, hops=asked.hops,
+        )  # fmt: skip
+        return work
 
     def _deadline_s(self, deadline_ms: float | None, context: CallContext) -> Seconds:
         asked = DEADLINE_DEFAULT_S if deadline_ms is None else deadline_ms / 1_000
@@ -344,8 +359,7 @@ class RemoteMethods:
 
     async def offer_here(self, params: dict[str, Any]) -> Any:
         """`offer` of this node itself, as routing asks for it."""
-        told = await self._offer(msgspec.convert(params, OfferParams), CallContext())
-        return _as_received(told)
+        return _as_received(await self._offer(msgspec.convert(params, OfferParams), CallContext()))
 
     async def work_here(
         self, params: dict[str, Any], *, timeout_s: Seconds, sink: Sink | None = None
@@ -357,9 +371,7 @@ class RemoteMethods:
     async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
         return dict(await self.delegate(params, context))
 
-    def _begin(
-        self, params: Params, context: CallContext, answered: Callable[[Any], None]
-    ) -> Begun | None:
+    def _begin(self, params: Params, context: CallContext, answered: Answered) -> Begun | None:
         """The short way of a call that names a capability, and wants nothing but its answer."""
         if type(params) is not dict or context.sink is not None or not params.keys() <= _PLAIN:
             return None
@@ -496,10 +508,6 @@ def _fitting(text: str, offers: dict[str, CapabilitySummary]) -> str:
     return found[0].name
 
 
-def _as_received(told: dict[str, Any]) -> dict[str, Any]:
+def _as_received(answer: dict[str, Any]) -> dict[str, Any]:
     """What `work` and `offer` tell, as their callers on other nodes get it."""
-    return {**told, "load": msgspec.to_builtins(told["load"])}
-
-
-def _ms(seconds: Seconds) -> float:
-    return round(seconds * 1_000, 3)
+    return {**answer, "load": msgspec.to_builtins(answer["load"])}

@@ -27,15 +27,22 @@ class OwnLoad:
         self._node = node
         self._telling: asyncio.TimerHandle | None = None
         self._work_told: WorkLoad | None = None
+        self._dispatch_per_s = 0.0
+        """As it was last told."""
 
     def now(self) -> Load:
         """How busy this node is now."""
-        return self._of(self._node.worker.load())
+        return self._of(self._node.worker.load(), self._node.dispatch_per_s)
+
+    def lately(self) -> Load:
+        """The same for each answer: but what the node hands out is as it was last told."""
+        return self._of(self._node.worker.load(), self._dispatch_per_s)
 
     def told(self) -> Load:
         """The same, told to the protocol: of this it knows from now on."""
         self._work_told = work = self._node.worker.load()
-        return self._of(work)
+        self._dispatch_per_s = self._node.dispatch_per_s
+        return self._of(work, self._dispatch_per_s)
 
     def if_changed(self) -> Load | None:
         """The same where work began or ended since the protocol last knew of it, else nothing.
@@ -67,19 +74,20 @@ class OwnLoad:
             self._telling.cancel()
             self._telling = None
 
-    def _of(self, work: WorkLoad) -> Load:
-        node, machine = self._node, self.machine
+    def _of(self, work: WorkLoad, dispatch_per_s: float) -> Load:
+        is_leaving, machine = self._node.is_leaving, self.machine
+        # By position: each answer brings one.
         return Load(
-            cpu_fraction=machine.cpu_fraction,
-            mem_fraction=machine.mem_fraction,
-            in_flight=work.in_flight,
-            queue=work.queue,
-            slots=work.slots,
-            service_s=work.service_s,
-            dispatch_per_s=node.dispatch_per_s,
-            error_fraction=work.error_fraction,
-            lag_s=self.lag_s,
-            ready=not node.is_leaving,
-            full=work.full,
-            draining=work.draining or node.is_leaving,
+            machine.cpu_fraction,
+            machine.mem_fraction,
+            work.in_flight,
+            work.queue,
+            work.slots,
+            work.service_s,
+            dispatch_per_s,
+            work.error_fraction,
+            self.lag_s,
+            not is_leaving,
+            work.full,
+            work.draining or is_leaving,
         )

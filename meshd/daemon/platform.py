@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final, cast
 
 from meshd.clock import Instant
 from meshd.daemon.place import bind_tcp
@@ -28,8 +28,9 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class SystemClock:
     """The system's clocks."""
 
-    now: Callable[[], Instant] = staticmethod(time.monotonic)  # type: ignore[assignment]
-    """Monotonic seconds. Not a method: a call asks for the time again and again."""
+    # As it is, without a function of ours around it: each call asks several times.
+    now: Final = staticmethod(cast("Callable[[], Instant]", time.monotonic))
+    """Monotonic seconds."""
 
     def boot_s(self) -> float:
         """Seconds since the machine started, with those in which it was suspended."""

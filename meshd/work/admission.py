@@ -51,7 +51,11 @@ class Outcome(StrEnum):
     DROPPED = "dropped"
 
 
-class Ticket(msgspec.Struct, frozen=True):
+# A member of an enumeration is looked up anew each time it is named in full.
+_DONE, _TIMED_OUT, _DROPPED = Outcome.DONE, Outcome.TIMED_OUT, Outcome.DROPPED
+
+
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """A request to run.
 
     Attributes:
@@ -95,7 +99,7 @@ class Refuse(msgspec.Struct, frozen=True):
 Decision = Accept | Queue | Refuse
 
 
-class WorkLoad(msgspec.Struct, frozen=True):
+class WorkLoad(msgspec.Struct, frozen=True, gc=False):
     """What a node's work says of its load: the middle part of `meshd.model.Load`."""
 
     in_flight: int
@@ -208,6 +212,17 @@ class Admission:
             self._waiting_of[ticket.capability] += 1
         return decision
 
+    def enter(self, ticket: Ticket, remaining_s: Seconds) -> bool:
+        """Take the ticket into a slot if `submit` would accept it, else do nothing.
+
+        Most are taken so, and nobody asks when those will end.
+        """
+        assert ticket.id not in self._running, "a ticket comes once"
+        if self.is_draining or remaining_s <= 0 or not self._may_run(ticket):
+            return False
+        self._run(ticket)
+        return True
+
     def finish(self, ticket_id: str, service_s: Seconds, outcome: Outcome) -> tuple[str, ...]:
         """Free the slot of a ticket; return the ids that may run now, in order.
 
@@ -216,14 +231,14 @@ class Admission:
         """
         ticket = self._running.pop(ticket_id)
         _subtract(self._running_of, ticket)
-        if outcome is Outcome.DONE or outcome is Outcome.TIMED_OUT:
+        if outcome is _DONE or outcome is _TIMED_OUT:
             self._overall.add(service_s)
             own = self._services.get(ticket.capability)
             if own is None:
                 own = self._services[ticket.capability] = ServiceTime()
             own.add(service_s)
-        if outcome is not Outcome.DROPPED:
-            self._count_outcome(is_bad=outcome is not Outcome.DONE)
+        if outcome is not _DROPPED:
+            self._count_outcome(is_bad=outcome is not _DONE)
         return self._promote() if self._queued else ()
 
     def withdraw(self, ticket_id: str) -> None:
@@ -260,13 +275,13 @@ class Admission:
         """
         outcomes = len(self._outcomes)
         return WorkLoad(
-            in_flight=len(self._running),
-            queue=self._queued,
-            slots=self.slots,
-            service_s=self._overall.mean_s,
-            error_fraction=min(1.0, self._bad_outcomes / outcomes) if outcomes else 0.0,
-            full=len(self._running) >= self.slots and self._queued >= self.queue_max,
-            draining=self.is_draining,
+            len(self._running),
+            self._queued,
+            self.slots,
+            self._overall.mean_s,
+            min(1.0, self._bad_outcomes / outcomes) if outcomes else 0.0,
+            len(self._running) >= self.slots and self._queued >= self.queue_max,
+            self.is_draining,
         )
 
     def _count_outcome(self, *, is_bad: bool) -> None:
@@ -326,4 +341,17 @@ def _subtract(counts: Counter[str], ticket: Ticket) -> None:
         counts[ticket.capability] = left
     else:
         # Names come from definitions that come and go: no entry stays for one that is gone.
-        del counts[ticket.capability]
+        counts.pop(ticket.capability)  # a counter's own `del` is a function in Python
+
+
+def check_priority(priority: int) -> int:
+    """The same, if there is such a class of work.
+
+    Raises:
+        UsageError: there is not.
+    """
+    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise UsageError(
+            f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX} (the most urgent), not {priority}"
+        )
+    return priority

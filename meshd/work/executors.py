@@ -6,7 +6,7 @@ Functions that block run in threads, or where their declaration says: see `meshd
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,8 @@ from meshd.clock import Seconds
 from meshd.errors import Code, PeerError, UsageError, error_from_wire
 from meshd.sink import Sink
 from meshd.work.command import run_command
-from meshd.work.faults import ERROR_CHARS_MAX, failed, guard, how_it_ended
-from meshd.work.pools import Pools
+from meshd.work.faults import ERROR_CHARS_MAX, RAISED, failed, guard, how_it_ended, raise_for
+from meshd.work.pools import Pools, check_executor
 from meshd.work.streams import Collected, stream_function
 
 RESULT_BYTES_MAX = 8 * 1_048_576
@@ -62,6 +62,20 @@ class Tools:
 
     pools: Pools
     forward: Forward | None = None
+
+
+def runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDefinition, ...]:
+    """The definitions, once each names an executor that there is.
+
+    Raises:
+        UsageError: one does not.
+    """
+    found = tuple(definitions)
+    for definition in found:
+        handler = definition.handler
+        if isinstance(handler, FunctionHandler) and handler.executor:
+            check_executor(handler.executor)
+    return found
 
 
 def prepare(definition: CapabilityDefinition, value: Any) -> Any:
@@ -154,7 +168,12 @@ def _call_function(
 
 
 async def _on_loop(name: str, handler: FunctionHandler, arguments: dict[str, Any]) -> Any:
-    return to_json(await guard(name, lambda: handler.function(**arguments)), name)
+    # `guard` without its own coroutine: most calls come here.
+    try:
+        result = await handler.function(**arguments)
+    except RAISED as error:
+        raise_for(name, error)
+    return to_json(result, name)
 
 
 async def _by_command(name: str, handler: CommandHandler, text: bytes, sink: Sink | None) -> Any:

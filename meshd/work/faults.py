@@ -4,11 +4,14 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from meshd.errors import MeshError, PeerError, UsageError, error_from_wire
 
 ERROR_CHARS_MAX = 500
+
+RAISED: Final = (Exception, SystemExit, asyncio.CancelledError)
+"""What is caught of user code: sys.exit() in a handler must not end the daemon."""
 
 
 async def guard(
@@ -20,16 +23,20 @@ async def guard(
     """
     try:
         return await start()
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise PeerError(f"{name} cancelled itself", definite=False) from error
-    # sys.exit() in a handler must not end the daemon.
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         if passes_errors and isinstance(error, MeshError):
             raise
-        raise failed(name, error) from error
+        raise_for(name, error)
+
+
+def raise_for(name: str, error: BaseException) -> NoReturn:
+    """Raise what callers are told of what user code raised, or its cancellation if it is ours."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error
+        raise PeerError(f"{name} cancelled itself", definite=False) from error
+    raise failed(name, error) from error
 
 
 def failed(name: str, error: BaseException) -> MeshError:

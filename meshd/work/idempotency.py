@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from meshd.clock import Instant, Seconds
+from meshd.errors import UsageError
 
 KEYS_MAX = 1_024
 BYTES_MAX = 32 * 1024 * 1024
@@ -73,3 +74,14 @@ class Memory(Generic[ValueT]):
     def _drop_oldest(self) -> None:
         _, old = self._kept.popitem(last=False)
         self.bytes -= old.size
+
+
+def check_key(key: str) -> str:
+    """The same idempotency key, if it can be one.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not 1 <= len(key) <= KEY_CHARS_MAX:
+        raise UsageError(f"an idempotency key has 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
+    return key

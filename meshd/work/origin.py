@@ -7,7 +7,7 @@ import msgspec
 from meshd.deadline import Deadline
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """The nodes that a piece of work came through (ids in hex, oldest first), and its deadline."""
 
     hops: tuple[str, ...] = ()

@@ -2,10 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +19,7 @@ from meshd.work.offers import owner_of
 from meshd.work.task import Task, TaskState
 
 
-class WorkResult(msgspec.Struct, frozen=True):
+class WorkResult(msgspec.Struct, frozen=True, gc=False):
     """A handler's result, the agent that did it, how many seconds it ran, and the units it took."""
 
     agent: str
@@ -56,7 +56,16 @@ class WorkCounters:
                 raise AssertionError(f"{state} is no end")
 
 
+_OUTCOMES: Final = {
+    TaskState.COMPLETED: Outcome.DONE,
+    TaskState.EXPIRED: Outcome.TIMED_OUT,
+    TaskState.FAILED: Outcome.FAILED,
+}
+
 Answer = WorkResult | MeshError
+Answered = Callable[[Answer], object]
+"""Takes the answer to one who waits for it."""
+
 RunKey = tuple[str, str]
 
 
@@ -66,8 +75,9 @@ class Run(msgspec.Struct, eq=False):
     `context` holds the context variables of the first who asked for it: it says where the work
     came from, also if the run starts later, out of the queue. The run itself may go on after its
     answer: a thread cannot be stopped. `ends_at` is the latest deadline of those who wait, in the
-    loop's time; it bounds the run also where nobody waits any more. `timeout_s` is how long it may
-    run, at most. `waiting` has one future for each who waits, to wake him by.
+    time of `loop`; it bounds the run also where nobody waits any more. `timeout_s` is how long it
+    may run, at most. `waiting` has one entry for each who waits, to tell him by. `after` is what
+    `runner` calls at its end if it cannot see to that itself.
     """
 
     task: Task
@@ -75,16 +85,25 @@ class Run(msgspec.Struct, eq=False):
     prepared: Any
     priority: int
     timeout_s: Seconds
+    loop: asyncio.AbstractEventLoop
     ends_at: Seconds
     context: Context
-    key: RunKey | None
-    digest: bytes
-    sink: Sink | None
-    charge: Charge
-    waiting: list[asyncio.Future[None]]
+    key: RunKey | None = None
+    digest: bytes = b""
+    sink: Sink | None = None
+    charge: Charge = msgspec.field(default_factory=Charge)
+    waiting: list[Answered] = msgspec.field(default_factory=list)
     answer: Answer | None = None
     runner: asyncio.Task[None] | None = None
+    after: Callable[[asyncio.Task[None]], None] | None = None
     alarm: asyncio.TimerHandle | None = None
+
+    def tell(self) -> None:
+        """Tell the answer to those who wait for it and have not been told."""
+        assert self.answer is not None, "a run is told of once it has its answer"
+        waiting, self.waiting = self.waiting, []
+        for answered in waiting:
+            answered(self.answer)
 
     @property
     def owner(self) -> Hashable | None:
@@ -128,15 +147,16 @@ class Run(msgspec.Struct, eq=False):
         if isinstance(self.answer, UsageError):
             # The caller's fault says nothing of this node.
             return Outcome.DROPPED
-        match self.task.state:
-            case TaskState.COMPLETED:
-                return Outcome.DONE
-            case TaskState.EXPIRED:
-                return Outcome.TIMED_OUT
-            case TaskState.FAILED:
-                return Outcome.FAILED
-            case _:
-                return Outcome.DROPPED
+        return _OUTCOMES.get(self.task.state, Outcome.DROPPED)
+
+    def is_final(self, answer: Answer) -> bool:
+        """Whether a repeated request gets this answer, too, rather than a second try.
+
+        An error that may have had an effect is final, unless running twice does no harm.
+        """
+        if isinstance(answer, WorkResult):
+            return True
+        return not answer.definite and not self.definition.manifest.idempotent
 
     def _late(self, why: str, *, definite: bool) -> DeadlineError:
         return DeadlineError(f"{self.task.capability}: {why}", definite=definite)

@@ -49,11 +49,15 @@ _NEXT: Final[dict[TaskState, tuple[TaskState, ...]]] = {
 }
 
 
+# A member of an enumeration is looked up anew each time it is named in full.
+_WORKING: Final = TaskState.WORKING
+
+
 class TransitionError(AssertionError):
     """A state was to follow another that it cannot follow: a bug of ours, never of a peer's."""
 
 
-class Task(msgspec.Struct, frozen=True):
+class Task(msgspec.Struct, frozen=True, gc=False):
     """One piece of work that somebody asked for.
 
     `started_at` is set once it works, `ended_at` once it has ended.
@@ -107,6 +111,6 @@ def advance(task: Task, state: TaskState, now: Instant) -> Task:
         task.capability,
         task.submitted_at,
         state,
-        now if state is TaskState.WORKING else task.started_at,
+        now if state is _WORKING else task.started_at,
         None if _NEXT[state] else now,
     )

@@ -3,14 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from meshd.bucket import TokenBucket
-from meshd.capability.definition import CapabilityDefinition, FunctionHandler
+from meshd.capability.definition import CapabilityDefinition
 from meshd.capability.manifest import Manifest
 from meshd.clock import Instant, Seconds
 from meshd.errors import (
@@ -24,24 +24,27 @@ from meshd.errors import (
     UsageError,
 )
 from meshd.platform import Platform
-from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.priority import PRIORITY_DEFAULT
 from meshd.sink import SINK, LoopSink, Sink
-from meshd.units import CHARGE, Charge
+from meshd.units import CHARGE
 from meshd.work.admission import (
     QUEUE_DEFAULT,
-    Accept,
     Admission,
+    Decision,
+    Queue,
     Reason,
     Refuse,
     Ticket,
     WorkLoad,
+    check_priority,
 )
-from meshd.work.executors import Forward, Tools, execute, prepare
-from meshd.work.idempotency import KEPT_S, KEY_CHARS_MAX, UNKNOWN_KEY, Memory, Remembered
+from meshd.work.executors import Forward, Tools, execute, prepare, runnable
+from meshd.work.idempotency import KEPT_S, UNKNOWN_KEY, Memory, Remembered, check_key
 from meshd.work.offers import Offers
-from meshd.work.pools import Pools, check_executor
+from meshd.work.pools import Pools
 from meshd.work.run import (
     Answer,
+    Answered,
     Run,
     RunKey,
     WorkCounters,
@@ -91,7 +94,7 @@ class Worker:
         """
         self._admission: Final = Admission(slots=slots, queue_max=queue_max)
         self._offers: Final = Offers()
-        self._offers.add(_runnable(definitions))
+        self._offers.add(runnable(definitions))
         self._clock: Final = platform.clock
         self._chance: Final = platform.random("work")
         self._tools: Final = Tools(Pools(platform.executor(slots), slots), forward)
@@ -123,7 +126,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.add(_runnable(definitions)))
+        return self._change(lambda: self._offers.add(runnable(definitions)))
 
     def remove(self, names: Iterable[str]) -> tuple[str, ...]:
         """Offer these no more; return those that were. What is accepted already still runs."""
@@ -136,7 +139,7 @@ class Worker:
             UsageError: a name is taken, there are too many, or others cannot be told; nothing
                 changed.
         """
-        return self._change(lambda: self._offers.replace(_runnable(definitions)))
+        return self._change(lambda: self._offers.replace(runnable(definitions)))
 
     def remove_owner(self, owner: Hashable) -> tuple[str, ...]:
         """An attached program is gone: so are its capabilities, and its runs end with an error.
@@ -183,13 +186,10 @@ class Worker:
             PeerError: the handler failed; indefinite unless it surely never ran.
         """
         definition = self._offers.find(capability)
-        if not deadline_s > 0:
-            self.counters.expired += 1
-            raise DeadlineError(f"{capability}: the deadline had passed on arrival", definite=True)
-        deadline_s = min(deadline_s, DEADLINE_MAX_S)
+        deadline_s = self._time_for(capability, deadline_s)
         key, digest = None, b""
         if idempotency_key is not None:
-            key, digest = (capability, _check_key(idempotency_key)), digest_of(value)
+            key, digest = (capability, check_key(idempotency_key)), digest_of(value)
             first = self._recall(key, digest)
             if isinstance(first, Run):
                 self._bound(first, deadline_s)
@@ -202,22 +202,50 @@ class Worker:
                 hint=f"first answers are kept for {KEPT_S:g} s at most",
                 data={"reason": UNKNOWN_KEY},
             )
-        run = Run(
-            task=Task(task_id or self._new_id(), capability, self._clock.now()),
-            definition=definition,
-            prepared=prepare(definition, value),
-            priority=_check_priority(priority),
-            timeout_s=definition.manifest.timeout_s,
-            ends_at=asyncio.get_running_loop().time() + deadline_s,
-            context=copy_context(),
-            key=key,
-            digest=digest,
-            sink=sink,
-            charge=Charge(),
-            waiting=[],
+        run = self._new_run(
+            task_id or self._new_id(), definition, value, deadline_s, priority, copy_context()
         )
+        run.key, run.digest, run.sink = key, digest, sink
         self._submit(run, deadline_s)
         return await self._await(run, deadline_s)
+
+    def begin(
+        self,
+        capability: str,
+        value: Any,
+        answered: Answered,
+        *,
+        deadline_s: Seconds = DEADLINE_DEFAULT_S,
+        priority: int = PRIORITY_DEFAULT,
+        context: Context,
+    ) -> Run:
+        """`run`, without a key or a sink, for a caller that waits in no task.
+
+        `answered(answer)` is called once, after this has returned, and not after `leave`. `context`
+        is that of the work, and of nothing else.
+
+        Raises:
+            MeshError: as `run` before anything has begun; `answered` is not called then.
+        """
+        definition = self._offers.find(capability)
+        deadline_s = self._time_for(capability, deadline_s)
+        run = self._new_run(self._new_id(), definition, value, deadline_s, priority, context)
+        run.waiting.append(answered)
+        self._submit(run, deadline_s)
+        return run
+
+    def leave(self, run: Run, answered: Answered, why: str | None = None) -> None:
+        """Wait for a run's answer no longer; nothing if it is there. The last to leave ends it.
+
+        But a run with a key goes on for a caller whose link got lost (`why` is `LINK_LOST`): he may
+        come back for it.
+        """
+        if run.answer is not None:
+            return
+        run.waiting.remove(answered)
+        may_return = run.key is not None and why == LINK_LOST
+        if not (run.waiting or may_return):
+            self._stop(run, TaskState.CANCELLED, run.cancelled("its caller went away"))
 
     def offer(
         self, capability: str, deadline_s: Seconds, *, priority: int = PRIORITY_DEFAULT
@@ -233,7 +261,7 @@ class Worker:
             UsageError: no such priority.
         """
         manifest = self._offers.find(capability).manifest
-        ticket = Ticket("", capability, manifest.concurrency, _check_priority(priority))
+        ticket = Ticket("", capability, manifest.concurrency, check_priority(priority))
         over_rate = self._over_rate(ticket, manifest.rate_per_s)
         decision = over_rate or self._admission.decide(ticket, deadline_s)
         bid = {"eta_s": round(decision.eta_s, 6), "queue": self._admission.load().queue}
@@ -307,7 +335,39 @@ class Worker:
         return names
 
     def _new_id(self) -> str:
-        return f"{self._chance.getrandbits(64):016x}"
+        return self._chance.getrandbits(64).to_bytes(8, "big").hex()
+
+    def _time_for(self, capability: str, deadline_s: Seconds) -> Seconds:
+        """How long a request may take that says so of itself."""
+        if not deadline_s > 0:
+            self.counters.expired += 1
+            raise DeadlineError(f"{capability}: the deadline had passed on arrival", definite=True)
+        return min(deadline_s, DEADLINE_MAX_S)
+
+    def _new_run(
+        self,
+        task_id: str,
+        definition: CapabilityDefinition,
+        value: Any,
+        deadline_s: Seconds,
+        priority: int,
+        context: Context,
+    ) -> Run:
+        manifest = definition.manifest
+        prepared = prepare(definition, value)
+        loop = asyncio.get_running_loop()
+        # Accepted, or else nobody sees it.
+        task = Task(task_id, manifest.name, self._clock.now(), TaskState.ACCEPTED)
+        return Run(
+            task,
+            definition,
+            prepared,
+            check_priority(priority),
+            manifest.timeout_s,
+            loop,
+            loop.time() + deadline_s,
+            context,
+        )
 
     def _recall(self, key: RunKey, digest: bytes) -> Run | Remembered[Answer] | None:
         """The run under this key, or what is remembered of it."""
@@ -324,18 +384,19 @@ class Worker:
             raise UsageError(f"task id {task.id[:80]!r} is in use")
         rate_per_s = run.definition.manifest.rate_per_s
         over_rate = self._over_rate(ticket, rate_per_s) if rate_per_s else None
-        decision = over_rate or self._admission.submit(ticket, deadline_s)
+        decision: Decision | None = over_rate
+        if over_rate is None and not self._admission.enter(ticket, deadline_s):
+            decision = self._admission.submit(ticket, deadline_s)
         if isinstance(decision, Refuse):
             self.counters.count(TaskState.REJECTED)
             raise self._busy(task.capability, decision)
-        if task.capability in self._rates:
+        if rate_per_s:
             self._rates[task.capability].take(self._clock.now())
-        run.task = advance(task, TaskState.ACCEPTED, task.submitted_at)
         self._runs[task.id] = run
         self._idle.clear()
         if run.key is not None:
             self._joinable[run.key] = run
-        if isinstance(decision, Accept):
+        if not isinstance(decision, Queue):
             self._start(run)
             return
         self._bound(run, deadline_s)
@@ -347,12 +408,11 @@ class Worker:
 
         Its callers need not be there for that: they may have lost their link.
         """
-        loop = asyncio.get_running_loop()
-        run.ends_at = max(run.ends_at, loop.time() + deadline_s)
+        run.ends_at = max(run.ends_at, run.loop.time() + deadline_s)
         if not run.task.has_started:
             if run.alarm is not None:
                 run.alarm.cancel()
-            run.alarm = loop.call_at(run.ends_at, self._waited_too_long, run)
+            run.alarm = run.loop.call_at(run.ends_at, self._waited_too_long, run)
 
     def _over_rate(self, ticket: Ticket, rate_per_s: float) -> Refuse | None:
         """The refusal of what is called more often than it may be; nothing is counted yet."""
@@ -376,6 +436,7 @@ class Worker:
         error = self._busy(run.task.capability, refusal)
         self._end(run, TaskState.REJECTED, error, self._clock.now())
         self._forget(run)
+        run.tell()
 
     def _busy(self, capability: str, refusal: Refuse) -> BusyError:
         return BusyError(
@@ -390,29 +451,23 @@ class Worker:
         )
 
     async def _await(self, run: Run, deadline_s: Seconds) -> WorkResult:
-        """Wait for a run's answer; the last one who leaves early ends the run.
-
-        But a run with a key goes on for a caller whose link got lost: he may come back for it.
-        """
-        loop = asyncio.get_running_loop()
-        waiting = loop.create_future()
-        run.waiting.append(waiting)
+        """Wait for a run's answer; cancelled, it leaves."""
+        waiting: asyncio.Future[Answer | None] = run.loop.create_future()
+        answered = partial(_settle, waiting)
+        run.waiting.append(answered)
         # Without a key nobody joins it, and its own alarm goes off at its only caller's deadline.
-        timer = None if run.key is None else loop.call_later(deadline_s, _wake, waiting)
+        timer = None if run.key is None else run.loop.call_later(deadline_s, answered, None)
         try:
             await waiting
         except asyncio.CancelledError as cancelled:
-            run.waiting.remove(waiting)
-            may_return = run.key is not None and cancelled.args == (LINK_LOST,)
-            if not (run.waiting or may_return):
-                self._stop(run, TaskState.CANCELLED, run.cancelled("its caller went away"))
+            self.leave(run, answered, cancelled.args[0] if cancelled.args else None)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
         if run.answer is not None:
             return deliver(run.answer)
-        run.waiting.remove(waiting)
+        run.waiting.remove(answered)
         late = run.too_late()
         if not run.waiting:
             self._stop(run, TaskState.EXPIRED, late)
@@ -420,7 +475,7 @@ class Worker:
 
     def _start(self, run: Run) -> None:
         run.task = advance(run.task, TaskState.WORKING, self._clock.now())
-        loop = asyncio.get_running_loop()
+        loop = run.loop
         if run.alarm is not None:
             run.alarm.cancel()
         left_s = run.ends_at - loop.time()
@@ -430,12 +485,14 @@ class Worker:
         run.runner = loop.create_task(
             self._work(run), name=f"work {run.task.id}", context=run.context
         )
-        run.runner.add_done_callback(partial(self._after, run))
+        run.after = partial(self._after, run)
+        run.runner.add_done_callback(run.after)
 
     async def _work(self, run: Run) -> None:
         """Run the handler. The slot is free when this ends; the answer may have come before."""
         # Also where nobody looks on: a handler's own work here is not the work of its caller.
-        SINK.set(None if run.sink is None else LoopSink(run.sink))
+        if run.sink is not None or SINK.get() is not None:
+            SINK.set(None if run.sink is None else LoopSink(run.sink))
         CHARGE.set(run.charge)
         try:
             value = await execute(
@@ -465,13 +522,13 @@ class Worker:
         """End a run before its time; nothing if it has its answer."""
         if run.answer is not None:
             return
-        now = self._clock.now()
-        self._end(run, state, error, now)
+        self._end(run, state, error, self._clock.now())
         if run.runner is None:
             self._admission.withdraw(run.task.id)
             self._forget(run)
-            return
-        run.runner.cancel()
+        else:
+            run.runner.cancel()
+        run.tell()
 
     def _after(self, run: Run, runner: asyncio.Task[None]) -> None:
         """See to what the runner could not: it was cancelled before its first step, or broke."""
@@ -488,9 +545,10 @@ class Worker:
         """The runner ends, and with it the run, unless that had its answer before."""
         self._end(run, state, answer, now)
         self._release(run, now)
+        run.tell()
 
     def _end(self, run: Run, state: TaskState, answer: Answer, now: Instant) -> None:
-        """Give the answer, unless one was given before."""
+        """Settle the answer, unless there is one; it is told once all else is in order."""
         if run.answer is not None:
             return
         if run.alarm is not None:
@@ -501,14 +559,16 @@ class Worker:
         self.counters.count(state)
         if run.key is not None:
             del self._joinable[run.key]
-            if _is_final(run, answer):
+            if run.is_final(answer):
                 self._memory.put(run.key, answer, digest=run.digest, size=size_of(answer), now=now)
-        for waiting in run.waiting:
-            _wake(waiting)
 
     def _release(self, run: Run, now: Instant) -> None:
         """The slot of a run whose runner ends goes to those who wait."""
         self._forget(run)
+        if run.runner is not None and run.after is not None:
+            # All is seen to: the loop need not come back to it.
+            run.runner.remove_done_callback(run.after)
+            run.after = None
         # Until now and not until the answer: a run that went on after it held the slot as well.
         started_at = run.task.started_at
         assert started_at is not None, "a runner's task has started"
@@ -522,44 +582,6 @@ class Worker:
             self._idle.set()
 
 
-def _is_final(run: Run, answer: Answer) -> bool:
-    """Whether a repeated request gets this answer, too, rather than a second try.
-
-    An error that may have had an effect is final, unless running twice does no harm.
-    """
-    if isinstance(answer, WorkResult):
-        return True
-    return not answer.definite and not run.definition.manifest.idempotent
-
-
-def _check_priority(priority: int) -> int:
-    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-        raise UsageError(
-            f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX} (the most urgent), not {priority}"
-        )
-    return priority
-
-
-def _check_key(key: str) -> str:
-    if not 1 <= len(key) <= KEY_CHARS_MAX:
-        raise UsageError(f"an idempotency key has 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
-    return key
-
-
-def _runnable(definitions: Iterable[CapabilityDefinition]) -> tuple[CapabilityDefinition, ...]:
-    """The definitions, once each names an executor that there is.
-
-    Raises:
-        UsageError: one does not.
-    """
-    found = tuple(definitions)
-    for definition in found:
-        handler = definition.handler
-        if isinstance(handler, FunctionHandler) and handler.executor:
-            check_executor(handler.executor)
-    return found
-
-
-def _wake(waiting: asyncio.Future[None]) -> None:
+def _settle(waiting: asyncio.Future[Answer | None], answer: Answer | None) -> None:
     if not waiting.done():
-        waiting.set_result(None)
+        waiting.set_result(answer)

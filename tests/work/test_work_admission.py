@@ -92,6 +92,32 @@ def test_a_deadline_that_has_passed_is_refused_even_with_a_free_slot():
     assert decision == Refuse(Reason.TOO_LATE, 0.0, 0)
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "remaining_s", "is_draining", "enters"),
+    [
+        (0, LONG_S, False, True),
+        (1, LONG_S, False, False),
+        (2, LONG_S, False, True),
+        (0, 0.0, False, False),
+        (0, LONG_S, True, False),
+    ],
+)
+def test_a_ticket_enters_where_it_would_be_accepted(concurrency, remaining_s, is_draining, enters):
+    admission = filled(slots=2)
+    admission.finish("r1", 0.0, Outcome.DONE)
+    admission.is_draining = is_draining
+    ticket = Ticket("a", "echo", concurrency)
+    assert isinstance(admission.decide(ticket, remaining_s), Accept) is enters
+    before = admission.running
+    assert admission.enter(ticket, remaining_s) is enters
+    assert admission.running == before + (("a",) if enters else ())
+    assert admission.waiting == ()
+
+
+def test_what_finds_no_free_slot_does_not_enter():
+    assert not filled(slots=1).enter(Ticket("a", "echo"), LONG_S)
+
+
 def test_a_draining_node_refuses_and_still_starts_what_waits():
     admission = filled(slots=1)
     admission.submit(Ticket("a", "echo"), LONG_S)
