@@ -45,15 +45,9 @@ class Dialled(aiohttp.ClientWebSocketResponse[Any]):
         self, limits: ChannelLimits, let_go: Callable[[], Awaitable[None]] | None = None
     ) -> WebSocket:
         """The link. Its `close` awaits `let_go`, too."""
-
-        async def release() -> None:
-            self._response.close()
-            if let_go is not None:
-                await let_go()
-
         return WebSocket(
             self._wire, self._handler, limits=limits, is_client=True,
-            early=bytes(self._early.data), let_go=release,
+            early=bytes(self._early.data), release=self._response.close, let_go=let_go,
         )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class WebSocket(asyncio.Protocol):
         limits: ChannelLimits,
         is_client: bool,
         early: bytes = b"",
+        release: Callable[[], None] | None = None,
         let_go: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Take the transport over.
@@ -55,7 +56,8 @@ class WebSocket(asyncio.Protocol):
             limits: of a frame, the heartbeat and the goodbye.
             is_client: whether this end dialled: it masks what it sends.
             early: what came after the upgrade already.
-            let_go: awaited by each `close`, to free what belongs to the connection.
+            release: called by each `close`, to have aiohttp forget the connection.
+            let_go: awaited by each `close` after that, to free what was made for this link alone.
         """
         self.closed = False
         """Whether nothing can be sent any more, and what arrives is dropped."""
@@ -65,6 +67,7 @@ class WebSocket(asyncio.Protocol):
         self._limits = limits
         self._is_client = is_client
         self._early = early
+        self._release = release
         self._let_go = let_go
         self._is_full = False
         self._room = asyncio.Event()
@@ -76,7 +79,7 @@ class WebSocket(asyncio.Protocol):
         self._fault: BaseException | None = None
         self._ping: bytes | None = None
         """The latest that is not answered yet, since the other side is slow to read."""
-        self._is_heard = limits.heartbeat_s is not None
+        self._has_heartbeat = limits.heartbeat_s is not None
         self._heard_at = 0.0
         self._beat: asyncio.TimerHandle | None = None
         self._inbox = _Inbox(self)
@@ -93,11 +96,7 @@ class WebSocket(asyncio.Protocol):
         if self._limits.heartbeat_s is not None:
             self._heard_at = self._loop.time()
             self._beat = self._loop.call_later(self._limits.heartbeat_s, self._on_beat)
-        early, self._early = self._early, b""
-        if early:
-            self._feed(early)
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._begin_reading()
 
     def get_extra_info(self, name: str) -> Any:
         """What the transport knows, such as its socket."""
@@ -139,8 +138,7 @@ class WebSocket(asyncio.Protocol):
         try:
             if not self.closed:
                 self._say_goodbye(code)
-                if self._inbox.on_frame is _ignore and not self._transport.is_closing():
-                    self._transport.resume_reading()  # nobody has listened yet
+                self._begin_reading()  # nobody may have listened yet
                 async with asyncio.timeout(self._limits.close_timeout_s):
                     await self._gone.wait()
                 self._transport.close()
@@ -153,6 +151,8 @@ class WebSocket(asyncio.Protocol):
             self._transport.close()
             raise
         finally:
+            if self._release is not None:
+                self._release()
             if self._let_go is not None:
                 await self._let_go()
 
@@ -165,7 +165,7 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
-        if self._is_heard:
+        if self._has_heartbeat:
             self._heard_at = self._loop.time()
         self._feed(data)
 
@@ -230,7 +230,14 @@ class WebSocket(asyncio.Protocol):
         else:
             self._on_beat()
 
-    # Both ways out
+    # Both ways
+
+    def _begin_reading(self) -> None:
+        early, self._early = self._early, b""
+        if early:
+            self._feed(early)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _say_goodbye(self, code: int) -> None:
         self._fall_silent()
