@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from aiohttp import WSMsgType
-
 from meshd.clock import Seconds
 from meshd.errors import (
     LINK_LOST,
@@ -23,7 +21,7 @@ from meshd.errors import (
 )
 from meshd.rpc.dispatch import answer, written
 from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
-from meshd.rpc.frames import FrameWriter, Socket, messages_in
+from meshd.rpc.frames import SEPARATOR, FrameWriter, Socket, messages_in
 from meshd.rpc.jsonrpc import (
     DEPTH_MAX,
     Id,
@@ -158,7 +156,8 @@ class Channel:
         """Serve the link until it closes. Never raises for what the other side does."""
         is_dropped = False
         try:
-            await self._read()
+            self._socket.listen(self._on_frame)
+            await self._socket.wait_silent()
         except GeneratorExit:
             is_dropped = True  # the loop is gone: nothing can be awaited any more
             raise
@@ -304,7 +303,6 @@ class Channel:
             async with asyncio.timeout(limit_s):
                 await self._writer.flush()
         try:
-            # aiohttp itself bounds only how long it waits for the other side's goodbye.
             async with asyncio.timeout(limit_s + _GOODBYE_GRACE_S):
                 await self._socket.close()
         except TimeoutError:
@@ -346,19 +344,14 @@ class Channel:
         except (ConnectionError, RuntimeError) as error:
             raise PeerError(f"the link got lost while sending: {error}", definite=False) from None
 
-    async def _read(self) -> None:
-        """Take frames until there will be no more."""
-        while True:
-            try:
-                frame = await self._socket.receive()
-            except (ConnectionError, RuntimeError):
-                return  # the answer to a ping found the link gone
-            if frame.type is not WSMsgType.TEXT and frame.type is not WSMsgType.BINARY:
+    def _on_frame(self, frame: bytes) -> None:
+        if not frame.startswith(SEPARATOR):
+            self._on_message(frame)
+            return
+        for data in messages_in(frame):
+            if self._is_lost:
                 return
-            for data in messages_in(frame.data):
-                if self._is_lost:
-                    return
-                self._on_message(data)
+            self._on_message(data)
 
     def _on_message(self, data: bytes) -> None:
         message = parse_message(data, depth_max=self.limits.depth_max)

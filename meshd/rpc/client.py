@@ -29,7 +29,7 @@ from meshd.rpc.frames import Socket
 from meshd.rpc.jsonrpc import Response, encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
 from meshd.rpc.methods import CallContext, Registry
-from meshd.rpc.sockets import DialledSocket, OwnedSocket, watch
+from meshd.rpc.sockets import Dialled, watch
 from meshd.rpc.sse_reader import CONTENT_TYPE as EVENTS_TYPE
 from meshd.rpc.sse_reader import answer_of
 from meshd.sink import Sink
@@ -138,9 +138,6 @@ class RpcClient:
             async with asyncio.timeout(timeout_s):
                 link = await self._open_links_session().ws_connect(
                     _url(target, path), protocols=(protocol,), headers=headers,
-                    heartbeat=limits.heartbeat_s, max_msg_size=limits.message_bytes_max,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=limits.close_timeout_s),
-                    decode_text=False,
                 )  # fmt: skip
         except aiohttp.WSServerHandshakeError as error:
             if error.status == _FORBIDDEN:
@@ -154,11 +151,12 @@ class RpcClient:
             raise PeerError(f"{target} cannot be reached: no answer in {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(target, error, sent=False) from None
-        if link.protocol != protocol:
-            await link.close()
-            return None
         watch(link.get_extra_info("socket"))
-        return cast("DialledSocket", link)
+        socket = cast("Dialled", link).take_over(limits)
+        if link.protocol != protocol:
+            await socket.close()
+            return None
+        return socket
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -217,7 +215,7 @@ class RpcClient:
             auto_decompress=False,
             trust_env=False,
             trace_configs=list(traces),
-            ws_response_class=DialledSocket,
+            ws_response_class=Dialled,
         )
 
 
@@ -247,22 +245,16 @@ async def connect_channel(
     session = aiohttp.ClientSession(
         connector=aiohttp.UnixConnector(path),
         cookie_jar=aiohttp.DummyCookieJar(),
-        ws_response_class=DialledSocket,
+        ws_response_class=Dialled,
     )
     try:
         async with asyncio.timeout(timeout_s):
-            link = await session.ws_connect(
-                "http://localhost/attach",
-                heartbeat=limits.heartbeat_s,
-                max_msg_size=limits.message_bytes_max,
-                timeout=aiohttp.ClientWSTimeout(ws_close=limits.close_timeout_s),
-                decode_text=False,
-            )
+            link = await session.ws_connect("http://localhost/attach")
     except BaseException as error:
         await session.close()
         raise _attach_error(path, error) from error
     channel = Channel(
-        OwnedSocket(cast("DialledSocket", link), session),
+        cast("Dialled", link).take_over(limits, session.close),
         methods=methods,
         context=CallContext("daemon"),
         limits=limits,

@@ -6,11 +6,8 @@ separator, which no JSON text contains (RFC 7464, section 2).
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator
-from types import coroutine
-from typing import Any, Protocol
-
-from aiohttp import WSMsgType
+from collections.abc import Callable
+from typing import Protocol
 
 SEPARATOR = b"\x1e"
 FRAME_BYTES_MAX = 262_144
@@ -23,22 +20,30 @@ that are all refused makes a third of it."""
 
 
 class Socket(Protocol):
-    """What a channel needs of a WebSocket; see `meshd.rpc.sockets`."""
+    """What a channel needs of a WebSocket; see `meshd.rpc.websocket`."""
 
     @property
     def closed(self) -> bool:
         """Whether nothing can be sent any more."""
         ...
 
-    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
-        """Send one message; waits while the other side is slow to read."""
+    def listen(self, on_frame: Callable[[bytes], None]) -> None:
+        """Begin to read, and hand on each frame as it arrives; called once."""
         ...
 
-    async def receive(self) -> Any:
-        """The next message, or one of a closing kind."""
+    async def wait_silent(self) -> None:
+        """Return once no further frame will be handed on."""
         ...
 
-    async def close(self) -> bool:
+    def send(self, message: bytes) -> bool:
+        """Send one frame; false where whoever sends waits for room before the next one."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Wait while the other side is slow to read."""
+        ...
+
+    async def close(self) -> None:
         """Say goodbye and close."""
         ...
 
@@ -53,8 +58,6 @@ class FrameWriter:
     The first of a turn of the loop leaves at once, so that a lone call is not held up; whatever
     follows in the same turn, or while the reader is slow, leaves together. Where a turn had
     several, the first of the next one waits for the others: each frame costs a call of the system.
-    One send of the socket is under way at a time, and no caller can cancel it: those who wait for
-    room in a socket of aiohttp share one future.
     """
 
     def __init__(self, socket: Socket) -> None:
@@ -152,21 +155,16 @@ class FrameWriter:
             self._drop()
 
     def _send_now(self, frame: bytes) -> None:
-        sending = self._socket.send_frame(frame, WSMsgType.TEXT)
-        try:
-            awaited = sending.send(None)
-        except StopIteration:
-            return
-        # The reader is slow: a task waits for it, and all that follows waits behind that.
-        self._flusher = asyncio.create_task(
-            self._flush(_rest_of(sending, awaited)), name="meshd-frames"
-        )
+        if not self._socket.send(frame):
+            # The reader is slow: a task waits for it, and all that follows waits behind that.
+            self._flusher = asyncio.create_task(self._flush(), name="meshd-frames")
 
-    async def _flush(self, begun: Awaitable[None]) -> None:
+    async def _flush(self) -> None:
         try:
-            await begun
+            await self._socket.wait_for_room()
             while self._urgent.messages or self._waiting.messages:
-                await self._socket.send_frame(self._next_frame(), WSMsgType.TEXT)
+                if not self._socket.send(self._next_frame()):
+                    await self._socket.wait_for_room()
         except (ConnectionError, RuntimeError):
             self._drop()  # as above
         finally:
@@ -216,13 +214,6 @@ class _Waiting:
         if message in self.messages:
             self.messages.remove(message)
             self.size -= len(message)
-
-
-@coroutine
-def _rest_of(sending: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
-    """What is left of a coroutine that was begun by hand, and now waits for `awaited`."""
-    yield awaited
-    yield from sending
 
 
 def messages_in(frame: bytes) -> list[bytes]:

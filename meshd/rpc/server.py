@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSCloseCode, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import json
 
@@ -27,7 +26,7 @@ from meshd.rpc.guard import browser_refusal
 from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
 from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
 from meshd.rpc.methods import CallContext, Registry
-from meshd.rpc.sockets import watch
+from meshd.rpc.sockets import Upgrade, accept, watch
 from meshd.rpc.sse import answer_in_events, wants_events
 from meshd.rpc.unix import BoundSocket, bind_control_socket
 from meshd.sink import Sink
@@ -389,23 +388,17 @@ class RpcServer:
 
         `on_open(channel)` is awaited before the first message is read.
         """
-        link = _AcceptedSocket(
-            heartbeat=limits.heartbeat_s,
-            compress=False,
-            max_msg_size=limits.message_bytes_max,
-            timeout=limits.close_timeout_s,
-            decode_text=False,
-            protocols=protocols,
-        )
-        try:
-            await link.prepare(request)
-        except web.HTTPException:
+        accepted = accept(request, protocols)
+        if accepted is None:
             return self.refuse(
                 400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
             )
-        if not local and request.transport is not None:
-            watch(request.transport.get_extra_info("socket"))
-        channel, connection = make(link), request.protocol
+        response, connection = Upgrade(accepted), request.protocol
+        await response.prepare(request)
+        link = response.take_over(request, limits)
+        if not local:
+            watch(link.get_extra_info("socket"))
+        channel = make(link)
         self._channels[channel] = local
         self._upgraded.add(connection)
         try:
@@ -414,8 +407,8 @@ class RpcServer:
         finally:
             del self._channels[channel]
             self._upgraded.discard(connection)
-            await link.close(code=WSCloseCode.GOING_AWAY)
-        return link
+            await link.close(WSCloseCode.GOING_AWAY)
+        return response
 
     def _refuse_large(self) -> web.Response:
         limit = self.limits.body_bytes_max
@@ -438,22 +431,6 @@ class RpcServer:
         response.set_status(status)
         response.force_close()
         return response
-
-
-class _AcceptedSocket(web.WebSocketResponse):
-    """The end of who was dialled."""
-
-    _wire: asyncio.Transport | None = None
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Answer the upgrade."""
-        self._wire = request.transport
-        return await super().prepare(request)
-
-    def abort(self) -> None:
-        """Cut the connection at once."""
-        if self._wire is not None:
-            self._wire.abort()
 
 
 async def _let_transports_end() -> None:

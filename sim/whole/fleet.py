@@ -494,7 +494,7 @@ def _let_links_go(node: Node) -> None:
     links = node._links  # noqa: SLF001 - nobody else has to end another's process
     for channel in [] if links is None else links._dialled:  # noqa: SLF001 - as above
         socket: Any = channel._socket  # noqa: SLF001 - as above
-        socket._response.close()  # noqa: SLF001 - as above
+        socket._release()  # noqa: SLF001 - as above
 
 
 def _memory() -> str | None:

@@ -19,7 +19,7 @@ from meshd.errors import (
     PeerError,
     UsageError,
 )
-from meshd.rpc.channel import Channel, ChannelLimits
+from meshd.rpc.channel import ChannelLimits
 from meshd.rpc.client import connect_channel
 from meshd.rpc.limits import ServerLimits
 from meshd.rpc.server import RpcServer
@@ -459,24 +459,3 @@ async def test_answers_that_are_done_have_left_before_a_link_is_closed(daemon_wi
         await far.drain(5.0)
         await far.close()
     assert [len(answer) for answer in await asyncio.gather(*calls)] == [1_000_000] * len(calls)
-
-
-async def test_a_link_that_is_lost_while_a_ping_is_answered_ends_as_any_other():
-    class Lost:
-        closed = False
-
-        async def send_frame(self, message, opcode):
-            raise AssertionError("nothing is sent here")
-
-        async def receive(self):
-            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
-
-        async def close(self):
-            return True
-
-        def abort(self):
-            raise AssertionError("it is gone already")
-
-    channel = Channel(Lost())
-    await channel.run()
-    assert channel.closed

@@ -254,23 +254,25 @@ async def test_more_than_was_granted_ends_the_call(source):
         closed = False
 
         def __init__(self):
-            self.frames = asyncio.Queue()
+            self.silent = asyncio.Event()
 
-        async def send_frame(self, message, opcode):
+        def send(self, message):
             request = json.loads(message)
             if "window" in request:
                 part = {"id": request["id"], "value": "x" * (WINDOW_BYTES // 2)}
                 note = json.dumps({"jsonrpc": "2.0", "method": "part", "params": part})
                 for _ in range(8):
-                    data = note.encode()
-                    await self.frames.put(aiohttp.WSMessage(aiohttp.WSMsgType.TEXT, data, None))
+                    asyncio.get_running_loop().call_soon(self.on_frame, note.encode())
+            return True
 
-        async def receive(self):
-            return await self.frames.get()
+        def listen(self, on_frame):
+            self.on_frame = on_frame
+
+        async def wait_silent(self):
+            await self.silent.wait()
 
         async def close(self):
-            await self.frames.put(aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None))
-            return True
+            self.silent.set()
 
         def abort(self):
             raise AssertionError("nothing of this is worth the link")
