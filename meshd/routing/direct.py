@@ -65,6 +65,7 @@ class Direct(Running):
         wire: Wire,
         tries: Tries,
         clock: Clock,
+        loop: asyncio.AbstractEventLoop,
         done: "Callable[[Direct, Won | MeshError, Instant], None]",
     ) -> None:
         super().__init__(call, peer, remaining_s, budget_s, is_fair=is_fair)
@@ -73,7 +74,7 @@ class Direct(Running):
         self._tries = tries
         self._clock = clock
         self._done = done
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._number: int | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None

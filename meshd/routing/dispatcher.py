@@ -95,6 +95,7 @@ class Dispatcher:
         )  # fmt: skip
         self._wires = wires
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     def settings_for(self, capability: str) -> RoutingSettings:
@@ -217,9 +218,11 @@ class Dispatcher:
         wire = None if peer.node == view.me else self._wires(peer.address)
         if wire is None:
             return None
+        # Until Python 3.12 a call of the system each time.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         direct = Direct(
             call, peer, deadline_s, budget_s, is_fair=deadline_s >= (made.chosen.score or 0.0),
-            wire=wire, tries=self._tries, clock=self._clock,
+            wire=wire, tries=self._tries, clock=self._clock, loop=loop,
             done=partial(self._direct_ended, answered),
         )  # fmt: skip
         if direct.is_idempotent and settings.is_hedging:

@@ -27,7 +27,7 @@ SERVICE_S_MIN: Seconds = 1e-6
 """No task is taken to be shorter, whatever a peer says."""
 
 DEFAULT_SERVICE_S: Seconds = 0.1
-"""What a task is assumed to take where neither reports nor own calls say."""
+"""What a task is assumed to take where neither reports nor any own call says."""
 
 UNKNOWN_RTT_S: Seconds = 0.01
 """The round trip assumed for peers that were neither measured nor can be estimated."""
@@ -146,6 +146,9 @@ class Outstanding:
         self.history = History(nodes_max=peers_max)
         self._peers_max = peers_max
         self._records: dict[NodeId, _Record] = {}
+        self._usual_s, self._usual_samples = DEFAULT_SERVICE_S, 0
+        """What own calls took, wherever: what is expected of a peer that nobody knows yet. Who
+        were taken to be slower than the others would never be asked, and so never be known."""
         self._errors: dict[NodeId, tuple[float, Instant]] = {}
         """The share of errors that each told, and when it grew last."""
 
@@ -182,6 +185,8 @@ class Outstanding:
         if outcome is Outcome.OK:
             record.samples = min(record.samples + 1, SERVICE_SAMPLES)
             record.service_s += (took_s - record.service_s) / record.samples
+            self._usual_samples = min(self._usual_samples + 1, SERVICE_SAMPLES)
+            self._usual_s += (took_s - self._usual_s) / self._usual_samples
             record.failure_s *= 1.0 - FAILURE_WEIGHT
         elif outcome is Outcome.FAILED:
             self._failed(node, record, took_s, now)
@@ -230,7 +235,7 @@ class Outstanding:
         record = self._records.get(peer.node)
         away_s = peer.rtt_estimate_s if peer.rtt_s is None else peer.rtt_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
-        service_s = _service_s(load, record)
+        service_s = self._service_s(load, record)
         penalty_s, own = 0.0, 0
         if record is not None:
             own = self._own_since(record, at, away_s or 0.0)
@@ -271,9 +276,17 @@ class Outstanding:
             record.mine_at_report = record.mine_at(at, rtt_s)
         return record.mine - record.mine_at_report
 
+    def _service_s(self, load: Load | None, record: _Record | None) -> Seconds:
+        """The service time: as reported, else as seen here, else what is usual."""
+        if load is not None and load.service_s > 0.0:
+            return max(SERVICE_S_MIN, load.service_s)
+        if record is not None and record.service_s > 0.0:
+            return max(record.service_s, SERVICE_S_MIN)
+        return max(self._usual_s, SERVICE_S_MIN)
+
     def _failed(self, node: NodeId, record: _Record, took_s: Seconds, now: Instant) -> None:
         report = self.reports.get(node)
-        service_s = _service_s(record.told if report is None else report[0], record)
+        service_s = self._service_s(record.told if report is None else report[0], record)
         cost_s = min(max(took_s, FAILURE_FACTOR * service_s), FAILURE_S_MAX)
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)
@@ -308,15 +321,6 @@ class Rate:
 
     def _faded(self, now: Instant) -> float:
         return float(self._weight * 0.5 ** (max(0.0, now - self._at) / RATE_HALF_LIFE_S))
-
-
-def _service_s(load: Load | None, record: _Record | None) -> Seconds:
-    """The service time: as reported, else as seen here, else assumed."""
-    if load is not None and load.service_s > 0.0:
-        return max(SERVICE_S_MIN, load.service_s)
-    if record is not None and record.service_s > 0.0:
-        return max(record.service_s, SERVICE_S_MIN)
-    return DEFAULT_SERVICE_S
 
 
 def load_from_wire(value: Any) -> Load | None:
