@@ -386,12 +386,12 @@ class Mesh(EventSide, TaskSide):
         Raises:
             NoCandidateError, BusyError, DeadlineError, PeerError, UsageError: see `delegate`.
         """
-        envelope = await self.delegate(
-            capability, input, deadline_s=deadline_s, to=to, policy=policy,
-            idempotency_key=idempotency_key, priority=priority, fallback=fallback, wait=wait,
-            offers=offers, **preferences,
+        params = params_of(
+            preferences, policy, self._usual_policy, to=to, idempotency_key=idempotency_key,
+            priority=priority, fallback=list(fallback), wait=wait, offers=offers,
         )  # fmt: skip
-        return envelope["peer_result"]["result"]
+        params |= {"capability": capability, "input": input}
+        return await self._place("call", params, deadline_s, None)
 
     async def delegate(
         self,
@@ -421,24 +421,28 @@ class Mesh(EventSide, TaskSide):
             UsageError: the input does not fit.
             PeerError: it failed; `definite` says whether it surely had no effect.
         """
+        params = params_of(
+            preferences, policy, self._usual_policy, to=to, idempotency_key=idempotency_key,
+            priority=priority, fallback=list(fallback), wait=wait, offers=offers, explain=explain,
+        )  # fmt: skip
+        params |= {"capability": capability, "input": input}
+        answer: dict[str, Any] = await self._place("delegate", params, deadline_s, sink)
+        return answer
+
+    async def _place(
+        self, method: str, params: dict[str, Any], deadline_s: Seconds | None, sink: Sink | None
+    ) -> Any:
+        """`call` or `delegate`, on the way and in the time of the work that it is made in."""
         origin = ORIGIN.get()
         if origin.deadline is not None and self._link is not None:
             left_s = origin.deadline.remaining(self._link.clock.now())
             deadline_s = min(DEADLINE_S if deadline_s is None else deadline_s, left_s)
-        optional = {
-            "to": to, "explain": explain, "idempotency_key": idempotency_key,
-            "hops": list(origin.hops),
-            "priority": 0 if priority == PRIORITY_DEFAULT else priority,
-            "fallback": list(fallback), "wait": wait, "offers": offers,
-        }  # fmt: skip
-        params: dict[str, Any] = {"capability": capability, "input": input}
         if deadline_s is not None:
             params["deadline_ms"] = max(1.0, deadline_s * 1_000)
-        params |= {key: value for key, value in optional.items() if value}
-        params |= params_of(preferences, policy, self._usual_policy)
+        if origin.hops:
+            params["hops"] = list(origin.hops)
         wait_s = GRACE_S + (DEADLINE_UNNAMED_S_MAX if deadline_s is None else deadline_s)
-        answer: dict[str, Any] = await self._request("delegate", params, wait_s, sink)
-        return answer
+        return await self._request(method, params, wait_s, sink)
 
     async def stream(
         self,

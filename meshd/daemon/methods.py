@@ -57,6 +57,7 @@ TEXT_MATCH_MIN = 0.2
 _PLAIN = frozenset({"capability", "input", "deadline_ms", "priority"})
 """What `delegate` may be asked the short way; a deadline is any of `_NUMBERS`."""
 _NUMBERS = frozenset({int, float})
+_CLOSED = object()
 
 Hops = Annotated[
     tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
@@ -133,6 +134,7 @@ class RemoteMethods:
         registry.add("work", WorkParams, self._work, beginner=self._begin_work)
         registry.add("offer", OfferParams, self._offer)
         registry.add("delegate", None, self._delegate, beginner=self._begin)
+        registry.add("call", None, self._call, beginner=partial(self._begin, is_bare=True))
         registry.add("ping", Nothing, self._ping)
 
     async def _info(self, params: Nothing, context: CallContext) -> dict[str, Any]:
@@ -371,7 +373,16 @@ class RemoteMethods:
     async def _delegate(self, params: Params, context: CallContext) -> dict[str, Any]:
         return dict(await self.delegate(params, context))
 
-    def _begin(self, params: Params, context: CallContext, answered: Answered) -> Begun | None:
+    async def _call(self, params: Params, context: CallContext) -> Any:
+        """The result alone: what most callers want, for less."""
+        result = await self._begun(params, context, is_bare=True)
+        if result is not _CLOSED:
+            return result
+        return (await self._in_task(params, context))["peer_result"]["result"]
+
+    def _begin(
+        self, params: Params, context: CallContext, answered: Answered, *, is_bare: bool = False
+    ) -> Begun | None:
         """The short way of a call that names a capability, and wants nothing but its answer."""
         if type(params) is not dict or context.sink is not None or not params.keys() <= _PLAIN:
             return None
@@ -392,15 +403,15 @@ class RemoteMethods:
         return dispatcher.begin(
             capability, params.get("input"), answered,
             deadline_s=asked_s if limit_s is None else min(asked_s, limit_s),
-            caller=context.who, priority=priority,
+            caller=context.who, priority=priority, is_bare=is_bare,
         )  # fmt: skip
 
-    async def _begun(self, params: Params, context: CallContext) -> Any:
-        """What the short way comes to, for who awaits it; None where it is closed."""
+    async def _begun(self, params: Params, context: CallContext, *, is_bare: bool = False) -> Any:
+        """What the short way comes to, for who awaits it; `_CLOSED` where it is."""
         future = asyncio.get_running_loop().create_future()
-        begun = self._begin(params, context, partial(_settle, future))
+        begun = self._begin(params, context, partial(_settle, future), is_bare=is_bare)
         if begun is None:
-            return None
+            return _CLOSED
         try:
             end = await future
         except asyncio.CancelledError as cancelled:
@@ -416,9 +427,13 @@ class RemoteMethods:
         Raises:
             MeshError: as `Dispatcher.delegate` does.
         """
-        result: DelegateResult | None = await self._begun(params, context)
-        if result is not None:
-            return result
+        result = await self._begun(params, context)
+        if result is not _CLOSED:
+            short: DelegateResult = result
+            return short
+        return await self._in_task(params, context)
+
+    async def _in_task(self, params: Params, context: CallContext) -> DelegateResult:
         request = self.request_of(params)
         settings = self._node.dispatcher.settings_for(request.capability)
         request = completed(request, settings)

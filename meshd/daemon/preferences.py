@@ -29,20 +29,25 @@ class Preferences(TypedDict, total=False):
     affinity: str
 
 
-def params_of(preferences: Preferences, policy: str = "", usual: str = "") -> dict[str, Any]:
+def params_of(
+    preferences: Preferences, policy: str = "", usual: str = "", **given: Any
+) -> dict[str, Any]:
     """The parameters of `delegate` that they stand for, with the policy that is to be named.
 
     Args:
         preferences: the call's.
         policy: the one that the call names; empty if it names none.
         usual: the one of calls that neither name a policy nor, by affinity or difficulty, mean one.
+        given: further parameters; what is false is left out.
 
     Raises:
         TypeError: one is unknown.
     """
+    told = {name: value for name, value in given.items() if value}
     if not preferences:
-        named = policy or usual
-        return {"policy": named} if named else {}
+        if policy or usual:
+            told["policy"] = policy or usual
+        return told
     unknown = sorted(preferences.keys() - Preferences.__annotations__.keys())
     if unknown:
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
@@ -62,6 +67,7 @@ def params_of(preferences: Preferences, policy: str = "", usual: str = "") -> di
         "cost_usd_max": preferences.get("budget_usd"),
     }
     return {
+        **told,
         **{name: value for name, value in optional.items() if value},
         **{name: value for name, value in bounds.items() if value is not None},
     }

@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+
 from meshd.clock import Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError
 from meshd.model import Address, Load, NodeId
 from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.breakers import Crossing
+from meshd.routing.filters import Reason
 from meshd.routing.need import Need
 from meshd.routing.request import (
     Attempt,
@@ -20,11 +23,11 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.router import Plan
-from meshd.routing.signals import Outcome
+from meshd.routing.signals import Outcome, Outstanding
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
 from meshd.sink import Sink
-from meshd.view import Peer
+from meshd.view import ClusterView, Peer
 
 FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
 """The call itself is at fault or given up: nobody else would answer otherwise."""
@@ -77,6 +80,25 @@ class LocalWork(Protocol):
 Trying = Callable[[Peer], Awaitable[None]]
 
 
+class Tried(msgspec.Struct, frozen=True):
+    """How one try ended; written out only for who asks."""
+
+    peer: Peer
+    outcome: str
+    took_s: Seconds
+    error: str | None
+
+    def told(self) -> Attempt:
+        """As JSON."""
+        entry: Attempt = {
+            "node": self.peer.node.hex(), "name": self.peer.name, "outcome": self.outcome,
+            "latency_ms": _ms(self.took_s),
+        }  # fmt: skip
+        if self.error is not None:
+            entry["error"] = self.error
+        return entry
+
+
 class Call:
     """One `delegate` on its way: what was tried, what was offered.
 
@@ -99,15 +121,15 @@ class Call:
         now: Instant,
         sink: Sink | None = None,
         trying: Trying | None = None,
-        attempts: list[Attempt] | None = None,
+        tried: list[Tried] | None = None,
     ) -> None:
-        """`attempts` are those of another capability, that this call is the fallback of."""
+        """`tried` are those of another capability, that this call is the fallback of."""
         self.request = request
         self.trying = trying
         self.sink = None if sink is None else _Passing(sink)
         self.deadline = deadline
         self.started = now
-        self.attempts: list[Attempt] = [] if attempts is None else attempts
+        self.tried: list[Tried] = [] if tried is None else tried
         self.failed: frozenset[NodeId] = frozenset()
         self.refused: frozenset[NodeId] = frozenset()
         self.offer_s: Seconds | None = None
@@ -198,19 +220,22 @@ class Call:
             self.offer_s = eta_s
             self.offer = {k: data[k] for k in ("load", "queue") if k in data}
 
+    def note_full(
+        self, made: Plan, view: ClusterView, outstanding: Outstanding, now: Instant
+    ) -> None:
+        """Peers that said they are full are as good as busy: their room is worth waiting for."""
+        for rejection in made.rejected:
+            if rejection.reason is Reason.FULL:
+                peer = view.by_node[rejection.node]
+                self.note_offer({}, outstanding.estimate(peer, now).eta_s)
+
     def note_attempt(
         self, peer: Peer, outcome: str, took_s: Seconds, error: str | None = None
     ) -> None:
         """Keep how one try ended."""
-        entry: Attempt = {
-            "node": peer.node.hex(), "name": peer.name, "outcome": outcome,
-            "latency_ms": _ms(took_s),
-        }  # fmt: skip
-        if error is not None:
-            entry["error"] = error
-        self.attempts.append(entry)
-        if len(self.attempts) > ATTEMPTS_KEPT:
-            del self.attempts[0]
+        self.tried.append(Tried(peer, outcome, took_s, error))
+        if len(self.tried) > ATTEMPTS_KEPT:
+            del self.tried[0]
 
     def result(
         self, won: "Won", load: Load | None, now: Instant, *, is_here: bool
@@ -229,7 +254,7 @@ class Call:
             },
             "peer_result": answer,
             "rpc_latency_ms": _ms(now - self.started),
-            "attempts": self.attempts,
+            "attempts": [each.told() for each in self.tried],
         }
         if won.purchase is not None:
             result["cost_usd"] = won.purchase.cost_usd
@@ -240,10 +265,10 @@ class Call:
     def ended(self, error: MeshError) -> MeshError:
         """`error` as this call's end: with its attempts, and definite only if all of them were."""
         error.definite = error.definite and not self.may_have_run
-        if error.code == Code.DEADLINE and len(self.attempts) > 1:
+        if error.code == Code.DEADLINE and len(self.tried) > 1:
             # It names the time of the last try, which others had left over.
-            error.message += f" (the last of {len(self.attempts)} tries)"
-        error.data["attempts"] = self.attempts
+            error.message += f" (the last of {len(self.tried)} tries)"
+        error.data["attempts"] = [each.told() for each in self.tried]
         return error
 
     def work_params(self, me: NodeId, budget_s: Seconds) -> dict[str, Any]:
@@ -270,7 +295,7 @@ class Call:
         capability = self.request.capability
         return DeadlineError(
             f"time ran out before {capability!r} could be tried again"
-            if self.attempts
+            if self.tried
             else f"no time was left to call {capability!r}",
             hint="give more time with a longer deadline",
         )

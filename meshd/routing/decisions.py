@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from meshd.clock import Seconds
-from meshd.routing.request import Attempt
+from meshd.routing.call import Tried
 from meshd.routing.router import Plan, explain
 
 DECISIONS_KEPT = 64
@@ -21,7 +21,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
         number: counts all decisions of this run, from 1.
         wall_ms: when the call ended, milliseconds since 1970.
         made: the plan of its last try; None where it ended before there was any.
-        attempts: whom it was sent to, and how each try ended.
+        tried: whom it was sent to, and how each try ended.
         took_s: from its beginning to its end.
         error: what it ended with; empty if well.
     """
@@ -30,7 +30,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     wall_ms: int
     capability: str
     made: Plan | None
-    attempts: tuple[Attempt, ...]
+    tried: tuple[Tried, ...]
     took_s: Seconds
     error: str
 
@@ -43,7 +43,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
             "took_ms": round(self.took_s * 1_000, 3),
             "ok": not self.error,
             **({"error": self.error} if self.error else {}),
-            "attempts": list(self.attempts),
+            "attempts": [each.told() for each in self.tried],
             "explain": None if self.made is None else explain(self.made),
         }
 
@@ -60,7 +60,7 @@ class Decisions:
         self,
         capability: str,
         made: Plan | None,
-        attempts: Iterable[Attempt],
+        tried: Iterable[Tried],
         *,
         took_s: Seconds,
         wall_ms: int,
@@ -70,7 +70,7 @@ class Decisions:
         self.count += 1
         if made is not None:
             made.scene.known.clear()  # of every peer that was looked at; no explanation needs it
-        decision = Decision(self.count, wall_ms, capability, made, tuple(attempts), took_s, error)
+        decision = Decision(self.count, wall_ms, capability, made, tuple(tried), took_s, error)
         self._kept.append(decision)
 
     def last(self, count: int, capability: str = "") -> tuple[Decision, ...]:

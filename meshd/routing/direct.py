@@ -13,6 +13,7 @@ from meshd.clock import Clock, Instant, Seconds
 from meshd.errors import Code, MeshError, PeerError
 from meshd.model import Address, NodeId
 from meshd.routing.call import Call, Running, Won
+from meshd.routing.request import DelegateResult
 from meshd.routing.tries import Tries
 from meshd.view import Peer
 
@@ -47,11 +48,13 @@ def no_wire(_target: Address) -> None:
 class Direct(Running):
     """A try without a task. It bounds itself, where others have a `Scope` for that.
 
-    `done(direct, won or error, now)` is called once, unless the call is cancelled before.
+    `done(direct, won or error, now)` is called once, unless the call is cancelled before; it says
+    what its caller is `answered`: if `is_bare` the result alone, else the whole envelope.
     """
 
     __slots__ = (
-        "_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
+        "_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "answered",
+        "has_ended", "is_bare",
     )  # fmt: skip
 
     def __init__(
@@ -65,8 +68,9 @@ class Direct(Running):
         wire: Wire,
         tries: Tries,
         clock: Clock,
-        loop: asyncio.AbstractEventLoop,
         done: "Callable[[Direct, Won | MeshError, Instant], None]",
+        answered: Answered,
+        is_bare: bool,
     ) -> None:
         super().__init__(call, peer, remaining_s, budget_s, is_fair=is_fair)
         self.has_ended = False
@@ -74,7 +78,9 @@ class Direct(Running):
         self._tries = tries
         self._clock = clock
         self._done = done
-        self._loop = loop
+        self.answered = answered
+        self.is_bare = is_bare
+        self._loop = asyncio.get_running_loop()
         self._number: int | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -112,15 +118,20 @@ class Direct(Running):
             self._tries.dropped(self, now)
             self._tries.leave(self, now)
 
-    def go_on(self, work: Coroutine[Any, Any, Any], answered: Answered) -> None:
+    def go_on(self, work: Coroutine[Any, Any, DelegateResult]) -> None:
         """Go on in a task; what that comes to is the call's end."""
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            if not task.cancelled():
-                answered(task.exception() or task.result())
-
         self._task = self._loop.create_task(work, name="meshd-delegate")
-        self._task.add_done_callback(ended)
+        self._task.add_done_callback(self._went_on)
+
+    def _went_on(self, task: asyncio.Task[DelegateResult]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.answered(error)
+        else:
+            envelope = task.result()
+            self.answered(envelope["peer_result"]["result"] if self.is_bare else envelope)
 
     def _end(self) -> None:
         if not self.has_ended:

@@ -7,7 +7,6 @@ harm: after definite errors, or where the capability is declared idempotent.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -26,18 +25,19 @@ from meshd.routing.call import (
     Invoker,
     LocalWork,
     Running,
+    Tried,
     Trying,
     Won,
 )
 from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
 from meshd.routing.direct import Answered, Direct, Wire, no_wire
-from meshd.routing.filters import Reason, why_not_now
+from meshd.routing.filters import why_not_now
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
 from meshd.routing.probes import NOT_FIRST
 from meshd.routing.probing import Prober, Probing
-from meshd.routing.request import Attempt, DelegateRequest, DelegateResult
+from meshd.routing.request import DelegateRequest, DelegateResult
 from meshd.routing.resilience import Resilience
 from meshd.routing.router import Plan, explain, plan
 from meshd.routing.rules import Rules
@@ -95,7 +95,6 @@ class Dispatcher:
         )  # fmt: skip
         self._wires = wires
         self._patience = Patience(clock, random, sleep, self._settings.queue_max)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     def settings_for(self, capability: str) -> RoutingSettings:
@@ -160,7 +159,7 @@ class Dispatcher:
         usual_s = self.settings_for(request.capability).deadline_s
         limit_s = usual_s if request.deadline_s is None else request.deadline_s
         deadline = Deadline.after(limit_s, now)
-        attempts: list[Attempt] = []
+        tried: list[Tried] = []
         names = request.capability, *request.fallback
         for number, capability in enumerate(names, 1):
             is_last = number == len(names)
@@ -169,7 +168,7 @@ class Dispatcher:
                 wanted = msgspec.structs.replace(
                     request, capability=capability, is_queued=request.is_queued and is_last
                 )
-            call = Call(wanted, deadline, now, sink, trying, attempts)
+            call = Call(wanted, deadline, now, sink, trying, tried)
             try:
                 return await self._to_its_end(call)
             except MeshError as error:
@@ -186,18 +185,18 @@ class Dispatcher:
         deadline_s: Seconds,
         caller: str,
         priority: int = PRIORITY_DEFAULT,
+        is_bare: bool = False,
     ) -> Direct | None:
         """Have work done the short way: sent at once, without a task, to whom a plan stands for.
 
-        It is for who asks for nothing else. None where that cannot be: then `delegate` is the way,
-        and nothing has happened. `answered(result or error)` is called once, in a later turn of
-        the loop or in this one, unless the call is cancelled before.
+        None where that cannot be: then `delegate` is the way, and nothing has happened.
+        `answered(result or error)` is called once, maybe at once, unless the call is cancelled
+        before. `is_bare`: it takes what the peer made of the work, and not the whole envelope.
         """
         now, view, settings = self._clock.now(), self._view(), self.settings_for(capability)
         budget_s = deadline_s - self._settings.reserve_s(deadline_s)
-        if self._is_closed or settings.fallback or budget_s < BUDGET_MIN_S:
-            return None
-        if not self._is_calm(capability, caller, settings, now):
+        is_calm = not self._is_closed and self._is_calm(capability, caller, settings, now)
+        if not is_calm or settings.fallback or budget_s < BUDGET_MIN_S:
             return None
         request = DelegateRequest(
             capability=capability, input=value, deadline_s=deadline_s, priority=priority,
@@ -218,12 +217,10 @@ class Dispatcher:
         wire = None if peer.node == view.me else self._wires(peer.address)
         if wire is None:
             return None
-        # Until Python 3.12 a call of the system each time.
-        loop = self._loop = self._loop or asyncio.get_running_loop()
         direct = Direct(
             call, peer, deadline_s, budget_s, is_fair=deadline_s >= (made.chosen.score or 0.0),
-            wire=wire, tries=self._tries, clock=self._clock, loop=loop,
-            done=partial(self._direct_ended, answered),
+            wire=wire, tries=self._tries, clock=self._clock,
+            done=self._direct_ended, answered=answered, is_bare=is_bare,
         )  # fmt: skip
         if direct.is_idempotent and settings.is_hedging:
             return None  # a second copy may be worth it
@@ -231,22 +228,21 @@ class Dispatcher:
         direct.begin(view.me, now)
         return direct
 
-    def _direct_ended(
-        self, answered: Answered, direct: Direct, end: Won | MeshError, now: Instant
-    ) -> None:
+    def _direct_ended(self, direct: Direct, end: Won | MeshError, now: Instant) -> None:
         call = direct.call
         if isinstance(end, Won):
-            result = self._won(call, end, direct.started, now, self._view().me)
-            self._decided(call)
-            answered(result)
+            self._note_success(call, end, direct.started, now)
+            self._decided(call, now)
+            bare = end.answer["result"]
+            direct.answered(bare if direct.is_bare else self._result(call, end, now))
             return
         self._note_failure(call, direct, end, now - direct.started)
         if call.end is None:
-            direct.go_on(self._to_its_end(call), answered)
-            return
-        error = call.ended(call.end)
-        self._decided(call, error.message)
-        answered(error)
+            direct.go_on(self._to_its_end(call))
+        else:
+            error = call.ended(call.end)
+            self._decided(call, now, error.message)
+            direct.answered(error)
 
     def _count(self) -> None:
         """A client's call came."""
@@ -258,18 +254,16 @@ class Dispatcher:
         try:
             result = await self._delegate(call)
         except MeshError as error:
-            self._decided(call, error.message)
+            self._decided(call, self._clock.now(), error.message)
             raise
-        self._decided(call)
+        self._decided(call, self._clock.now())
         return result
 
-    def _decided(self, call: Call, error: str = "") -> None:
+    def _decided(self, call: Call, now: Instant, error: str = "") -> None:
         """A call has ended: it is kept among the last decisions."""
-        clock, attempts = self._clock, call.attempts
-        took_s = clock.now() - call.started
         self.decisions.add(
-            call.request.capability, call.made, attempts,
-            took_s=took_s, wall_ms=clock.wall_ms(), error=error,
+            call.request.capability, call.made, call.tried,
+            took_s=now - call.started, wall_ms=self._clock.wall_ms(), error=error,
         )  # fmt: skip
 
     async def _delegate(self, call: Call) -> DelegateResult:
@@ -351,12 +345,12 @@ class Dispatcher:
                 made = self._standing_or_plan(call, view)
             except UsageError as error:
                 raise call.ended(error) from error
-            if former is not None and call.has_probed and not call.attempts:
+            if former is not None and call.has_probed and not call.tried:
                 made = made.after(former)
             call.made = made
             if made.chosen is None:
                 if made.circuit is None:
-                    self._note_full(call, made, view)
+                    call.note_full(made, view, self.outstanding, self._clock.now())
                     if call.offer_s is not None:
                         return None
                 why = call.error or self._nobody(call, made, view)
@@ -503,14 +497,6 @@ class Dispatcher:
         terms = self.ledger.terms(None, caller, capability, now, settings.cost_usd_max)
         return terms is None and self.breakers.is_calm(capability)
 
-    def _note_full(self, call: Call, made: Plan, view: ClusterView) -> None:
-        """Peers that said they are full are as good as busy: their room is worth waiting for."""
-        now = self._clock.now()
-        for rejection in made.rejected:
-            if rejection.reason is Reason.FULL:
-                peer = view.by_node[rejection.node]
-                call.note_offer({}, self.outstanding.estimate(peer, now).eta_s)
-
     async def _attempt(
         self, call: Call, made: Plan, peer: Peer, view: ClusterView
     ) -> DelegateResult | None:
@@ -532,18 +518,16 @@ class Dispatcher:
             if call.end is not None:
                 raise call.ended(call.end)
             return None
-        result = self._won(call, won, started, self._clock.now(), view.me)
+        now = self._clock.now()
+        self._note_success(call, won, started, now)
+        result = self._result(call, won, now)
         if call.request.explain:
             result["explain"] = explain(made)
         return result
 
-    def _won(
-        self, call: Call, won: Won, started: Instant, now: Instant, me: NodeId
-    ) -> DelegateResult:
-        self.resilience.answered(call.request.capability, now - started)
-        call.note_attempt(won.peer, "ok", now - started)
+    def _result(self, call: Call, won: Won, now: Instant) -> DelegateResult:
         newest, _ = self.outstanding.newest(won.peer)
-        return call.result(won, newest, now, is_here=won.peer.node == me)
+        return call.result(won, newest, now, is_here=won.peer.node == self._view().me)
 
     def _prepare(self, call: Call, peer: Peer, now: Instant, me: NodeId) -> Running:
         """A try that has the time that remains.
@@ -595,6 +579,10 @@ class Dispatcher:
         except MeshError as error:
             self._note_failure(call, running, error, self._clock.now() - started)
             raise
+
+    def _note_success(self, call: Call, won: Won, started: Instant, now: Instant) -> None:
+        self.resilience.answered(call.request.capability, now - started)
+        call.note_attempt(won.peer, "ok", now - started)
 
     def _note_failure(
         self, call: Call, running: Running, error: MeshError, took_s: Seconds
