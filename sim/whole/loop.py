@@ -213,7 +213,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     @staticmethod
     def bury(lane: Lane) -> None:
-        """Close the coroutines of a lane that has ended. Whatever they still do goes nowhere."""
+        """Close the coroutines of a lane that has ended. Whatever they still do goes nowhere.
+
+        What they begin meanwhile is closed as well: it comes to stand behind them.
+        """
         for task, context in lane.graveyard:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it was killed on purpose
             coroutine = task.get_coro()
@@ -234,6 +237,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         lane = context.get(LANE)
         if lane is not None:
             lane.tasks[task] = context
+            if lane.state is LaneState.ENDED:
+                # What a coroutine begins that is being closed: it goes nowhere either.
+                lane.graveyard.append((task, context))
         return task
 
     def _on_problem(self, _loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
