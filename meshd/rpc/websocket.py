@@ -85,7 +85,8 @@ class WebSocket(asyncio.Protocol):
         self._inbox = _Inbox(self)
         reader = WebSocketReader(self._inbox, limits.message_bytes_max, False, False)
         self._feed = reader.feed_data
-        transport.pause_reading()
+        if not transport.is_closing():
+            transport.pause_reading()
         transport.set_protocol(self)
 
     def listen(self, on_frame: Callable[[bytes], None]) -> None:
