@@ -38,7 +38,8 @@ class Dialled(aiohttp.ClientWebSocketResponse[Any]):
         self._handler = self._conn.protocol
         self._early = _Early()
         # aiohttp sets its own parser next, and nothing may reach that: it would be lost.
-        self._wire.pause_reading()
+        if not self._wire.is_closing():
+            self._wire.pause_reading()
         self._handler.set_parser(self._early, self._reader)
 
     def take_over(

@@ -85,7 +85,8 @@ class WebSocket(asyncio.Protocol):
         self._inbox = _Inbox(self)
         reader = WebSocketReader(self._inbox, limits.message_bytes_max, False, False)
         self._feed = reader.feed_data
-        transport.pause_reading()
+        if not transport.is_closing():
+            transport.pause_reading()
         transport.set_protocol(self)
 
     def listen(self, on_frame: Callable[[bytes], None]) -> None:
@@ -136,7 +137,8 @@ class WebSocket(asyncio.Protocol):
     async def close(self, code: int = WSCloseCode.OK) -> None:
         """Say goodbye, wait for the other side's until `close_timeout_s`, and close. Idempotent."""
         try:
-            if not self.closed:
+            # A coroutine that is collected once its loop is gone comes here as well.
+            if not self.closed and not self._loop.is_closed():
                 self._say_goodbye(code)
                 self._begin_reading()  # nobody may have listened yet
                 async with asyncio.timeout(self._limits.close_timeout_s):

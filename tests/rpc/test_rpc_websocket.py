@@ -472,3 +472,17 @@ async def test_a_link_that_speaks_another_protocol_is_none():
                 await got.close()
         await client.close()
         await server.stop(0.1)
+
+
+def test_whoever_is_collected_after_its_loop_has_ended_closes_nothing():
+    async def begun():
+        link, _ = taken(transport := Transport())
+        return link, transport
+
+    loop = asyncio.new_event_loop()
+    link, transport = loop.run_until_complete(begun())
+    loop.close()
+    closing = link.close()
+    with pytest.raises(StopIteration):
+        closing.send(None)
+    assert not transport.written
