@@ -65,7 +65,7 @@ def change_loads() -> None:
     told_at = 0.0
     load = Load()
 
-    def changing(_: OwnLoad, __: WorkLoad) -> Load:
+    def changing(_: OwnLoad, *__: WorkLoad | float) -> Load:
         nonlocal told_at, load
         if time.monotonic() >= told_at + 0.9:  # what starts and ends a node tells as well
             told_at, now = time.monotonic(), stamp()
