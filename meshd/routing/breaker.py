@@ -13,7 +13,7 @@ import msgspec
 from meshd.clock import Instant, Seconds
 from meshd.model import NodeId
 from meshd.routing.settings import BreakerSettings
-from meshd.routing.signals import Outcome
+from meshd.routing.signals import NEUTRAL, OK, Outcome
 
 CALM_S: Seconds = 300.0
 """Who was closed for so long opens as if for the first time."""
@@ -137,9 +137,9 @@ class Breaker:
         """
         if passage is self.trial:
             self.trial = None
-        if outcome is Outcome.NEUTRAL or passage.opening != self.openings:
+        if outcome is NEUTRAL or passage.opening != self.openings:
             return
-        if outcome is Outcome.OK:
+        if outcome is OK:
             self._succeeded(now, window)
         elif self.until is None:
             self._note(window, is_good=False)

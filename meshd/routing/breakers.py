@@ -17,7 +17,7 @@ from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
 from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
-from meshd.routing.signals import Outcome
+from meshd.routing.signals import FAILED, NEUTRAL, OK, Outcome
 from meshd.view import ClusterView, Peer
 
 CIRCUITS_MAX = 8_192
@@ -103,9 +103,9 @@ class _Whole:
         count, began = self.under_way.pop(node)
         if count > 1:
             self.under_way[node] = count - 1, began
-        if outcome is Outcome.OK:
+        if outcome is OK:
             self.failed_at.clear()
-        elif outcome is Outcome.FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
+        elif outcome is FAILED and not is_pinned and len(self.failed_at) < FAILED_AT_MAX:
             self.failed_at.add(node)
 
     def is_news(self, peer: Peer) -> bool:
@@ -217,29 +217,25 @@ class Breakers:
         Nothing may be awaited since the plan, or two could try a half-open circuit.
         `is_pinned`: its caller names the node, so that its failure says nothing of the others.
         """
-        key = peer.node, capability
+        node = peer.node
+        key = node, capability
         own = self._own.rows.get(key)
         if own is None or own.epoch != peer.epoch:
             own = _Own(Breaker(), peer.epoch)
-            self._unlist(peer.node, capability)
+            self._unlist(node, capability)
         whole = self._whole.rows.get(capability) or _Whole(Breaker())
         gone = self._own.use(key, own)
         if gone is not None:
             self._unlist(*gone[0])
             self.forgotten += 1
         self.forgotten += self._whole.use(capability, whole) is not None
-        whole.begin(peer.node, now)
-        if not is_pinned and whole.is_news(peer):
+        whole.begin(node, now)
+        if whole.breaker.until is not None and not is_pinned and whole.is_news(peer):
             whole.breaker.hurry(now)
-        return Crossing(
-            node=peer.node,
-            capability=capability,
-            own=own,
-            own_passage=own.breaker.begin(now),
-            whole=whole,
-            whole_passage=whole.breaker.begin(now, may_try=not is_pinned),
-            is_pinned=is_pinned,
-        )
+        own_passage = own.breaker.begin(now)
+        whole_passage = whole.breaker.begin(now, may_try=not is_pinned)
+        # By position: each call makes one.
+        return Crossing(node, capability, own, own_passage, whole, whole_passage, is_pinned)
 
     def end(
         self,
@@ -257,7 +253,7 @@ class Breakers:
         """
         own, settings = crossing.own, self._settings(crossing.capability)
         breaker, window = own.breaker, settings.window
-        if outcome is Outcome.OK and breaker.passed(crossing.own_passage, window):
+        if outcome is OK and breaker.passed(crossing.own_passage, window):
             crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
             if not crossing.whole.breaker.passed(crossing.whole_passage, window):
                 self._end_whole(crossing, outcome, now, view)
@@ -278,11 +274,11 @@ class Breakers:
             else:
                 self._tripped.setdefault(crossing.node, {})[crossing.capability] = own
         crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
-        if not (crossing.is_pinned and outcome is Outcome.FAILED):
+        if not (crossing.is_pinned and outcome is FAILED):
             is_told = (
-                is_repeat and outcome is Outcome.FAILED and crossing.whole.breaker.until is None
+                is_repeat and outcome is FAILED and crossing.whole.breaker.until is None
             )
-            self._end_whole(crossing, Outcome.NEUTRAL if is_told else outcome, now, view)
+            self._end_whole(crossing, NEUTRAL if is_told else outcome, now, view)
 
     def is_calm(self, capability: str) -> bool:
         """Whether no circuit is anything but closed, so that all calls of it pass."""
@@ -386,7 +382,7 @@ class Breakers:
     ) -> None:
         whole, settings = crossing.whole, self._settings(crossing.capability)
         breaker, passage = whole.breaker, crossing.whole_passage
-        if outcome is Outcome.OK and passage.opening != breaker.openings:
+        if outcome is OK and passage.opening != breaker.openings:
             passage = Passage(now, breaker.openings)  # a success refutes it, whenever it began
 
         def judge() -> Opening | None:

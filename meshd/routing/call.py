@@ -23,7 +23,7 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.router import Plan
-from meshd.routing.signals import Outcome, Outstanding
+from meshd.routing.signals import FAILED, NEUTRAL, Outcome, Outstanding
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
 from meshd.sink import Sink
@@ -357,7 +357,7 @@ class Running:
         self.budget_s = budget_s
         self.is_fair = is_fair
         self.lost = ""
-        self.outcome = Outcome.NEUTRAL
+        self.outcome = NEUTRAL
         self.crossing: Crossing | None = None
         self.purchase: Purchase | None = None
         self.started = call.started
@@ -388,8 +388,8 @@ class Running:
         """What an error says about the peer."""
         is_late = error.code == Code.DEADLINE and not self.is_fair
         if self.lost or error.code in _BLAMELESS or is_late:
-            return Outcome.NEUTRAL
-        return Outcome.FAILED
+            return NEUTRAL
+        return FAILED
 
     def outcome_name(self, error: MeshError) -> str:
         """How this try is told to have ended."""

@@ -202,7 +202,7 @@ class Dispatcher:
             capability=capability, input=value, deadline_s=deadline_s, priority=priority,
             caller=caller,
         )  # fmt: skip
-        call = Call(request, Deadline.after(deadline_s, now), now)
+        call = Call(request, Deadline(Instant(now + deadline_s)), now)
         made = self._standings.plan(capability, view, settings, now)
         if made is None and self._standings.may_stand(capability, now):
             try:

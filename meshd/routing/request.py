@@ -258,9 +258,9 @@ def peer_result(reply: Any) -> PeerResult:
     Raises:
         PeerError: it is no such reply. The work may have been done: indefinite.
     """
-    if isinstance(reply, dict) and "result" in reply:
+    if type(reply) is dict and "result" in reply:
         agent, node, took = reply.get("agent"), reply.get("node"), reply.get("rpc_latency_ms")
-        if isinstance(agent, str) and isinstance(node, str) and isinstance(took, int | float):
+        if type(agent) is str and type(node) is str and isinstance(took, (int, float)):
             return {
                 "agent": agent, "node": node, "result": reply["result"],
                 "rpc_latency_ms": float(took),

@@ -65,6 +65,11 @@ class Outcome(IntEnum):
     """Refused, cancelled, abandoned, or the caller's own fault: nothing about its health."""
 
 
+OK, FAILED, NEUTRAL = Outcome.OK, Outcome.FAILED, Outcome.NEUTRAL
+"""The same for what runs in each call: until Python 3.12 an attribute of an enumeration takes
+fifteen times as long as a name."""
+
+
 class Estimate(msgspec.Struct, frozen=True):
     """What a call to a peer would meet now.
 
@@ -180,15 +185,15 @@ class Outstanding:
         record = self._records[node]
         record.mine -= 1
         record.events.append(_Event(now, -1, Instant(now - took_s)))
-        if outcome is not Outcome.NEUTRAL:
-            self.history.note(node, record.epoch, now, is_good=outcome is Outcome.OK)
-        if outcome is Outcome.OK:
+        if outcome is not NEUTRAL:
+            self.history.note(node, record.epoch, now, is_good=outcome is OK)
+        if outcome is OK:
             record.samples = min(record.samples + 1, SERVICE_SAMPLES)
             record.service_s += (took_s - record.service_s) / record.samples
             self._usual_samples = min(self._usual_samples + 1, SERVICE_SAMPLES)
             self._usual_s += (took_s - self._usual_s) / self._usual_samples
             record.failure_s *= 1.0 - FAILURE_WEIGHT
-        elif outcome is Outcome.FAILED:
+        elif outcome is FAILED:
             self._failed(node, record, took_s, now)
 
     def on_reply(self, node: NodeId, load: Load, now: Instant) -> None:

@@ -13,7 +13,7 @@ from meshd.routing.call import Invoker, LocalWork, Running, Won
 from meshd.routing.filters import eligible
 from meshd.routing.need import Need
 from meshd.routing.request import peer_result
-from meshd.routing.signals import Outcome, Outstanding, Rate
+from meshd.routing.signals import OK, Outstanding, Rate
 from meshd.routing.spend import Ledger
 from meshd.scope import Scope
 from meshd.view import ClusterView, Peer
@@ -110,7 +110,7 @@ class Tries:
         except MeshError as error:
             self.failed(running, error, now)
             raise
-        running.outcome = Outcome.OK
+        running.outcome = OK
         self._settle(running, reply, reply.get("load"), now, is_charged=True)
         return Won(running.peer, reply, answer, running.purchase)
 

@@ -23,6 +23,7 @@ _random_bits = Random().getrandbits
 _head_16 = struct.Struct("!BBH").pack
 _head_64 = struct.Struct("!BBQ").pack
 _FIN = 0x80
+_TEXT, _BINARY = WSMsgType.TEXT, WSMsgType.BINARY  # an enumeration is looked up slowly
 _MASKED = 0x80
 
 
@@ -121,7 +122,7 @@ class WebSocket(asyncio.Protocol):
         """
         if self.closed or self._transport.is_closing():
             raise ConnectionResetError("the WebSocket is closed")
-        self._write(WSMsgType.TEXT, message)
+        self._write(_TEXT, message)
         return not self._is_full
 
     async def wait_for_room(self) -> None:
@@ -287,7 +288,7 @@ class _Inbox(WebSocketDataQueue):
         del size
         message: WSMessage = data
         kind = message[0]
-        if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+        if kind is _TEXT or kind is _BINARY:
             self.on_frame(message[1])
         elif kind is WSMsgType.PING:
             self._socket._on_ping(bytes(message[1]))  # noqa: SLF001 - a part of it
