@@ -51,7 +51,7 @@ class Direct(Running):
     """
 
     __slots__ = (
-        "_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
+        "_clock", "_done", "_is_off", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Direct(Running):
     ) -> None:
         super().__init__(call, peer, remaining_s, budget_s, is_fair=is_fair)
         self.has_ended = False
+        self._is_off = False
         self._wire = wire
         self._tries = tries
         self._clock = clock
@@ -103,6 +104,7 @@ class Direct(Running):
 
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left."""
+        self._is_off = True
         if self._task is not None:
             self._task.cancel(msg)
         elif not self.has_ended:
@@ -115,8 +117,13 @@ class Direct(Running):
         """Go on in a task; what that comes to is the call's end."""
 
         def ended(task: asyncio.Task[Any]) -> None:
-            if not task.cancelled():
-                answered(task.exception() or task.result())
+            end: Any
+            if task.cancelled():  # not by its caller, but something that it waited for was
+                end = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
+            else:
+                end = task.exception() or task.result()
+            if not self._is_off:
+                answered(end)
 
         self._task = self._loop.create_task(work, name="meshd-delegate")
         self._task.add_done_callback(ended)

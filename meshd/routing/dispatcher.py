@@ -215,15 +215,16 @@ class Dispatcher:
             return None
         call.made, peer = made, made.chosen.peer
         wire = None if peer.node == view.me else self._wires(peer.address)
-        if wire is None:
+        offered = peer.offers(capability)
+        may_hedge = settings.is_hedging and offered is not None and offered.idempotent
+        if wire is None or may_hedge:  # a second copy may be worth it
+            self._standings.give_back(capability, made)
             return None
         direct = Direct(
             call, peer, deadline_s, budget_s, is_fair=deadline_s >= (made.chosen.score or 0.0),
             wire=wire, tries=self._tries, clock=self._clock,
             done=partial(self._direct_ended, answered),
         )  # fmt: skip
-        if direct.is_idempotent and settings.is_hedging:
-            return None  # a second copy may be worth it
         self._count()
         direct.begin(view.me, now)
         return direct
@@ -239,7 +240,7 @@ class Dispatcher:
             return
         self._note_failure(call, direct, end, now - direct.started)
         if call.end is None:
-            direct.go_on(self._to_its_end(call), answered)
+            direct.go_on(self._to_its_end(call, asked=1), answered)
             return
         error = call.ended(call.end)
         self._decided(call, error.message)
@@ -251,9 +252,10 @@ class Dispatcher:
         self._counters["calls"] += 1
         self._probing.messages.began()
 
-    async def _to_its_end(self, call: Call) -> DelegateResult:
+    async def _to_its_end(self, call: Call, asked: int = 0) -> DelegateResult:
+        """Ask until somebody answers; so many were `asked` before."""
         try:
-            result = await self._delegate(call)
+            result = await self._delegate(call, asked)
         except MeshError as error:
             self._decided(call, error.message)
             raise
@@ -269,9 +271,10 @@ class Dispatcher:
             took_s=took_s, wall_ms=clock.wall_ms(), error=error,
         )  # fmt: skip
 
-    async def _delegate(self, call: Call) -> DelegateResult:
+    async def _delegate(self, call: Call, asked: int) -> DelegateResult:
         while True:
-            result = await self._ask_candidates(call)
+            result = await self._ask_candidates(call, asked)
+            asked = 0
             if result is not None:
                 return result
             remaining_s = call.deadline.remaining(self._clock.now())
@@ -324,13 +327,13 @@ class Dispatcher:
                 code=Code.CYCLE,
             )
 
-    async def _ask_candidates(self, call: Call) -> DelegateResult | None:
+    async def _ask_candidates(self, call: Call, asked: int) -> DelegateResult | None:
         """Ask one after the other, each planned afresh; None where those who could are busy.
 
         Raises:
             MeshError: nobody is left to ask, and there is no point in waiting for any.
         """
-        asked = overtaken = 0
+        overtaken = 0
         while True:
             attempts_max = self._attempts_max(call)
             if self._is_closed:
