@@ -267,6 +267,7 @@ async def test_a_beginner_that_does_nothing_leaves_the_call_to_the_handler(link)
 
 async def test_a_beginner_that_answers_and_says_that_it_did_nothing_has_answered(link):
     assert await link.near.call("both") == "at once"
+    assert await link.near.call("both") == "at once"
     assert link.shorts.handled == link.near.late_answers == 0
     await link.at_rest()
 
