@@ -51,7 +51,8 @@ class Direct(Running):
     """
 
     __slots__ = (
-        "_clock", "_done", "_is_off", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "has_ended",
+        "_clock", "_done", "_is_off", "_loop", "_number", "_task", "_timer", "_tries", "_wire",
+        "has_ended",
     )  # fmt: skip
 
     def __init__(

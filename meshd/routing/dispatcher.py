@@ -33,6 +33,7 @@ from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
 from meshd.routing.direct import Answered, Direct, Wire, no_wire
 from meshd.routing.filters import Reason, why_not_now
+from meshd.routing.hops import check_hops
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
 from meshd.routing.probes import NOT_FIRST
@@ -153,7 +154,7 @@ class Dispatcher:
         """
         now = self._clock.now()
         if request.hops:
-            self._check_hops(request)
+            check_hops(request, self._view().me, self._settings.hops_max)
         if not request.is_repeat:
             self._count()
         usual_s = self.settings_for(request.capability).deadline_s
@@ -308,24 +309,6 @@ class Dispatcher:
     def peer_lost(self, node: NodeId, why: str = "it is gone", *, is_certain: bool = True) -> None:
         """Abandon the calls that run at `node`; they move on or end with an indefinite error."""
         self._tries.peer_lost(node, why, is_certain=is_certain)
-
-    def _check_hops(self, request: DelegateRequest) -> None:
-        """Refuse work that goes in circles.
-
-        Raises:
-            PeerError: with code CYCLE; nothing ran.
-        """
-        hops, me = request.hops, self._view().me.hex()
-        elsewhere = len(hops)
-        while elsewhere and hops[elsewhere - 1] == me:
-            elsewhere -= 1  # work that runs here may go on here: no circle, but it counts
-        if len(hops) >= self._settings.hops_max or me in hops[:elsewhere]:
-            raise PeerError(
-                f"{request.capability!r} was passed on {len(hops)} times and came back or never"
-                " settled",
-                hint=f"a capability may call itself through others; hops: {' > '.join(hops)}",
-                code=Code.CYCLE,
-            )
 
     async def _ask_candidates(self, call: Call, asked: int) -> DelegateResult | None:
         """Ask one after the other, each planned afresh; None where those who could are busy.

@@ -7,8 +7,8 @@ from routing_world import NOW, FakeClock, done, peer, view
 
 from meshd.clock import Instant
 from meshd.model import Load
-from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.direct import Direct
+from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.request import DelegateRequest
 from meshd.routing.spend import spend_shape
 
@@ -216,5 +216,3 @@ def breakers_of(breakers):
         },
         "tripped": {node: sorted(kept) for node, kept in breakers._tripped.items()},
     }
-
-
