@@ -388,7 +388,7 @@ class RemoteMethods:
             return None
         capability, ms = params.get("capability"), params.get("deadline_ms")
         priority = params.get("priority", PRIORITY_DEFAULT)
-        if type(capability) is not str or type(priority) is not int:
+        if type(capability) is not str or type(priority) is not int or not is_name(capability):
             return None
         dispatcher = self._node.dispatcher
         if ms is None:

@@ -275,9 +275,7 @@ class Breakers:
                 self._tripped.setdefault(crossing.node, {})[crossing.capability] = own
         crossing.whole.end(crossing.node, outcome, is_pinned=crossing.is_pinned)
         if not (crossing.is_pinned and outcome is FAILED):
-            is_told = (
-                is_repeat and outcome is FAILED and crossing.whole.breaker.until is None
-            )
+            is_told = is_repeat and outcome is FAILED and crossing.whole.breaker.until is None
             self._end_whole(crossing, NEUTRAL if is_told else outcome, now, view)
 
     def is_calm(self, capability: str) -> bool:

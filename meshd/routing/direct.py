@@ -53,8 +53,8 @@ class Direct(Running):
     """
 
     __slots__ = (
-        "_clock", "_done", "_loop", "_number", "_task", "_timer", "_tries", "_wire", "answered",
-        "has_ended", "is_bare",
+        "_clock", "_done", "_is_off", "_loop", "_number", "_task", "_timer", "_tries", "_wire",
+        "answered", "has_ended", "is_bare",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,7 @@ class Direct(Running):
     ) -> None:
         super().__init__(call, peer, remaining_s, budget_s, is_fair=is_fair)
         self.has_ended = False
+        self._is_off = False
         self._wire = wire
         self._tries = tries
         self._clock = clock
@@ -110,6 +111,7 @@ class Direct(Running):
 
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left."""
+        self._is_off = True
         if self._task is not None:
             self._task.cancel(msg)
         elif not self.has_ended:
@@ -124,11 +126,14 @@ class Direct(Running):
         self._task.add_done_callback(self._went_on)
 
     def _went_on(self, task: asyncio.Task[DelegateResult]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
+        if self._is_off:
+            if not task.cancelled():
+                task.exception()  # nobody takes it, and asyncio need not log it
+        elif task.cancelled():  # not by its caller, but something that it waited for was
+            error = MeshError("the work was cancelled", code=Code.CANCELLED, definite=False)
             self.answered(error)
+        elif (fault := task.exception()) is not None:
+            self.answered(fault)
         else:
             envelope = task.result()
             self.answered(envelope["peer_result"]["result"] if self.is_bare else envelope)

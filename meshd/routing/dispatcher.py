@@ -33,6 +33,7 @@ from meshd.routing.custom import Policies
 from meshd.routing.decisions import Decisions
 from meshd.routing.direct import Answered, Direct, Wire, no_wire
 from meshd.routing.filters import why_not_now
+from meshd.routing.hops import check_hops
 from meshd.routing.nobody import why_nobody
 from meshd.routing.patience import Patience
 from meshd.routing.probes import NOT_FIRST
@@ -153,7 +154,7 @@ class Dispatcher:
         """
         now = self._clock.now()
         if request.hops:
-            self._check_hops(request)
+            check_hops(request, self._view().me, self._settings.hops_max)
         if not request.is_repeat:
             self._count()
         usual_s = self.settings_for(request.capability).deadline_s
@@ -215,15 +216,16 @@ class Dispatcher:
             return None
         call.made, peer = made, made.chosen.peer
         wire = None if peer.node == view.me else self._wires(peer.address)
-        if wire is None:
+        offered = peer.offers(capability)
+        may_hedge = settings.is_hedging and offered is not None and offered.idempotent
+        if wire is None or may_hedge:  # a second copy may be worth it
+            self._standings.give_back(capability, made)
             return None
         direct = Direct(
             call, peer, deadline_s, budget_s, is_fair=deadline_s >= (made.chosen.score or 0.0),
             wire=wire, tries=self._tries, clock=self._clock,
             done=self._direct_ended, answered=answered, is_bare=is_bare,
         )  # fmt: skip
-        if direct.is_idempotent and settings.is_hedging:
-            return None  # a second copy may be worth it
         self._count()
         direct.begin(view.me, now)
         return direct
@@ -238,7 +240,7 @@ class Dispatcher:
             return
         self._note_failure(call, direct, end, now - direct.started)
         if call.end is None:
-            direct.go_on(self._to_its_end(call))
+            direct.go_on(self._to_its_end(call, asked=1))
         else:
             error = call.ended(call.end)
             self._decided(call, now, error.message)
@@ -250,9 +252,10 @@ class Dispatcher:
         self._counters["calls"] += 1
         self._probing.messages.began()
 
-    async def _to_its_end(self, call: Call) -> DelegateResult:
+    async def _to_its_end(self, call: Call, asked: int = 0) -> DelegateResult:
+        """Ask until somebody answers; so many were `asked` before."""
         try:
-            result = await self._delegate(call)
+            result = await self._delegate(call, asked)
         except MeshError as error:
             self._decided(call, self._clock.now(), error.message)
             raise
@@ -266,9 +269,10 @@ class Dispatcher:
             took_s=now - call.started, wall_ms=self._clock.wall_ms(), error=error,
         )  # fmt: skip
 
-    async def _delegate(self, call: Call) -> DelegateResult:
+    async def _delegate(self, call: Call, asked: int) -> DelegateResult:
         while True:
-            result = await self._ask_candidates(call)
+            result = await self._ask_candidates(call, asked)
+            asked = 0
             if result is not None:
                 return result
             remaining_s = call.deadline.remaining(self._clock.now())
@@ -303,31 +307,13 @@ class Dispatcher:
         """Abandon the calls that run at `node`; they move on or end with an indefinite error."""
         self._tries.peer_lost(node, why, is_certain=is_certain)
 
-    def _check_hops(self, request: DelegateRequest) -> None:
-        """Refuse work that goes in circles.
-
-        Raises:
-            PeerError: with code CYCLE; nothing ran.
-        """
-        hops, me = request.hops, self._view().me.hex()
-        elsewhere = len(hops)
-        while elsewhere and hops[elsewhere - 1] == me:
-            elsewhere -= 1  # work that runs here may go on here: no circle, but it counts
-        if len(hops) >= self._settings.hops_max or me in hops[:elsewhere]:
-            raise PeerError(
-                f"{request.capability!r} was passed on {len(hops)} times and came back or never"
-                " settled",
-                hint=f"a capability may call itself through others; hops: {' > '.join(hops)}",
-                code=Code.CYCLE,
-            )
-
-    async def _ask_candidates(self, call: Call) -> DelegateResult | None:
+    async def _ask_candidates(self, call: Call, asked: int) -> DelegateResult | None:
         """Ask one after the other, each planned afresh; None where those who could are busy.
 
         Raises:
             MeshError: nobody is left to ask, and there is no point in waiting for any.
         """
-        asked = overtaken = 0
+        overtaken = 0
         while True:
             attempts_max = self._attempts_max(call)
             if self._is_closed:

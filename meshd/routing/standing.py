@@ -35,12 +35,13 @@ AS_BEFORE = Probes(
 class _Standing:
     """A plan, how long it holds and for how many, and the room that is left at each candidate."""
 
-    __slots__ = ("led", "left", "made", "room", "settings", "until")
+    __slots__ = ("due", "led", "left", "made", "room", "settings", "until")
 
     def __init__(
         self, made: Plan, settings: RoutingSettings, until: Instant, estimates: list[Estimate]
     ) -> None:
         self.made = made
+        self.due: Plan | None = None
         self.led: list[Plan | None] = [None] * len(made.attempts)
         self.settings = settings
         self.until = until
@@ -106,6 +107,15 @@ class Standings:
         """Something went wrong: the next call gets a plan of its own."""
         self._standing.pop(capability, None)
 
+    def give_back(self, capability: str, taken: Plan) -> None:
+        """Nobody was sent there after all: the next call is.
+
+        Were another one drawn for it, those who are given back would have too few.
+        """
+        standing = self._standing.get(capability)
+        if standing is not None:
+            standing.due = taken
+
     def plan(
         self, capability: str, view: ClusterView, settings: RoutingSettings, now: Instant
     ) -> Plan | None:
@@ -116,9 +126,12 @@ class Standings:
         room_left = standing.room
         total = sum(room_left)
         holds = view is self._view and standing.settings is settings and now < standing.until
-        if not holds or total < 1.0 or standing.left < 1.0:
+        due, standing.due = standing.due, None
+        if not holds or (due is None and (total < 1.0 or standing.left < 1.0)):
             del self._standing[capability]
             return None
+        if due is not None and due.chosen is not None and self._takes_work(due.chosen.peer):
+            return due
         drawn, index = self._random.random() * total, 0
         while drawn >= room_left[index] and index < len(room_left) - 1:
             drawn -= room_left[index]

@@ -130,6 +130,11 @@ class Channel:
         return len(self._pending) + len(self._running)
 
     @property
+    def has_room(self) -> bool:
+        """Whether a call may `begin` now."""
+        return len(self._pending) < self.limits.outgoing_max and self._writer.has_room
+
+    @property
     def closed(self) -> bool:
         """Whether the link is lost or closed."""
         return self._is_lost or self._socket.closed
@@ -236,7 +241,7 @@ class Channel:
             PeerError: the link is closed (definite) or got lost meanwhile (indefinite).
             UsageError: the parameters are not JSON or too large (definite).
         """
-        if len(self._pending) >= self.limits.outgoing_max or not self._writer.has_room:
+        if not self.has_room:
             return None
         request_id = next(self._ids)
         self.turnover += 1
@@ -379,8 +384,8 @@ class Channel:
 
     def _is_begun(self, request: Request, size: int) -> bool:
         """Whether the call could begin the short way, without a task; it may have ended, too."""
-        if request.window or request.is_notification:
-            return False
+        if request.window or request.is_notification or not self._writer.has_room:
+            return False  # who answers where there is no room waits for it, in a task
         short = _Short(self, request)
         self._running[short] = request.id, size
         try:
@@ -388,11 +393,12 @@ class Channel:
         except Exception as error:  # noqa: BLE001 - a fault of ours costs one call, not all of a link
             short.answered(error)
             return True
+        if short not in self._running:
+            return True
         if begun is None:
             del self._running[short]
             return False
-        if short in self._running:
-            short.begun = begun
+        short.begun = begun
         return True
 
     def _served(self, running: "asyncio.Task[None] | _Short") -> None:
@@ -525,8 +531,8 @@ class _Short:
     def cancel(self, msg: str | None = None) -> None:
         """Call it off."""
         begun = self.begun
-        self.channel._served(self)  # noqa: SLF001 - as above
-        if begun is not None:
+        if begun is not None:  # else it has ended meanwhile, by the end of another
+            self.channel._served(self)  # noqa: SLF001 - as above
             begun.cancel(msg)
 
 

@@ -206,7 +206,8 @@ class Links:
     def ready(self, target: Address) -> Channel | None:
         """The link to the node at `target`, if a call may go over it right now."""
         peer = self._peers.get(target)
-        return peer.channel if peer is not None and peer.is_linked else None
+        channel = peer.channel if peer is not None and peer.is_linked else None
+        return channel if channel is not None and channel.has_room else None
 
     def on_member(self, target: Address, state: MemberState) -> None:
         """What gossip says of the node at `target` has changed."""

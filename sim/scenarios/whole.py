@@ -50,6 +50,22 @@ def delegate_even(nodes: int, seed: int, duration_s: float, loss: float) -> Plan
     return replace(plan, calls_per_s=3 * CALLS_PER_S)
 
 
+def delegate_brief(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
+    """Whole daemons: many calls of work done at once; who does it is cut off, killed, and fails."""
+    rng = rng_of(seed, "delegate_brief")
+    one, other = rng.sample(range(0, nodes, 3), 2)
+    rest = frozenset(range(nodes)) - {one}
+    faults = [
+        At(0.0, Want("brief")),
+        At(duration_s * 0.15, Partition("cut", (frozenset({one}), rest))),
+        At(duration_s * 0.3, Heal("cut")),
+        At(duration_s * 0.5, Restart(other, 2.0, seeds_of(rng, nodes, other))),
+        At(duration_s * 0.75, Failing((one,), duration_s * 0.05)),
+    ]
+    plan = _whole("delegate_brief", (nodes, seed, duration_s, loss), faults)
+    return replace(plan, calls_per_s=10 * CALLS_PER_S)
+
+
 def delegate_split(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """Whole daemons: the network splits while calls are under way, and heals."""
     rng = rng_of(seed, "delegate_split")
@@ -204,6 +220,7 @@ def _anything(
 ALL = (
     (delegate_steady, 6, 20.0),
     (delegate_even, 8, 20.0),
+    (delegate_brief, 7, 20.0),
     (delegate_split, 6, 30.0),
     (delegate_one_way, 6, 25.0),
     (delegate_churn, 6, 25.0),

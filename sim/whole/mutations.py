@@ -15,6 +15,7 @@ from meshd.errors import NoCandidateError
 from meshd.routing.breaker import Breaker
 from meshd.routing.breakers import Breakers
 from meshd.routing.call import Call
+from meshd.routing.direct import Direct
 from meshd.routing.dispatcher import Dispatcher
 from meshd.routing.filters import Reason
 from meshd.rpc.server import RpcServer
@@ -129,13 +130,20 @@ def _refuses_too_soon(original: Any) -> Any:
     return end_whole
 
 
+def _goes_not_on(_original: Any) -> Any:
+    def go_on(_self: Direct, work: Any, _answered: Any) -> None:
+        work.close()
+
+    return go_on
+
+
 def _refuses_every_other(original: Any) -> Any:
     asked = itertools.count()
 
-    async def delegate(self: Dispatcher, request: Any) -> Any:
+    async def delegate(self: Dispatcher, request: Any, *more: Any) -> Any:
         if next(asked) % 2:
             raise NoCandidateError("nobody wants to")
-        return await original(self, request)
+        return await original(self, request, *more)
 
     return delegate
 
@@ -213,6 +221,10 @@ MUTATIONS = tuple(
          Dispatcher, "_attempts_max", _endless, "delegate_failing"),
         ("refuses", "says of every other call that nobody could take it",
          Dispatcher, "delegate", _refuses_every_other, "delegate_steady"),
+        ("forgets_failures", "does not go on with a call whose first try failed the short way",
+         Direct, "go_on", _goes_not_on, "delegate_brief"),
+        ("waits_for_ever", "ends no try that has no task, when its time is over or its peer lost",
+         Direct, "_end", _nothing, "delegate_brief"),
         ("never_ejects", "goes on asking who fails",
          Breaker, "_open", _nothing, "delegate_failing"),
         ("no_half_open", "sends everything to who may be well again",

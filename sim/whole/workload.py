@@ -71,6 +71,7 @@ KINDS = {
         Kind("shaky", 2, 1, 1.0, fails=0.3),
         Kind("grind", 4, 1, 0.1, blocks_s=0.4),
         Kind("even", 2, 1, 0.0, mean_s=0.4),
+        Kind("brief", 3, 1, 0.0, mean_s=0.001),
         Kind("hang", 2, 1, 0.0, mean_s=HANG_S),
     )
 }

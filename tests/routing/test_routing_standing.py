@@ -208,3 +208,67 @@ def test_so_many_capabilities_have_one_and_no_more(monkeypatch):
         standings.keep(replace(made, need=Need(name)), seen, SETTINGS, NOW)
     assert taken(standings, seen, capability="echo") is None
     assert taken(standings, seen, capability="echo3") is not None
+
+
+def test_a_plan_that_is_given_back_is_the_next_ones_and_takes_nobodys_room():
+    seen = three()
+    standings = kept(planned(seen), seen)
+    first = taken(standings, seen)
+    left = standings._standing["echo"].left
+    for _ in range(50):
+        standings.give_back("echo", first)
+        assert taken(standings, seen) is first
+    assert standings._standing["echo"].left == left
+    standings.give_back("other", first)
+    assert taken(standings, seen, capability="other") is None
+
+
+def test_the_last_one_that_stands_is_still_the_next_ones_when_it_is_given_back():
+    seen = three()
+    standings, last = kept(planned(seen), seen), None
+    while standings._standing["echo"].left >= 1.0:
+        last = taken(standings, seen)
+        assert last is not None
+    standings.give_back("echo", last)
+    assert taken(standings, seen) is last
+    assert taken(standings, seen) is None
+
+
+@pytest.mark.parametrize("what", ["view", "time", "full"])
+def test_a_plan_that_is_given_back_stands_no_longer_than_others(what):
+    seen, signals = three(), Outstanding()
+    standings = kept(planned(seen), seen, signals=signals)
+    first = taken(standings, seen)
+    standings.give_back("echo", first)
+    if what == "full":
+        signals.on_reply(first.chosen.peer.node, Load(full=True), NOW)
+        made = taken(standings, seen)
+        assert made is None or made.chosen.peer is not first.chosen.peer
+    else:
+        later = Instant(NOW + STANDS_S) if what == "time" else NOW
+        assert taken(standings, three() if what == "view" else seen, later) is None
+        standings.give_back("echo", first)
+        assert taken(standings, seen) is None, "it is gone for good"
+
+
+def test_each_candidate_leads_one_plan_however_often_it_is_drawn():
+    seen = three()
+    standings, plans = kept(planned(seen), seen), {}
+    while (again := taken(standings, seen)) is not None:
+        assert plans.setdefault(again.chosen.peer.node, again) is again
+        assert [c.peer.node for c in again.attempts].count(again.chosen.peer.node) == 1
+        assert len(again.attempts) == 3
+    assert len(plans) == 3
+
+
+def test_a_plan_that_could_not_stand_is_remembered_for_a_moment_and_of_so_many(monkeypatch):
+    monkeypatch.setattr(standing, "CAPABILITIES_MAX", 2)
+    seen = three(service_s=1.0)
+    made, standings = planned(seen), Standings(random.Random(1), Outstanding())
+    for name in ("a", "b", "c"):
+        assert standings.may_stand(name, NOW)
+        assert not standings.keep(replace(made, need=Need(name)), seen, SETTINGS, NOW)
+        assert not standings.may_stand(name, NOW)
+    assert standings.may_stand("a", NOW), "it was forgotten for want of room"
+    assert standings.may_stand("c", Instant(NOW + STANDS_S))
+    assert len(standings._vain_until) <= 2
