@@ -1,7 +1,6 @@
 """One `delegate` on its way: what it needs, what was tried, what was offered, what runs."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from meshd.routing.request import (
     PeerResult,
 )
 from meshd.routing.router import Plan
-from meshd.routing.signals import FAILED, NEUTRAL, Outcome, Outstanding
+from meshd.routing.signals import FAILED, FIGURE_MAX, NEUTRAL, Outcome, Outstanding
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
 from meshd.sink import Sink
@@ -214,7 +213,7 @@ class Call:
     def note_offer(self, data: Mapping[str, Any], guess_s: Seconds) -> None:
         """A busy peer said when it could have the work done, or we guess."""
         eta = data.get("eta_s")
-        known = isinstance(eta, int | float) and math.isfinite(eta) and eta >= 0
+        known = isinstance(eta, int | float) and 0.0 <= eta <= FIGURE_MAX
         eta_s = float(eta) if known and eta is not None else guess_s
         if self.offer_s is None or eta_s < self.offer_s:
             self.offer_s = eta_s

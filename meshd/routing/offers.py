@@ -1,17 +1,17 @@
 """Bids: when workers say that they would be done, asked before one of them is given the work."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from meshd.clock import Seconds
 from meshd.model import Load
-from meshd.routing.signals import load_from_wire
+from meshd.routing.signals import FIGURE_MAX, load_from_wire
 from meshd.view import Peer
 
 ACCEPT, COUNTER, REJECT = "accept", "counter", "reject"
 """It would take it now; not now, but it says when; not at all."""
+_ANSWERS = (ACCEPT, COUNTER, REJECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Offer:
         if not isinstance(told, Mapping):
             return None
         answer, eta_s, queue = told.get("answer"), told.get("eta_s"), told.get("queue")
-        is_known = answer in {ACCEPT, COUNTER, REJECT} and isinstance(queue, int)
-        if not is_known or not isinstance(eta_s, int | float) or not math.isfinite(eta_s):
+        is_known = answer in _ANSWERS and isinstance(queue, int)
+        if not is_known or not isinstance(eta_s, int | float) or not abs(eta_s) <= FIGURE_MAX:
             return None
         load = load_from_wire(told.get("load"))
         return cls(peer, str(answer), float(eta_s), int(queue or 0), load)

@@ -17,6 +17,8 @@ ID_DIGITS = 16
 TAGS_MAX = 16
 KEY_CHARS_MAX = 128
 DEADLINE_MS_MAX = 86_400_000
+TOOK_MS_MAX = 1e12
+"""What a peer says that work took is no more; JSON has integers that no float holds."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -260,10 +262,11 @@ def peer_result(reply: Any) -> PeerResult:
     """
     if type(reply) is dict and "result" in reply:
         agent, node, took = reply.get("agent"), reply.get("node"), reply.get("rpc_latency_ms")
-        if type(agent) is str and type(node) is str and isinstance(took, (int, float)):
+        took_ms = took if isinstance(took, (float, int)) and abs(took) <= TOOK_MS_MAX else None
+        if type(agent) is str and type(node) is str and took_ms is not None:
             return {
                 "agent": agent, "node": node, "result": reply["result"],
-                "rpc_latency_ms": float(took),
+                "rpc_latency_ms": float(took_ms),
             }  # fmt: skip
     raise PeerError(
         "the peer's answer to work is not a valid result",

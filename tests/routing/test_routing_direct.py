@@ -25,12 +25,14 @@ REPLIES = {
     "loaded": lambda n: (done(n, {"y": n}, LOAD), None),
     "units": lambda n: ({**done(n), "units": 3.0}, None),
     "malformed": lambda n: ({"what": "is this"}, None),
+    "endless": lambda n: ({**done(n), "rpc_latency_ms": 10**400}, None),
     "definite": lambda n: (None, PeerError("connection refused")),
     "indefinite": lambda n: (None, PeerError("link lost", definite=False)),
     "final": lambda n: (None, UsageError("bad input", code=Code.INVALID_PARAMS)),
     "late": lambda n: (None, DeadlineError("it did not end", definite=False)),
     "busy": lambda n: (None, BusyError("full", data={"load": LOAD})),
     "patient": lambda n: (None, BusyError("full", data={"eta_s": 0.01, "load": LOAD})),
+    "never": lambda n: (None, BusyError("full", data={"eta_s": 10**400})),
 }
 
 
@@ -329,7 +331,7 @@ async def test_a_failure_that_may_move_on_goes_on_elsewhere_and_is_answered_once
     assert world.dispatcher.counters["calls"] == 1
 
 
-@pytest.mark.parametrize("how", ["indefinite", "final", "malformed", "late"])
+@pytest.mark.parametrize("how", ["indefinite", "final", "malformed", "endless", "late"])
 async def test_a_failure_that_may_not_move_on_is_the_end(how):
     world = DirectWorld(ME, quick(2), quick(3))
     world.begin()
@@ -340,6 +342,26 @@ async def test_a_failure_that_may_not_move_on_is_the_end(how):
     assert world.dispatcher.decisions.last(1)[0].error == error.message
     await world.settle()
     assert len(world.answers) == len(world.sent) == 1
+
+
+async def test_a_refusal_until_a_time_that_no_figure_holds_is_one_all_the_same():
+    world = DirectWorld(ME, quick(2), quick(3))
+    world.begin()
+    world.open[0].answer(*REPLIES["never"](2))
+    await world.settle()
+    world.open[0].answer(done(world.open[0].n))
+    await world.settle()
+    assert [a["outcome"] for a in world.answers[0]["attempts"]] == ["busy", "ok"]
+
+
+async def test_a_try_that_is_over_is_not_lost():
+    world = DirectWorld()
+    direct = world.begin()
+    world.open[0].answer(done(2))
+    direct.abandon("it is gone")
+    await world.settle()
+    assert not direct.lost
+    assert len(world.answers) == 1
 
 
 async def test_where_all_refuse_as_many_are_asked_as_by_the_long_way():

@@ -275,7 +275,9 @@ async def test_this_node_bids_too_and_bids_bring_load():
     "told",
     [None, "accept", {}, {"answer": "perhaps", "eta_s": 1, "queue": 0},
      {"answer": ACCEPT, "eta_s": "soon", "queue": 0}, {"answer": ACCEPT, "eta_s": 1, "queue": "x"},
-     {"answer": ACCEPT, "eta_s": float("inf"), "queue": 0}],
+     {"answer": ACCEPT, "eta_s": float("inf"), "queue": 0},
+     {"answer": ACCEPT, "eta_s": float("nan"), "queue": 0},
+     {"answer": ACCEPT, "eta_s": 10**400, "queue": 0}, {"answer": [], "eta_s": 1, "queue": 0}],
 )  # fmt: skip
 def test_what_is_no_bid_is_none(told):
     assert Offer.of(peer(2), told) is None
