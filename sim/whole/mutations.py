@@ -131,7 +131,7 @@ def _refuses_too_soon(original: Any) -> Any:
 
 
 def _goes_not_on(_original: Any) -> Any:
-    def go_on(_self: Direct, work: Any, _answered: Any) -> None:
+    def go_on(_self: Direct, work: Any) -> None:
         work.close()
 
     return go_on
