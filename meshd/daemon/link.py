@@ -19,7 +19,7 @@ from meshd.daemon.platform import SystemPlatform
 from meshd.daemon.routing_watch import RoutingWatch
 from meshd.daemon.short_work import ShortOrder, done_order
 from meshd.deadline import Deadline
-from meshd.errors import MeshError, NoDaemonError, UsageError
+from meshd.errors import Code, MeshError, NoDaemonError, UsageError
 from meshd.happening import payload_from, payload_shape
 from meshd.load import default_slots
 from meshd.routing.custom import Policies
@@ -390,7 +390,15 @@ class AttachedLink:
             raise NoDaemonError(
                 f"the daemon at {self._path} is away", hint="start it again: meshd start"
             )
-        return await channel.call(method, params, timeout_s, sink=sink)
+        try:
+            return await channel.call(method, params, timeout_s, sink=sink)
+        except MeshError as error:
+            is_unknown = error.code == Code.METHOD_NOT_FOUND and "attempts" not in error.data
+            if method != "call" or not is_unknown:
+                raise
+        # That daemon was started before this program's meshd was installed.
+        envelope = await channel.call("delegate", params, timeout_s, sink=sink)
+        return envelope["peer_result"]["result"]
 
     async def close(self) -> None:
         """Finish what runs, and detach. Idempotent."""

@@ -68,7 +68,7 @@ class Direct(Running):
         wire: Wire,
         tries: Tries,
         clock: Clock,
-        done: "Callable[[Direct, Won | MeshError, Instant], None]",
+        done: "Callable[[Direct, Won | Exception, Instant], None]",
         answered: Answered,
         is_bare: bool,
     ) -> None:
@@ -96,12 +96,14 @@ class Direct(Running):
         try:
             params = self.call.work_params(me, self.budget_s)
             self._number = self._wire.begin("work", params, self._on_answer)
-            if self._number is None:
-                raise PeerError(
-                    f"the link to {self.peer.name} has no room", code=Code.BUSY, definite=True
-                )
         except MeshError as error:
             self._failed(error)
+        except Exception as fault:  # noqa: BLE001 - of ours; it costs this call alone
+            tries.dropped(self, now)
+            self._left(fault, now)
+        else:
+            if self._number is None:
+                self._failed(PeerError(f"the link to {self.peer.name} is full", code=Code.BUSY))
 
     def abandon(self, why: str) -> None:
         """End it by the next turn of the loop, unless it is over by then."""
@@ -149,10 +151,10 @@ class Direct(Running):
             self._failed(error)
             return
         now = self._clock.now()
-        end: Won | MeshError
+        end: Won | Exception
         try:
             end = self._tries.answered(self, result, now)
-        except MeshError as invalid:
+        except Exception as invalid:  # noqa: BLE001 - a peer's answer may be anything
             end = invalid
         self._left(end, now)
 
@@ -161,10 +163,13 @@ class Direct(Running):
         self._tries.failed(self, error, now)
         self._left(error, now)
 
-    def _left(self, end: Won | MeshError, now: Instant) -> None:
+    def _left(self, end: Won | Exception, now: Instant) -> None:
         self._over()
-        self._tries.leave(self, now)
-        self._done(self, end, now)
+        try:
+            self._tries.leave(self, now)
+            self._done(self, end, now)
+        except Exception as fault:  # noqa: BLE001 - of ours; its caller must hear all the same
+            self.answered(fault)
 
     def _over(self) -> None:
         """Nothing of the wire, the clock or the peer concerns it any more."""

@@ -190,7 +190,7 @@ class Dispatcher:
     ) -> Direct | None:
         """Have work done the short way: sent at once, without a task, to whom a plan stands for.
 
-        None where that cannot be: then `delegate` is the way, and nothing has happened.
+        None where that cannot be: then `delegate` is the way; nothing was sent, or counted.
         `answered(result or error)` is called once, maybe at once, unless the call is cancelled
         before. `is_bare`: it takes what the peer made of the work, and not the whole envelope.
         """
@@ -230,13 +230,16 @@ class Dispatcher:
         direct.begin(view.me, now)
         return direct
 
-    def _direct_ended(self, direct: Direct, end: Won | MeshError, now: Instant) -> None:
+    def _direct_ended(self, direct: Direct, end: Won | Exception, now: Instant) -> None:
         call = direct.call
         if isinstance(end, Won):
             self._note_success(call, end, direct.started, now)
             self._decided(call, now)
             bare = end.answer["result"]
             direct.answered(bare if direct.is_bare else self._result(call, end, now))
+            return
+        if not isinstance(end, MeshError):
+            direct.answered(end)  # a fault of ours
             return
         self._note_failure(call, direct, end, now - direct.started)
         if call.end is None:

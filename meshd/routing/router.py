@@ -320,7 +320,7 @@ def _ordered(drawn: list[Peer], asked: _Asked) -> tuple[tuple[Candidate, ...], P
             return attempts, Probes(why_not=NO_EQUAL)
         best = {c.peer.node: scene.estimate(c.peer) for c in attempts}
         return attempts, probes_of(best, scene.me, is_by_time=False)
-    estimates = [scene.estimate(peer) for peer in drawn]
+    estimates = scene.estimates(drawn)
     if rule.is_eta and is_short(estimates):
         return _by_room(drawn, estimates, asked), Probes(why_not=TOO_SHORT)
     few = by_speed(estimates, asked.sample, scene.random)

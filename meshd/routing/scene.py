@@ -57,6 +57,20 @@ class Scene(msgspec.Struct, frozen=True, eq=False):
             )
         return found
 
+    def estimates(self, peers: Sequence[Peer]) -> list[Estimate]:
+        """The same of several. Whom nobody knows is expected to take as long as the others do.
+
+        Taken to be much slower than they it would never be asked, and so never be known.
+        """
+        found = [self.estimate(peer) for peer in peers]
+        told = [each.service_s for each in found if not each.is_guess]
+        if told and len(told) < len(found):
+            usual_s = sum(told) / len(told)
+            for index, each in enumerate(found):
+                if each.is_guess:
+                    found[index] = self.known[peers[index].node] = each.taking(usual_s)
+        return found
+
     def cost_usd(self, peer: Peer) -> float:
         """What the call is expected to cost there."""
         need = self.need

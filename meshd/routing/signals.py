@@ -27,7 +27,7 @@ SERVICE_S_MIN: Seconds = 1e-6
 """No task is taken to be shorter, whatever a peer says."""
 
 DEFAULT_SERVICE_S: Seconds = 0.1
-"""What a task is assumed to take where neither reports nor any own call says."""
+"""What a task is assumed to take where neither reports nor own calls say, of nobody."""
 
 UNKNOWN_RTT_S: Seconds = 0.01
 """The round trip assumed for peers that were neither measured nor can be estimated."""
@@ -75,7 +75,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
     `rif` is the estimated number of requests in flight there, of which `own` were started here
     since its last report, which is `age_s` old (endless if there is none); `eta_s` grows with `rif`
-    even where slots are free, so that equals share work.
+    even where slots are free, so that equals share work. `is_guess`: nobody knows its `service_s`.
     """
 
     rif: float
@@ -86,6 +86,12 @@ class Estimate(msgspec.Struct, frozen=True):
     penalty_s: Seconds
     eta_s: Seconds
     age_s: Seconds
+    is_guess: bool = False
+
+    def taking(self, service_s: Seconds) -> "Estimate":
+        """The same where a task takes so long."""
+        eta_s = service_s * (self.rif + 1) / self.slots + self.rtt_s + self.penalty_s
+        return msgspec.structs.replace(self, service_s=service_s, eta_s=eta_s)
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -151,9 +157,6 @@ class Outstanding:
         self.history = History(nodes_max=peers_max)
         self._peers_max = peers_max
         self._records: dict[NodeId, _Record] = {}
-        self._usual_s, self._usual_samples = DEFAULT_SERVICE_S, 0
-        """What own calls took, wherever: what is expected of a peer that nobody knows yet. Who
-        were taken to be slower than the others would never be asked, and so never be known."""
         self._errors: dict[NodeId, tuple[float, Instant]] = {}
         """The share of errors that each told, and when it grew last."""
 
@@ -190,8 +193,6 @@ class Outstanding:
         if outcome is OK:
             record.samples = min(record.samples + 1, SERVICE_SAMPLES)
             record.service_s += (took_s - record.service_s) / record.samples
-            self._usual_samples = min(self._usual_samples + 1, SERVICE_SAMPLES)
-            self._usual_s += (took_s - self._usual_s) / self._usual_samples
             record.failure_s *= 1.0 - FAILURE_WEIGHT
         elif outcome is FAILED:
             self._failed(node, record, took_s, now)
@@ -240,7 +241,8 @@ class Outstanding:
         record = self._records.get(peer.node)
         away_s = peer.rtt_estimate_s if peer.rtt_s is None else peer.rtt_s
         rtt_s = 0.0 if local else UNKNOWN_RTT_S if away_s is None else away_s
-        service_s = self._service_s(load, record)
+        told_s = _service_s(load, record)
+        service_s = told_s or DEFAULT_SERVICE_S
         penalty_s, own = 0.0, 0
         if record is not None:
             own = self._own_since(record, at, away_s or 0.0)
@@ -254,7 +256,7 @@ class Outstanding:
         rif = max(rif, 0)
         eta_s = service_s * (rif + 1) / slots + rtt_s + penalty_s
         age_s = math.inf if at is None else now - at
-        return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s, age_s)
+        return Estimate(rif, own, slots, service_s, rtt_s, penalty_s, eta_s, age_s, not told_s)
 
     def _errors_told(self, node: NodeId, load: Load, now: Instant) -> float:
         """The share of errors that a peer reports; it fades while it grows no more.
@@ -281,17 +283,10 @@ class Outstanding:
             record.mine_at_report = record.mine_at(at, rtt_s)
         return record.mine - record.mine_at_report
 
-    def _service_s(self, load: Load | None, record: _Record | None) -> Seconds:
-        """The service time: as reported, else as seen here, else what is usual."""
-        if load is not None and load.service_s > 0.0:
-            return max(SERVICE_S_MIN, load.service_s)
-        if record is not None and record.service_s > 0.0:
-            return max(record.service_s, SERVICE_S_MIN)
-        return max(self._usual_s, SERVICE_S_MIN)
-
     def _failed(self, node: NodeId, record: _Record, took_s: Seconds, now: Instant) -> None:
         report = self.reports.get(node)
-        service_s = self._service_s(record.told if report is None else report[0], record)
+        told_s = _service_s(record.told if report is None else report[0], record)
+        service_s = told_s or DEFAULT_SERVICE_S
         cost_s = min(max(took_s, FAILURE_FACTOR * service_s), FAILURE_S_MAX)
         faded = record.penalty_s(now)
         record.failure_s = faded + FAILURE_WEIGHT * (cost_s - faded)
@@ -326,6 +321,15 @@ class Rate:
 
     def _faded(self, now: Instant) -> float:
         return float(self._weight * 0.5 ** (max(0.0, now - self._at) / RATE_HALF_LIFE_S))
+
+
+def _service_s(load: Load | None, record: _Record | None) -> Seconds:
+    """The service time: as reported, else as seen here; 0.0 if neither is known."""
+    if load is not None and load.service_s > 0.0:
+        return max(SERVICE_S_MIN, load.service_s)
+    if record is not None and record.service_s > 0.0:
+        return max(record.service_s, SERVICE_S_MIN)
+    return 0.0
 
 
 def load_from_wire(value: Any) -> Load | None:

@@ -19,13 +19,18 @@ from meshd.routing.probes import TOO_SHORT, Probes
 from meshd.routing.router import Candidate, Plan
 from meshd.routing.settings import RoutingSettings
 from meshd.routing.signals import Estimate, Outstanding
-from meshd.view import ClusterView, Peer
+from meshd.view import ClusterView
 
 STANDS_S: Seconds = 0.005
 """For so long at most, and for no more calls than all of them do in that time."""
 
 CAPABILITIES_MAX = 256
 """Capabilities with a plan that stands; beyond it all are forgotten."""
+
+VAIN_S_MAX: Seconds = 0.25
+"""For so long at most nobody tries whether a plan stands, where the last ones did not."""
+VAIN_MAX = 1_024
+"""Capabilities of which that is known."""
 
 AS_BEFORE = Probes(
     why_not="the plan of a call a moment before stands, with its figures; drawn by the room left"
@@ -70,12 +75,14 @@ class Standings:
         self._outstanding = outstanding
         self._view: ClusterView | None = None
         self._standing: dict[str, _Standing] = {}
-        self._vain_until: dict[str, Instant] = {}
-        """Of capabilities whose last plan could not stand: so soon the next one hardly can."""
+        self._vain: dict[str, tuple[Instant, Seconds]] = {}
+        """Of capabilities whose last plan could not stand: until when the next one hardly can, and
+        how long that was."""
 
     def may_stand(self, capability: str, now: Instant) -> bool:
         """Whether a plan is worth making only in case that it stands."""
-        return now >= self._vain_until.get(capability, now)
+        vain = self._vain.get(capability)
+        return vain is None or now >= vain[0]
 
     def keep(self, made: Plan, view: ClusterView, settings: RoutingSettings, now: Instant) -> bool:
         """Let a plan stand, if it is one of short work, saw everybody, and nothing is wrong."""
@@ -89,10 +96,9 @@ class Standings:
             and all(peer.node in known for peer in made.passed_over)
         )
         if not stands:
-            if len(self._vain_until) >= CAPABILITIES_MAX:
-                self._vain_until.clear()
-            self._vain_until[capability] = Instant(now + STANDS_S)
+            self._note_vain(capability, now)
             return False
+        self._vain.pop(capability, None)
         others = [Candidate(p, known[p.node].eta_s, known[p.node]) for p in made.passed_over]
         made = replace(made, attempts=(*made.attempts, *others), passed_over=())
         estimates = [c.made_of for c in made.attempts if isinstance(c.made_of, Estimate)]
@@ -102,6 +108,17 @@ class Standings:
         standing = _Standing(made, settings, Instant(now + STANDS_S), estimates)
         self._standing[capability] = standing
         return True
+
+    def _note_vain(self, capability: str, now: Instant) -> None:
+        """A plan could not stand: each in a row makes the time until the next trial twice as long.
+
+        Whoever makes it for that alone makes another one for its call.
+        """
+        _, lasted_s = self._vain.pop(capability, (now, 0.0))
+        pause_s = min(VAIN_S_MAX, max(STANDS_S, 2.0 * lasted_s))
+        self._vain[capability] = Instant(now + pause_s), pause_s
+        if len(self._vain) > VAIN_MAX:
+            del self._vain[next(iter(self._vain))]
 
     def drop(self, capability: str) -> None:
         """Something went wrong: the next call gets a plan of its own."""
@@ -130,18 +147,18 @@ class Standings:
         if not holds or (due is None and (total < 1.0 or standing.left < 1.0)):
             del self._standing[capability]
             return None
-        if due is not None and due.chosen is not None and self._takes_work(due.chosen.peer):
-            return due
+        if due is not None and due.chosen is not None:
+            return self._checked(capability, due)
         drawn, index = self._random.random() * total, 0
         while drawn >= room_left[index] and index < len(room_left) - 1:
             drawn -= room_left[index]
             index += 1
-        if not self._takes_work(standing.made.attempts[index].peer):
-            del self._standing[capability]
-            return None
-        return standing.take(index)
+        return self._checked(capability, standing.take(index))
 
-    def _takes_work(self, peer: Peer) -> bool:
-        """Whether it has not said since that it takes none."""
-        load: Load | None = self._outstanding.newest(peer)[0]
-        return load is None or (load.ready and not load.full and not load.draining)
+    def _checked(self, capability: str, plan: Plan) -> Plan | None:
+        """The plan, unless whoever leads it has said since that it takes no work."""
+        load: Load | None = self._outstanding.newest(plan.attempts[0].peer)[0]
+        if load is None or (load.ready and not load.full and not load.draining):
+            return plan
+        del self._standing[capability]
+        return None

@@ -110,6 +110,9 @@ class Tries:
         except MeshError as error:
             self.failed(running, error, now)
             raise
+        except Exception:
+            self.dropped(running, now)
+            raise
         running.outcome = OK
         self._settle(running, reply, reply.get("load"), now, is_charged=True)
         return Won(running.peer, reply, answer, running.purchase)
@@ -202,10 +205,12 @@ class Tries:
         self, running: Running, told: Any, load: Any, now: Instant, *, is_charged: bool
     ) -> None:
         node, purchase = running.peer.node, running.purchase
-        self._outstanding.on_told(node, load, now)
-        if purchase is not None:
-            self._ledger.end(purchase, told, now, is_charged=is_charged)
-        self._outstanding.end(node, running.outcome, now, took_s=now - running.started)
+        try:
+            self._outstanding.on_told(node, load, now)
+            if purchase is not None:
+                self._ledger.end(purchase, told, now, is_charged=is_charged)
+        finally:
+            self._outstanding.end(node, running.outcome, now, took_s=now - running.started)
 
     async def _invoke(self, running: Running, me: NodeId) -> Any:
         """The peer's reply, unless time runs out or the peer is lost first."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +38,8 @@ from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
 from meshd.rpc.methods import Begun, CallContext, Registry
 from meshd.scope import Scope
 from meshd.sink import Sink
+
+_log = logging.getLogger("meshd.rpc")
 
 _End = tuple[Any, MeshError | None]
 OnAnswer = Callable[[Any, MeshError | None], None]
@@ -427,7 +430,14 @@ class Channel:
         if on_answer is None:
             self.late_answers += 1
         else:
-            on_answer(response.result, response.error)
+            self._tell(on_answer, response.result, response.error)
+
+    def _tell(self, on_answer: OnAnswer, result: Any, error: MeshError | None) -> None:
+        """Give an answer to who waits for it; a fault there costs no other call of the link."""
+        try:
+            on_answer(result, error)
+        except Exception:  # noqa: BLE001 - as it says
+            _log.exception("event=internal_error what=answer")
 
     def _on_own(self, method: str, params: dict[str, Any], size: int) -> None:
         """A notification of the channel itself. What fits no call is from one that has ended."""
@@ -500,7 +510,7 @@ class Channel:
         lost = PeerError("the link got lost before the answer came", definite=False)
         while self._pending:
             _, on_answer = self._pending.popitem()
-            on_answer(None, _copy(lost))
+            self._tell(on_answer, None, _copy(lost))
         for running in list(self._running):
             running.cancel(LINK_LOST)
         try:

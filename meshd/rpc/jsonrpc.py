@@ -227,7 +227,7 @@ def _encode_own(message: dict[str, Any], method: str) -> bytes:
         del message["params"]
     try:
         return msgspec.json.encode(message)
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - values of a user's own types may raise anything
         raise UsageError(
             f"the parameters of {method[:80]!r} are not JSON values: {error}",
             hint="pass only dicts, lists, strings, numbers, booleans and None",

@@ -114,8 +114,8 @@ class Registry:
             UsageError: -32602 for parameters that do not fit (nothing ran).
             Exception: whatever the handler raises.
         """
-        entry = self._find(method)
-        if entry is None or (entry.control and not context.local):
+        entry = self._find(method, context)
+        if entry is None:
             raise self._not_found(method, context)
         if entry.params is None:
             return entry.handler(params, context)
@@ -125,16 +125,18 @@ class Registry:
         self, method: str, params: Params, context: CallContext, answered: Answered
     ) -> Begun | None:
         """Begin a call the short way, if the method has one and this call may take it."""
-        entry = self._find(method)
-        if entry is None or entry.beginner is None or (entry.control and not context.local):
+        entry = self._find(method, context)
+        if entry is None or entry.beginner is None:
             return None
         return entry.beginner(params, context, answered)
 
-    def _find(self, method: str) -> _Entry | None:
+    def _find(self, method: str, context: CallContext) -> _Entry | None:
+        """What this caller may call under the name."""
         entry = self._entries.get(method)
-        if entry is None and self._parent is not None:
-            return self._parent._find(method)  # noqa: SLF001 - a registry may look into its own kind
-        return entry
+        if entry is None:
+            parent = self._parent
+            return None if parent is None else parent._find(method, context)  # noqa: SLF001 - a registry may look into its own kind
+        return None if entry.control and not context.local else entry
 
     def _not_found(self, method: str, context: CallContext) -> MeshError:
         names = self.names(local=context.local)
