@@ -6,8 +6,14 @@ import threading
 import pytest
 from small_mesh import start_node
 
-from meshd import Mesh
-from meshd.errors import MeshError, NoDaemonError, PeerError, UsageError
+from meshd import Mesh, capability
+from meshd.errors import (
+    MeshError,
+    NoCandidateError,
+    NoDaemonError,
+    PeerError,
+    UsageError,
+)
 
 pytestmark = pytest.mark.net
 
@@ -203,3 +209,19 @@ async def test_what_is_offered_while_the_program_starts_is_offered(daemon):
     await starting
     assert await mesh.call("early") == "early"
     await mesh.stop()
+
+
+async def test_a_daemon_that_is_older_than_its_program_is_asked_in_the_way_that_it_knows(daemon):
+    node = await daemon()
+    del node.registry._entries["call"]
+
+    @capability
+    def double(n: int) -> int:
+        return 2 * n
+
+    mesh = program(node)
+    mesh.offer(double)
+    async with mesh:
+        assert await hold_on(mesh.call("double", {"n": 4})) == 8
+        with pytest.raises(NoCandidateError):
+            await hold_on(mesh.call("nobody_offers_this", {}))

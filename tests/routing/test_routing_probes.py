@@ -33,7 +33,7 @@ from meshd.routing.probes import (
 )
 from meshd.routing.router import explain, plan, reranked, second_look
 from meshd.routing.settings import RoutingSettings
-from meshd.routing.signals import Estimate, Outstanding
+from meshd.routing.signals import DEFAULT_SERVICE_S, Estimate, Outstanding
 
 ME, TWO, THREE, FOUR, FIVE = (node_id(n) for n in range(1, 6))
 
@@ -368,3 +368,20 @@ def test_where_the_best_is_too_quick_to_ask_about_though_others_are_not_room_dec
     )  # fmt: skip
     assert made.probes.why_not == TOO_SHORT
     assert {c.peer.node for c in made.attempts} == {TWO, THREE}
+
+
+def plan_of(*peers):
+    return plan(
+        view(peer(1, capabilities=()), *peers), Need("echo"), NOW, outstanding=Outstanding(),
+        random=random.Random(1), settings=RoutingSettings(),
+    )  # fmt: skip
+
+
+def test_whom_nobody_knows_is_expected_to_take_as_long_as_the_others_of_the_plan():
+    unknown = peer(4, load=Load(slots=4))
+    known = [peer(n, load=Load(slots=4, service_s=s)) for n, s in ((2, 0.001), (3, 0.003))]
+    found = {c.peer.name: c.made_of for c in plan_of(*known, unknown).attempts}
+    assert found["n4"].service_s == pytest.approx(0.002)
+    assert found["n4"].eta_s == pytest.approx(0.002 / 4 + 0.001), "in a slot, and the way"
+    assert [found[name].is_guess for name in ("n2", "n3", "n4")] == [False, False, True]
+    assert plan_of(unknown).attempts[0].made_of.service_s == DEFAULT_SERVICE_S

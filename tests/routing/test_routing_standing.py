@@ -262,7 +262,7 @@ def test_each_candidate_leads_one_plan_however_often_it_is_drawn():
 
 
 def test_a_plan_that_could_not_stand_is_remembered_for_a_moment_and_of_so_many(monkeypatch):
-    monkeypatch.setattr(standing, "CAPABILITIES_MAX", 2)
+    monkeypatch.setattr(standing, "VAIN_MAX", 2)
     seen = three(service_s=1.0)
     made, standings = planned(seen), Standings(random.Random(1), Outstanding())
     for name in ("a", "b", "c"):
@@ -271,4 +271,31 @@ def test_a_plan_that_could_not_stand_is_remembered_for_a_moment_and_of_so_many(m
         assert not standings.may_stand(name, NOW)
     assert standings.may_stand("a", NOW), "it was forgotten for want of room"
     assert standings.may_stand("c", Instant(NOW + STANDS_S))
-    assert len(standings._vain_until) <= 2
+
+
+def test_the_longer_no_plan_stands_the_more_seldom_one_is_made_for_that():
+    long, short = three(service_s=1.0), three()
+    standings, now, pauses = Standings(random.Random(1), Outstanding()), NOW, []
+    for _ in range(12):
+        assert not standings.keep(planned(long), long, SETTINGS, now)
+        began = now
+        while not standings.may_stand("echo", now):
+            now = Instant(now + 0.001)
+        pauses.append(now - began)
+    assert pauses[0] == pytest.approx(STANDS_S, abs=0.0011)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(standing.VAIN_S_MAX, abs=0.0011)
+    assert standings.keep(planned(short), short, SETTINGS, now)
+    assert not standings.keep(planned(long), long, SETTINGS, now)
+    assert standings.may_stand("echo", Instant(now + 1.1 * STANDS_S)), "it begins anew"
+
+
+def test_what_was_given_back_goes_to_nobody_who_takes_no_work_by_now():
+    seen, outstanding = three(), Outstanding()
+    standings = Standings(random.Random(1), outstanding)
+    assert standings.keep(planned(seen), seen, SETTINGS, NOW)
+    back = standings.plan("echo", seen, SETTINGS, NOW)
+    standings.give_back("echo", back)
+    outstanding.on_reply(back.chosen.peer.node, Load(slots=4, draining=True), NOW)
+    assert standings.plan("echo", seen, SETTINGS, NOW) is None
+    assert standings.plan("echo", seen, SETTINGS, NOW) is None, "and nothing stands any more"

@@ -445,3 +445,20 @@ async def test_a_link_that_breaks_while_an_answer_is_sent_does_not_reach_who_ans
     socket.error = ConnectionResetError("gone")
     begun.answered("done")
     assert channel.calls == 0
+
+
+async def test_a_fault_over_one_answer_costs_no_other_call_of_the_link(link, caplog):
+    def fault(result, error):
+        raise RuntimeError("a fault over an answer")
+
+    link.near.begin("at_once", {"a": 1}, fault)
+    assert await link.near.call("at_once", {"a": 2}) == {"a": 2}
+    assert "a fault over an answer" in caplog.text
+    link.near.begin("short", {}, fault)
+    other = asyncio.create_task(link.near.call("short", {}))
+    for _ in range(2):
+        await link.shorts.begun.get()
+    await link.far.close()
+    with pytest.raises(PeerError):
+        await other
+    await link.near.wait_closed()
