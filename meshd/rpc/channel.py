@@ -36,6 +36,7 @@ from meshd.rpc.jsonrpc import (
 )
 from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
 from meshd.rpc.methods import Begun, CallContext, Registry
+from meshd.rpc.running import RunningCalls
 from meshd.scope import Scope
 from meshd.sink import Sink
 
@@ -111,14 +112,14 @@ class Channel:
         """Whether one side has said that it will close the link: no new call goes over it."""
         self._loop = asyncio.get_running_loop()
         self._socket = socket
-        self._writer = FrameWriter(socket)
+        self._writer = FrameWriter(socket, self.limits.message_bytes_max)
         self._gate = gate or CallGate(self.limits.incoming_max, self.limits.incoming_max)
         self._bytes_max = self.limits.message_bytes_max
         self._ids = itertools.count(1)
         self._pending: dict[Id, OnAnswer] = {}
         self._inflows: dict[Id, Inflow] = {}
-        self._running: dict[asyncio.Task[None] | _Short, tuple[Id, int]] = {}
-        """The other side's calls, each with the bytes that its request takes."""
+        self._running: RunningCalls[asyncio.Task[None] | _Short] = RunningCalls()
+        """The other side's calls."""
         self._empty = asyncio.Event()
         """Set when none of them is left; cleared by who waits for that."""
         self._outflows: dict[tuple[type, Id], Outflow] = {}
@@ -380,7 +381,7 @@ class Channel:
             self.turnover += 1
             if not self._is_begun(request, size):
                 task = self._loop.create_task(self._serve(request))
-                self._running[task] = request.id, size
+                self._running.add(task, request.id, size)
                 task.add_done_callback(self._served)
         elif not request.is_notification:
             self._post(encode_error(request.id, busy))
@@ -390,7 +391,7 @@ class Channel:
         if request.window or request.is_notification or not self._writer.has_room:
             return False  # who answers where there is no room waits for it, in a task
         short = _Short(self, request)
-        self._running[short] = request.id, size
+        self._running.add(short, request.id, size)
         try:
             begun = self.methods.begin(request.method, request.params, self.context, short.answered)
         except Exception as error:  # noqa: BLE001 - a fault of ours costs one call, not all of a link
@@ -399,13 +400,13 @@ class Channel:
         if short not in self._running:
             return True
         if begun is None:
-            del self._running[short]
+            self._running.remove(short)
             return False
         short.begun = begun
         return True
 
     def _served(self, running: "asyncio.Task[None] | _Short") -> None:
-        _request_id, size = self._running.pop(running)
+        size = self._running.remove(running)
         if type(running) is _Short:
             running.begun = None  # no circle of references is left to the garbage collector
         self._gate.leave(self.context.remote, size)
@@ -468,9 +469,8 @@ class Channel:
             self._pending.pop(request_id)(None, error)
 
     def _on_cancel(self, request_id: Any) -> None:
-        # A notification has the id None, which nobody can call off.
-        for running, (called, _size) in list(self._running.items()):
-            if called is not None and (type(called), called) == (type(request_id), request_id):
+        for running in self._running.called(request_id):
+            if running in self._running:  # else the end of one before has ended it
                 running.cancel()
 
     async def _serve(self, request: Request) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 SEPARATOR = b"\x1e"
+SEPARATION_BYTES = 2
+"""What each message of several takes in a frame beside its own: a separator and a newline."""
 FRAME_BYTES_MAX = 262_144
 """Messages are put together up to this; a larger one has a frame of its own."""
 WAITING_BYTES_MAX = 1_048_576
@@ -60,8 +62,10 @@ class FrameWriter:
     several, the first of the next one waits for the others: each frame costs a call of the system.
     """
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, message_bytes_max: int = FRAME_BYTES_MAX) -> None:
+        """Messages are put together up to what the other side takes of one, at most."""
         self._socket = socket
+        self._frame_bytes_max = min(FRAME_BYTES_MAX, message_bytes_max)
         # Asked for once: until Python 3.12 that is a call of the system each time.
         self._loop = asyncio.get_running_loop()
         self._waiting = _Waiting()
@@ -173,7 +177,7 @@ class FrameWriter:
 
     def _next_frame(self) -> bytes:
         together: list[bytes] = []
-        room = self._urgent.move_into(together, FRAME_BYTES_MAX)
+        room = self._urgent.move_into(together, self._frame_bytes_max)
         self._waiting.move_into(together, room)
         if self._waiting.size <= WAITING_BYTES_MAX // 2:
             self._has_room.set()
@@ -187,7 +191,7 @@ class FrameWriter:
 
 
 class _Waiting:
-    """Messages in a row, none of them empty, and how many bytes they are."""
+    """Messages in a row, none of them empty, and how many bytes they are in a frame of several."""
 
     def __init__(self) -> None:
         self.messages: deque[bytes] = deque()
@@ -195,7 +199,7 @@ class _Waiting:
 
     def put(self, message: bytes) -> None:
         self.messages.append(message)
-        self.size += len(message)
+        self.size += len(message) + SEPARATION_BYTES
 
     def move_into(self, frame: list[bytes], room: int) -> int:
         """Move as many to a frame as fit; returns the room that is left. The first always fits."""
@@ -204,16 +208,16 @@ class _Waiting:
             frame.extend(messages)
             messages.clear()
             room -= self.size
-        while messages and (not frame or len(messages[0]) <= room):
+        while messages and (not frame or len(messages[0]) + SEPARATION_BYTES <= room):
             frame.append(messages.popleft())
-            room -= len(frame[-1])
+            room -= len(frame[-1]) + SEPARATION_BYTES
         self.size -= before - room
         return room
 
     def take_back(self, message: bytes) -> None:
         if message in self.messages:
             self.messages.remove(message)
-            self.size -= len(message)
+            self.size -= len(message) + SEPARATION_BYTES
 
 
 def messages_in(frame: bytes) -> list[bytes]:

@@ -394,8 +394,12 @@ class RpcServer:
                 400, Code.INVALID_REQUEST, "this address speaks WebSocket", "send an upgrade"
             )
         response, connection = Upgrade(accepted), request.protocol
-        await response.prepare(request)
-        link = response.take_over(request, limits)
+        try:
+            await response.prepare(request)
+            link = response.take_over(request, limits)
+        except ConnectionError:
+            self.counters["caller_gone"] += 1
+            return response
         if not local:
             watch(link.get_extra_info("socket"))
         channel = make(link)

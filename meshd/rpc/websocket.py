@@ -15,8 +15,8 @@ from meshd.clock import Seconds
 from meshd.rpc.channel import ChannelLimits
 
 JOINED_BYTES_MAX = 16_384
-"""A frame of this server goes to the transport together with its head up to this size; of a larger
-one no copy is made."""
+"""What is not masked goes to the transport together with its head up to this size; of a larger one
+no copy is made."""
 _QUEUE_BYTES_MAX = 65_536
 """Of aiohttp's queue, in which nothing ever waits here."""
 _random_bits = Random().getrandbits
@@ -83,8 +83,10 @@ class WebSocket(asyncio.Protocol):
         self._has_heartbeat = limits.heartbeat_s is not None
         self._heard_at = 0.0
         self._beat: asyncio.TimerHandle | None = None
+        self._cut: asyncio.TimerHandle | None = None
         self._inbox = _Inbox(self)
-        reader = WebSocketReader(self._inbox, limits.message_bytes_max, False, False)
+        # The parser refuses what has just the size that it is given.
+        reader = WebSocketReader(self._inbox, limits.message_bytes_max + 1, False, False)
         self._feed = reader.feed_data
         if not transport.is_closing():
             transport.pause_reading()
@@ -184,10 +186,17 @@ class WebSocket(asyncio.Protocol):
         if self._ping is not None:
             self._on_ping(self._ping)
 
+    def eof_received(self) -> None:
+        """The other side sends no more: so it takes no answer either. Closes the transport."""
+        self._fall_silent()
+        self._end_connection()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and tell aiohttp, which counts its connections."""
         self._fall_silent()
         self._gone.set()
+        if self._cut is not None:
+            self._cut.cancel()
         self._before.connection_lost(exc)
 
     # From the parser
@@ -196,12 +205,12 @@ class WebSocket(asyncio.Protocol):
         """Answer. While the other side does not read, only the latest is kept for an answer."""
         self._ping = payload if self._is_full else None
         if not self._is_full and not self.closed:
-            self._write(WSMsgType.PONG, payload)
+            self._control(WSMsgType.PONG, payload)
 
     def _on_goodbye(self) -> None:
         if not self.closed:
             self._say_goodbye(WSCloseCode.OK)
-            self._transport.close()
+            self._end_connection()
         self._gone.set()
 
     def _on_error(self, error: BaseException) -> None:
@@ -213,8 +222,7 @@ class WebSocket(asyncio.Protocol):
             else:
                 self._fault = error
             self._say_goodbye(code)
-        self._transport.close()
-        self._gone.set()
+        self._end_connection()
 
     def _on_beat(self) -> None:
         """Ask whether the other side is there, unless it was heard lately."""
@@ -224,7 +232,7 @@ class WebSocket(asyncio.Protocol):
         if self._loop.time() < due:
             self._beat = self._loop.call_at(due, self._on_beat)
             return
-        self._write(WSMsgType.PING, b"")
+        self._control(WSMsgType.PING, b"")
         self._beat = self._loop.call_later(heartbeat_s / 2, self._on_answer_due, self._heard_at)
 
     def _on_answer_due(self, heard_at: Seconds) -> None:
@@ -244,8 +252,20 @@ class WebSocket(asyncio.Protocol):
 
     def _say_goodbye(self, code: int) -> None:
         self._fall_silent()
+        self._control(WSMsgType.CLOSE, code.to_bytes(2, "big"))
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        """Write a frame of the WebSocket's own, unless the transport takes none any more."""
         if not self._transport.is_closing():
-            self._write(WSMsgType.CLOSE, code.to_bytes(2, "big"))
+            self._write(opcode, payload)
+
+    def _end_connection(self) -> None:
+        """Close by the other side's doing: what it has not taken by then is dropped."""
+        self._gone.set()
+        self._transport.close()
+        if self._cut is None and self._transport.get_write_buffer_size():
+            limit_s = self._limits.close_timeout_s
+            self._cut = self._loop.call_later(limit_s, self._transport.abort)
 
     def _fall_silent(self) -> None:
         self.closed = True

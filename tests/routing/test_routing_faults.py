@@ -1,4 +1,4 @@
-"""A fault of ours, or of a value, costs the one call that meets it, and leaves no entry anywhere."""
+"""A fault of ours, or of a value, costs the one call that meets it, and leaves no entry."""
 
 import asyncio
 

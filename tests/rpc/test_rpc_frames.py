@@ -239,3 +239,15 @@ def test_a_gate_bounds_the_bytes_of_all_requests_but_lets_a_lone_large_one_in():
     assert gate.enter("c", 60) is not None
     assert gate.enter("c", 40) is None
     assert gate.running == 2
+
+
+@pytest.mark.parametrize("bytes_max", [60, 200, FRAME_BYTES_MAX])
+async def test_messages_put_together_are_no_more_than_the_other_side_takes_at_once(bytes_max):
+    socket = Socket()
+    writer = FrameWriter(socket, bytes_max)
+    sent = [message(number, number % 20) for number in range(40)]
+    for each in sent:
+        await send(writer, each)
+    await turn()
+    assert [m for frame in socket.frames for m in messages_in(frame)] == sent
+    assert max(map(len, socket.frames)) <= bytes_max

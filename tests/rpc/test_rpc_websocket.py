@@ -68,6 +68,9 @@ class Transport:
     def is_closing(self):
         return self.is_shut
 
+    def get_write_buffer_size(self):
+        return 0
+
     def close(self):
         self.is_shut = True
 
@@ -317,6 +320,58 @@ async def test_of_many_pings_only_the_latest_is_answered_once_the_other_side_rea
     assert transport.written == frame(PONG, b"999")
 
 
+async def test_pings_that_came_with_the_end_of_a_connection_are_not_answered():
+    link, _ = taken(transport := Transport())
+    transport.is_shut = True
+    link.data_received(frame(PING, b"a") + frame(PING, b"b") + goodbye(1000))
+    assert not transport.written, "asyncio would log each write to a connection that is gone"
+    assert link.closed
+
+
+async def test_a_message_of_just_the_size_that_is_allowed_is_taken():
+    largest = b"x" * LIMITS.message_bytes_max
+    link, seen = taken(transport := Transport())
+    link.data_received(frame(TEXT, largest))
+    assert seen == [largest]
+    link.data_received(frame(TEXT, largest + b"x"))
+    assert transport.written == goodbye(1009)
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("end", ["no more", "goodbye", "broken rule"])
+async def test_what_waits_for_who_has_ended_and_does_not_read_is_dropped_soon(pair, end):
+    link, _seen, _reader, writer = pair
+    writer.transport.pause_reading()
+    while link.send(b"x" * 65_536):
+        pass
+    if end == "no more":
+        writer.write_eof()
+    else:
+        writer.write(goodbye(1000) if end == "goodbye" else frame(0x83))
+    async with asyncio.timeout(5):
+        await link.wait_silent()
+        assert not link._before.is_told, "what the other side takes by then still arrives"
+        while not link._before.is_told:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.net
+async def test_who_sends_no_more_takes_no_answers_either(attached, server):
+    reader, writer = await asyncio.open_unix_connection(attached)
+    writer.write(UPGRADE % (b"/attach", b"13", KEY))
+    await reader.readuntil(b"\r\n\r\n")
+    call = b'{"jsonrpc":"2.0","id":1,"method":"hold","params":{}}'
+    writer.write(frame(TEXT, call, b"mask"))
+    async with asyncio.timeout(5):
+        while not any(channel.calls for channel in server.channels):
+            await asyncio.sleep(0)
+        writer.write_eof()
+        while server.channels:
+            await asyncio.sleep(0)
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def test_what_the_listener_raises_ends_the_link_and_is_told_to_who_waits():
     def broken(data):
         raise ZeroDivisionError
@@ -374,14 +429,39 @@ UPGRADE = (
 
 
 @pytest.fixture
-async def attached(tmp_path):
-    """A server's control socket."""
+async def server(tmp_path):
+    """A server with a control socket."""
     tmp_path.chmod(0o700)
     bench = Bench()
     server = RpcServer(bench.registry)
     await server.start_control(tmp_path / "d.sock")
-    yield str(tmp_path / "d.sock")
+    yield server
     await server.stop(0.1)
+
+
+@pytest.fixture
+def attached(server, tmp_path):
+    """Its control socket."""
+    return str(tmp_path / "d.sock")
+
+
+@pytest.mark.net
+async def test_who_is_gone_before_the_upgrade_is_counted_and_no_fault_in_the_log(caplog):
+    async def upgrade(request):
+        return await server.upgrade(request, Channel, limits=LIMITS, on_open=lambda _: None)
+
+    server = RpcServer(Registry())
+    server.add_route("GET", "/l", upgrade, local=False)
+    address = await server.start_tcp(LOOPBACK)
+    async with asyncio.timeout(10):
+        while not server.counters["caller_gone"]:
+            caller = socket.create_connection((address.host, address.port))
+            caller.send(UPGRADE % (b"/l", b"13", KEY))
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.close()
+            await asyncio.sleep(0)
+    await server.stop(0.1)
+    assert "Error handling request" not in caplog.text
 
 
 @pytest.mark.net
