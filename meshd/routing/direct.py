@@ -13,7 +13,7 @@ from meshd.clock import Clock, Instant, Seconds
 from meshd.errors import Code, MeshError, PeerError
 from meshd.model import Address, NodeId
 from meshd.routing.call import Call, Running, Won
-from meshd.routing.request import DelegateResult
+from meshd.routing.request import DelegateResult, peer_result
 from meshd.routing.tries import Tries
 from meshd.view import Peer
 
@@ -49,7 +49,8 @@ class Direct(Running):
     """A try without a task. It bounds itself, where others have a `Scope` for that.
 
     `done(direct, won or error, now)` is called once, unless the call is cancelled before; it says
-    what its caller is `answered`: if `is_bare` the result alone, else the whole envelope.
+    what its caller is `answered`: the whole envelope. If `is_bare`, that is the result alone, and
+    has been said by then.
     """
 
     __slots__ = (
@@ -88,22 +89,22 @@ class Direct(Running):
 
     def begin(self, me: NodeId, now: Instant) -> None:
         """Send it. Nothing may be awaited since the plan."""
-        tries = self._tries
+        tries, fault = self._tries, None
+        try:
+            # Before it is entered anywhere: the peer works while all that is written down.
+            params = self.call.work_params(me, self.budget_s)
+            self._number = self._wire.begin("work", params, self._on_answer)
+        except Exception as error:  # noqa: BLE001 - a fault of ours costs this call alone
+            fault = error
         tries.enter(self, now)
         tries.sent(self, now)
         tries.enlist(self)
-        self._timer = self._loop.call_later(self.remaining_s, self._end)
-        try:
-            params = self.call.work_params(me, self.budget_s)
-            self._number = self._wire.begin("work", params, self._on_answer)
-        except MeshError as error:
-            self._failed(error)
-        except Exception as fault:  # noqa: BLE001 - of ours; it costs this call alone
-            tries.dropped(self, now)
-            self._left(fault, now)
+        if self._number is not None:
+            self._timer = self._loop.call_later(self.remaining_s, self._end)
+        elif fault is None:
+            self._failed(PeerError(f"the link to {self.peer.name} is full", code=Code.BUSY))
         else:
-            if self._number is None:
-                self._failed(PeerError(f"the link to {self.peer.name} is full", code=Code.BUSY))
+            self._broke(fault)
 
     def abandon(self, why: str) -> None:
         """End it by the next turn of the loop, unless it is over by then."""
@@ -150,13 +151,24 @@ class Direct(Running):
         if error is not None:
             self._failed(error)
             return
-        now = self._clock.now()
-        end: Won | Exception
         try:
-            end = self._tries.answered(self, result, now)
+            answer = peer_result(result)
         except Exception as invalid:  # noqa: BLE001 - a peer's answer may be anything
-            end = invalid
-        self._left(end, now)
+            self._broke(invalid)
+            return
+        if self.is_bare:
+            # As above: whoever waits has it before the rest is written down.
+            self.answered(answer["result"])
+        now = self._clock.now()
+        self._left(self._tries.answered(self, result, answer, now), now)
+
+    def _broke(self, fault: Exception) -> None:
+        if isinstance(fault, MeshError):
+            self._failed(fault)
+        else:
+            now = self._clock.now()
+            self._tries.dropped(self, now)
+            self._left(fault, now)
 
     def _failed(self, error: MeshError) -> None:
         now = self._clock.now()
@@ -168,7 +180,9 @@ class Direct(Running):
         try:
             self._tries.leave(self, now)
             self._done(self, end, now)
-        except Exception as fault:  # noqa: BLE001 - of ours; its caller must hear all the same
+        except Exception as fault:
+            if self.is_bare and isinstance(end, Won):
+                raise  # its caller has its answer
             self.answered(fault)
 
     def _over(self) -> None:

@@ -235,8 +235,8 @@ class Dispatcher:
         if isinstance(end, Won):
             self._note_success(call, end, direct.started, now)
             self._decided(call, now)
-            bare = end.answer["result"]
-            direct.answered(bare if direct.is_bare else self._result(call, end, now))
+            if not direct.is_bare:
+                direct.answered(self._result(call, end, now))
             return
         if not isinstance(end, MeshError):
             direct.answered(end)  # a fault of ours

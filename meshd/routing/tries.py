@@ -12,7 +12,7 @@ from meshd.routing.breakers import Breakers
 from meshd.routing.call import Invoker, LocalWork, Running, Won
 from meshd.routing.filters import eligible
 from meshd.routing.need import Need
-from meshd.routing.request import peer_result
+from meshd.routing.request import PeerResult, peer_result
 from meshd.routing.signals import OK, Outstanding, Rate
 from meshd.routing.spend import Ledger
 from meshd.scope import Scope
@@ -99,20 +99,8 @@ class Tries:
         self.handed_out.count(now)
         self.count += 1
 
-    def answered(self, running: Running, reply: Any, now: Instant) -> Won:
-        """It was answered with this.
-
-        Raises:
-            PeerError: that is no valid answer; it has failed.
-        """
-        try:
-            answer = peer_result(reply)
-        except MeshError as error:
-            self.failed(running, error, now)
-            raise
-        except Exception:
-            self.dropped(running, now)
-            raise
+    def answered(self, running: Running, reply: Any, answer: PeerResult, now: Instant) -> Won:
+        """It was answered with this, which is a valid `answer`."""
         running.outcome = OK
         self._settle(running, reply, reply.get("load"), now, is_charged=True)
         return Won(running.peer, reply, answer, running.purchase)
@@ -193,13 +181,14 @@ class Tries:
     async def _answer(self, running: Running, me: NodeId) -> Won:
         try:
             reply = await self._invoke(running, me)
+            answer = peer_result(reply)
         except MeshError as error:
             self.failed(running, error, self._clock.now())
             raise
         except BaseException:
             self.dropped(running, self._clock.now())
             raise
-        return self.answered(running, reply, self._clock.now())
+        return self.answered(running, reply, answer, self._clock.now())
 
     def _settle(
         self, running: Running, told: Any, load: Any, now: Instant, *, is_charged: bool

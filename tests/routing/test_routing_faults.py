@@ -26,7 +26,7 @@ async def test_a_fault_of_ours_over_an_answer_is_told_once_and_leaves_no_try(mon
 
     world = DirectWorld()
     if breaks == "peer_result":
-        monkeypatch.setattr("meshd.routing.tries.peer_result", fault)
+        monkeypatch.setattr("meshd.routing.direct.peer_result", fault)
     else:
         monkeypatch.setattr(world.dispatcher.decisions, "add", fault)
     world.begin()
