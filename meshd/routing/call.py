@@ -439,6 +439,13 @@ class Hedge:
         is_good = not self._copy.cancelled() and self._copy.exception() is None
         return self._copy.result() if is_good else None
 
+    async def last_word(self) -> Won | None:
+        """The same, after which it is over."""
+        try:
+            return await self.answer()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """No second copy, or no longer."""
         self._timer.cancel()

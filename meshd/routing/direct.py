@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from meshd.clock import Clock, Instant, Seconds
 from meshd.errors import Code, MeshError, PeerError
 from meshd.model import Address, NodeId
-from meshd.routing.call import Call, Running, Won
+from meshd.routing.call import Call, Hedge, Running, Won
 from meshd.routing.request import DelegateResult, peer_result
 from meshd.routing.tries import Tries
 from meshd.view import Peer
@@ -55,7 +55,7 @@ class Direct(Running):
 
     __slots__ = (
         "_clock", "_done", "_is_off", "_loop", "_number", "_task", "_timer", "_tries", "_wire",
-        "answered", "has_ended", "is_bare",
+        "answered", "has_ended", "hedge", "is_bare",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,8 @@ class Direct(Running):
         self._done = done
         self.answered = answered
         self.is_bare = is_bare
+        self.hedge: Hedge | None = None
+        """A second copy for later, of work that may run twice."""
         self._loop = asyncio.get_running_loop()
         self._number: int | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -115,6 +117,8 @@ class Direct(Running):
     def cancel(self, msg: str | None = None) -> None:
         """Its caller has left."""
         self._is_off = True
+        if self.hedge is not None:
+            self.hedge.close()
         if self._task is not None:
             self._task.cancel(msg)
         elif not self.has_ended:

@@ -216,9 +216,7 @@ class Dispatcher:
             return None
         call.made, peer = made, made.chosen.peer
         wire = None if peer.node == view.me else self._wires(peer.address)
-        offered = peer.offers(capability)
-        may_hedge = settings.is_hedging and offered is not None and offered.idempotent
-        if wire is None or may_hedge:  # a second copy may be worth it
+        if wire is None:
             self._standings.give_back(capability, made)
             return None
         direct = Direct(
@@ -228,11 +226,15 @@ class Dispatcher:
         )  # fmt: skip
         self._count()
         direct.begin(view.me, now)
+        if not direct.has_ended:
+            direct.hedge = self._hedge(call, direct)
         return direct
 
     def _direct_ended(self, direct: Direct, end: Won | Exception, now: Instant) -> None:
-        call = direct.call
+        call, hedge = direct.call, direct.hedge
         if isinstance(end, Won):
+            if hedge is not None:
+                hedge.close()
             self._note_success(call, end, direct.started, now)
             self._decided(call, now)
             if not direct.is_bare:
@@ -242,8 +244,8 @@ class Dispatcher:
             direct.answered(end)  # a fault of ours
             return
         self._note_failure(call, direct, end, now - direct.started)
-        if call.end is None:
-            direct.go_on(self._to_its_end(call, asked=1))
+        if hedge is not None or call.end is None:
+            direct.go_on(self._to_its_end(call, 1, hedge, direct.started))
         else:
             error = call.ended(call.end)
             self._decided(call, now, error.message)
@@ -255,10 +257,16 @@ class Dispatcher:
         self._counters["calls"] += 1
         self._probing.messages.began()
 
-    async def _to_its_end(self, call: Call, asked: int = 0) -> DelegateResult:
-        """Ask until somebody answers; so many were `asked` before."""
+    async def _to_its_end(
+        self, call: Call, asked: int = 0, hedge: Hedge | None = None, began: Instant | None = None
+    ) -> DelegateResult:
+        """Ask until somebody answers; so many were `asked` before, with a `hedge` since `began`."""
+        result = None
         try:
-            result = await self._delegate(call, asked)
+            if hedge is not None and began is not None:
+                result = self._came_to(call, await hedge.last_word(), began)
+            if result is None:
+                result = await self._delegate(call, asked)
         except MeshError as error:
             self._decided(call, self._clock.now(), error.message)
             raise
@@ -360,7 +368,7 @@ class Dispatcher:
                         raise call.ended(call.too_late())
                     continue
                 asked += 1
-                result = await self._attempt(call, made, made.chosen.peer, view)
+                result = await self._attempt(call, made.chosen.peer, view)
                 if result is not None:
                     return result
 
@@ -486,9 +494,7 @@ class Dispatcher:
         terms = self.ledger.terms(None, caller, capability, now, settings.cost_usd_max)
         return terms is None and self.breakers.is_calm(capability)
 
-    async def _attempt(
-        self, call: Call, made: Plan, peer: Peer, view: ClusterView
-    ) -> DelegateResult | None:
+    async def _attempt(self, call: Call, peer: Peer, view: ClusterView) -> DelegateResult | None:
         """One try; None where it failed in a way that lets the call go on elsewhere."""
         started = self._clock.now()
         running = self._prepare(call, peer, started, view.me)
@@ -503,6 +509,10 @@ class Dispatcher:
         finally:
             if hedge is not None:
                 hedge.close()
+        return self._came_to(call, won, started)
+
+    def _came_to(self, call: Call, won: Won | None, started: Instant) -> DelegateResult | None:
+        """What a try and its second copy came to; None where the call goes on, else its error."""
         if won is None:
             if call.end is not None:
                 raise call.ended(call.end)
@@ -510,8 +520,8 @@ class Dispatcher:
         now = self._clock.now()
         self._note_success(call, won, started, now)
         result = self._result(call, won, now)
-        if call.request.explain:
-            result["explain"] = explain(made)
+        if call.request.explain and call.made is not None:
+            result["explain"] = explain(call.made)
         return result
 
     def _result(self, call: Call, won: Won, now: Instant) -> DelegateResult:

@@ -53,7 +53,9 @@ def delegate_even(nodes: int, seed: int, duration_s: float, loss: float) -> Plan
 def delegate_brief(nodes: int, seed: int, duration_s: float, loss: float) -> Plan:
     """Whole daemons: many calls of work done at once; who does it is cut off, killed, and fails."""
     rng = rng_of(seed, "delegate_brief")
-    one, other = rng.sample(range(0, nodes, 3), 2)
+    workers = range(0, nodes, 3)
+    one = rng.choice(workers)
+    other = rng.choice([each for each in workers if each != one] or workers)
     rest = frozenset(range(nodes)) - {one}
     faults = [
         At(0.0, Want("brief")),

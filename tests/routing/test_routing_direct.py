@@ -241,7 +241,6 @@ CLOSED_WAYS = {
     "the node stops": ({}, closed, {}),
     "no link is open": ({}, unlinked, {}),
     "nobody offers it": ({}, None, {"capability": "other"}),
-    "a second copy may be worth it": ({"peers": (ME, quick(2, capabilities=SAFE))}, None, {}),
     "it has a fallback": ({"settings": RoutingSettings(fallback=("other",))}, None, {}),
     "a circuit is open": ({"peers": (ME, quick(2), quick(3))}, with_open_circuit, {}),
     "what callers spend is capped": (
