@@ -43,7 +43,7 @@ def params_of(
     Raises:
         TypeError: one is unknown.
     """
-    told = {name: value for name, value in given.items() if value}
+    told = {name: value for name, value in given.items() if value} if any(given.values()) else {}
     if not preferences:
         if policy or usual:
             told["policy"] = policy or usual

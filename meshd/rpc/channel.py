@@ -209,19 +209,26 @@ class Channel:
         is_called_off = True
         try:
             has_left = self._put(data)
-            with Scope(timeout_s):
-                if not has_left:
-                    await self._writer.wait_for_room(data)
-                result, error = await (
-                    future if sink is None else self._answer_to(request_id, future)
+            if sink is None and has_left:
+                late = self._loop.call_later(
+                    timeout_s, self._on_late, request_id, method, timeout_s
                 )
+                try:
+                    result, error = await future
+                finally:
+                    late.cancel()
+            else:
+                with Scope(timeout_s):
+                    if not has_left:
+                        await self._writer.wait_for_room(data)
+                    result, error = await (
+                        future if sink is None else self._answer_to(request_id, future)
+                    )
         except asyncio.CancelledError as cancelled:
             is_called_off = cancelled.args != (NOT_CALLED_OFF,)
             raise
         except TimeoutError:
-            raise DeadlineError(
-                f"no answer to {method!r} within {timeout_s:g} s", definite=False
-            ) from None
+            raise _late(method, timeout_s) from None
         finally:
             self._pending.pop(request_id, None)
             if sink is not None:
@@ -232,6 +239,13 @@ class Channel:
         if error is not None:
             raise error
         return result
+
+    def _on_late(self, request_id: int, method: str, timeout_s: Seconds) -> None:
+        """Nobody waits any longer for an answer that has not come."""
+        on_answer = self._pending.get(request_id)
+        if on_answer is not None:
+            self.call_off(request_id)
+            on_answer(None, _late(method, timeout_s))
 
     def begin(self, method: str, params: Any, on_answer: OnAnswer) -> int | None:
         """Call the other side without a task; `on_answer(result, error)` is called once, and later.
@@ -557,6 +571,10 @@ _OWN = frozenset({"cancel", "credit", "part", "progress", "rest"})
 _GOODBYE_GRACE_S: Seconds = 0.5
 
 _CLOSING = BusyError("this side of the link is closing", hint="ask another node")
+
+
+def _late(method: str, timeout_s: Seconds) -> DeadlineError:
+    return DeadlineError(f"no answer to {method!r} within {timeout_s:g} s", definite=False)
 
 
 def _copy(error: PeerError) -> PeerError:
