@@ -156,7 +156,7 @@ async def test_closing_ends_the_processes_whatever_they_do():
         await pools.close()
         await listener.is_gone()
     # The thread that watches the processes hears of their ends in its own time.
-    done, _ = await asyncio.to_thread(wait, [running], 5)
+    done, _ = await asyncio.to_thread(wait, [running], 30)
     assert running in done
 
 
