@@ -25,6 +25,7 @@ from meshd.load import default_slots
 from meshd.routing.custom import Policies
 from meshd.rpc.channel import Channel
 from meshd.rpc.client import connect_channel
+from meshd.rpc.dispatch import run
 from meshd.rpc.methods import Answered, CallContext, Params, Registry
 from meshd.sink import Sink
 from meshd.telemetry.log import event, get_logger
@@ -143,7 +144,7 @@ class EmbeddedLink:
             await self._node.described()
         is_local = method in PROGRAM_METHODS
         context = CallContext("program", is_local, timeout_s, sink)
-        return await self._node.registry.call(method, params, context)
+        return await run(self._node.registry, method, params, context)
 
     async def answer_queries(self, answerers: Mapping[str, Answerer]) -> None:
         """Answer queries of these names, and no others."""

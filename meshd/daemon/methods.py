@@ -1,6 +1,5 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
-import asyncio
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,7 +56,6 @@ TEXT_MATCH_MIN = 0.2
 _PLAIN = frozenset({"capability", "input", "deadline_ms", "priority"})
 """What `delegate` may be asked the short way; a deadline is any of `_NUMBERS`."""
 _NUMBERS = frozenset({int, float})
-_CLOSED = object()
 
 Hops = Annotated[
     tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
@@ -375,10 +373,7 @@ class RemoteMethods:
 
     async def _call(self, params: Params, context: CallContext) -> Any:
         """The result alone: what most callers want, for less."""
-        result = await self._begun(params, context, is_bare=True)
-        if result is not _CLOSED:
-            return result
-        return (await self._in_task(params, context))["peer_result"]["result"]
+        return (await self.delegate(params, context))["peer_result"]["result"]
 
     def _begin(
         self, params: Params, context: CallContext, answered: Answered, *, is_bare: bool = False
@@ -406,34 +401,12 @@ class RemoteMethods:
             caller=context.who, priority=priority, is_bare=is_bare,
         )  # fmt: skip
 
-    async def _begun(self, params: Params, context: CallContext, *, is_bare: bool = False) -> Any:
-        """What the short way comes to, for who awaits it; `_CLOSED` where it is."""
-        future = asyncio.get_running_loop().create_future()
-        begun = self._begin(params, context, partial(_settle, future), is_bare=is_bare)
-        if begun is None:
-            return _CLOSED
-        try:
-            end = await future
-        except asyncio.CancelledError as cancelled:
-            begun.cancel(*cancelled.args)
-            raise
-        if isinstance(end, BaseException):
-            raise end
-        return end
-
     async def delegate(self, params: Params, context: CallContext) -> DelegateResult:
         """Have work done by the best peer.
 
         Raises:
             MeshError: as `Dispatcher.delegate` does.
         """
-        result = await self._begun(params, context)
-        if result is not _CLOSED:
-            short: DelegateResult = result
-            return short
-        return await self._in_task(params, context)
-
-    async def _in_task(self, params: Params, context: CallContext) -> DelegateResult:
         request = self.request_of(params)
         settings = self._node.dispatcher.settings_for(request.capability)
         request = completed(request, settings)
@@ -501,11 +474,6 @@ class RemoteMethods:
         if len(offers) == 1:
             return next(iter(offers))
         return _fitting(text, offers)
-
-
-def _settle(future: asyncio.Future[Any], end: Any) -> None:
-    if not future.done():
-        future.set_result(end)
 
 
 def _fitting(text: str, offers: dict[str, CapabilitySummary]) -> str:

@@ -1,5 +1,6 @@
 """Calls of `work` that need no task of their own: the answer is called back, not awaited."""
 
+from abc import ABC, abstractmethod
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from meshd.daemon.node import Node
 
 
-class ShortWork:
+class ShortWork(ABC):
     """One such call at a worker, from the moment on in which it came."""
 
     __slots__ = ("_answered", "_began", "_run", "_worker")
@@ -61,9 +62,9 @@ class ShortWork:
         assert answered is not None, "it ends once"
         answered(self._told(answer))
 
+    @abstractmethod
     def _told(self, answer: Answer) -> Any:
         """What its caller is told."""
-        raise NotImplementedError
 
 
 class ShortOrder(ShortWork):

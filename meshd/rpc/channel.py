@@ -491,7 +491,9 @@ class Channel:
         if request.window and not request.is_notification:
             data = await self._answer_in_parts(request)
         else:
-            data = await answer(request, self.methods, self.context, bytes_max=self._bytes_max)
+            data = await answer(
+                request, self.methods, self.context, bytes_max=self._bytes_max, is_offered=True
+            )
         if not request.is_notification:
             try:
                 if not self._put(data):
@@ -506,7 +508,7 @@ class Channel:
         try:
             data = await answer(
                 request, self.methods, replace(self.context, sink=outflow),
-                bytes_max=self._bytes_max,
+                bytes_max=self._bytes_max, is_offered=True,
             )  # fmt: skip
             await outflow.finish()
             return data

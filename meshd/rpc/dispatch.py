@@ -3,29 +3,64 @@
 import asyncio
 import logging
 import secrets
+from functools import partial
 from typing import Any
 
 from meshd.errors import Code, DeadlineError, MeshError
 from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
-from meshd.rpc.methods import CallContext, Registry
+from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.scope import Scope
 
 _log = logging.getLogger("meshd.rpc")
 
 
+async def run(registry: Registry, method: str, params: Params, context: CallContext) -> Any:
+    """What a call comes to, the short way or by its handler: for who awaits it anyway.
+
+    Raises:
+        MeshError, Exception: as `Registry.call` does.
+    """
+    end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    begun = registry.begin(method, params, context, partial(_settle, end))
+    if begun is None:
+        return await registry.call(method, params, context)
+    try:
+        came_to = await end
+    except asyncio.CancelledError as cancelled:
+        begun.cancel(*cancelled.args)
+        raise
+    if isinstance(came_to, Exception):
+        raise came_to
+    return came_to
+
+
+def _settle(end: asyncio.Future[Any], came_to: Any) -> None:
+    if not end.done():
+        end.set_result(came_to)
+
+
 async def answer(
-    request: Request, registry: Registry, context: CallContext, *, bytes_max: int
+    request: Request,
+    registry: Registry,
+    context: CallContext,
+    *,
+    bytes_max: int,
+    is_offered: bool = False,
 ) -> bytes:
     """Run one request and write its answer, of at most about `bytes_max` bytes.
 
     A handler's own exception is logged under an id, and the caller learns that id alone. The
-    caller of this function drops the answer to a notification.
+    caller of this function drops the answer to a notification. `is_offered`: the short way was, and
+    is closed.
     """
     scope = Scope(context.deadline_s)
     end: Any
     try:
         with scope:
-            end = await registry.call(request.method, request.params, context)
+            if is_offered:
+                end = await registry.call(request.method, request.params, context)
+            else:
+                end = await run(registry, request.method, request.params, context)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():

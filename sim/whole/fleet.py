@@ -28,6 +28,7 @@ from meshd.gossip.inputs import Input
 from meshd.gossip.swim import Swim
 from meshd.model import Address, MeshId
 from meshd.routing.custom import Policies
+from meshd.rpc.dispatch import run
 from meshd.rpc.methods import CallContext
 from meshd.security.identity import KEY_FILE, mesh_id
 from sim.calm import Calm
@@ -421,7 +422,7 @@ class Fleet(Calm):
         if box.node is None:
             raise PeerError(f"no daemon runs on {box.name}")
         context = CallContext(remote="program", local=False, deadline_s=timeout_s)
-        return await self.run_in(box, box.node.registry.call(method, params, context))
+        return await self.run_in(box, run(box.node.registry, method, params, context))
 
     async def run_in(self, box: Box, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Await a coroutine as code of a machine's process.

@@ -13,6 +13,7 @@ from typing import Any
 from meshd.capability.definition import CapabilityDefinition, Declaration, define
 from meshd.errors import MeshError
 from meshd.gossip.effects import Effect
+from meshd.rpc.dispatch import run
 from meshd.rpc.methods import CallContext
 from meshd.work.origin import ORIGIN, Origin
 from sim.network import Shape
@@ -193,7 +194,7 @@ class Workplace(Fleet):
             "capability": capability, "input": {"work": work.number},
             "deadline_ms": left_s * 1_000, "hops": list(origin.hops),
         }  # fmt: skip
-        asking = box.node.registry.call("delegate", params, context)
+        asking = run(box.node.registry, "delegate", params, context)
         await self._account(box, work, left_s, asking)
 
     # Clients

@@ -14,6 +14,7 @@ from meshd.model import Address
 from meshd.routing.direct import no_wire
 from meshd.routing.settings import Overrides, RoutingSettings
 from meshd.rpc.client import connect_channel
+from meshd.rpc.dispatch import run
 from meshd.rpc.methods import CallContext
 
 pytestmark = pytest.mark.net
@@ -51,7 +52,7 @@ class Pair:
         dispatcher.begin = begin
         async with asyncio.timeout(10):
             while not self.shorts:  # first it has to be seen that the work is short
-                await self.near.registry.call("delegate", PLAIN, CallContext())
+                await run(self.near.registry, "delegate", PLAIN, CallContext())
 
     async def stop(self):
         self.hold.set()
@@ -65,7 +66,7 @@ class Pair:
             dispatcher._wires = no_wire
         try:
             async with asyncio.timeout(10):
-                return steady(await self.near.methods.delegate(params, context))
+                return steady(await run(self.near.registry, "delegate", params, context))
         except MeshError as error:
             return type(error), error.code, error.message, error.hint, steady(error.data)
         finally:
@@ -175,7 +176,7 @@ HELD = {"capability": "add", "input": {"a": HOLDS}}
 
 
 async def test_a_program_that_embeds_a_node_may_cancel_its_call(pair):
-    task = await held(pair, pair.near.methods.delegate(HELD, CallContext()))
+    task = await held(pair, run(pair.near.registry, "delegate", HELD, CallContext()))
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError):
         await task
