@@ -31,6 +31,14 @@ MESHD = (sys.executable, "-m", "meshd")
 Row = dict[str, Any]
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that others may be writing: all that end; none where it is not there."""
+    if not path.exists():
+        return []
+    *lines, _unfinished = path.read_text("utf-8").split("\n")
+    return lines
+
+
 class News:
     """Something happened: whoever waits looks again."""
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from processes import whole_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -32,8 +33,7 @@ def told(site):
     """What the first handler has written: its variables, and the event."""
 
     def read():
-        path = site.path / "told"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = whole_lines(site.path / "told")
         return [(line.split()[0], json.loads(line.partition(" ")[2])) for line in lines]
 
     return read
@@ -66,18 +66,16 @@ def test_a_reload_changes_them_and_a_stop_ends_them(site, told):
     a = site.start("a", "--config", str(config))
     site.cli("event", "long")
     long = site.path / "long"
-    a.until(lambda: long.exists() and long.read_text().strip(), "the long run")
+    a.until(lambda: whole_lines(long), "the long run")
     site.cli("event", "now", "before the reload")
     config.write_text('[[handler]]\non = ["event:now"]\ncommand = ["sh", "-c", "cat >> now"]\n')
     a.send(signal.SIGHUP)
     assert a.line("reloaded")
     site.cli("event", "deploy", "v1")
     site.cli("event", "now", "x")
-    now = site.path / "now"
 
     def heard():
-        lines = now.read_text().splitlines() if now.exists() else []
-        return [json.loads(line)["payload"] for line in lines]
+        return [json.loads(line)["payload"] for line in whole_lines(site.path / "now")]
 
     a.until(lambda: heard() == ["x"], "the new handler")
     assert told() == []

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from processes import HERE, MESHD
+from processes import HERE, MESHD, whole_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -23,7 +23,7 @@ def follow(site):
                 env=site.env, cwd=site.path, stdout=file, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         running.append(process)
-        return lambda: [json.loads(line) for line in out.read_text().splitlines()]
+        return lambda: [json.loads(line) for line in whole_lines(out)]
 
     yield start
     for process in running:
