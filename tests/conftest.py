@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 from coverage_gate import pytest_sessionfinish
 
+from sim import build
+
 # How long an input takes to make says something of the machine, and nothing of meshd.
 hypothesis.settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -36,11 +38,13 @@ LONGEST = ("test_compiled.py", "test_sim_scenarios.py", "test_sim_experiments.py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the longest files to the front (workers take them in this order), and mark them."""
+    """Sort the longest files to the front (workers take them in this order), and mark tests."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if item.get_closest_marker("netns"):
             item.add_marker(pytest.mark.no_cover)
+        if item.get_closest_marker("replaces") and build.name() == "compiled":
+            item.add_marker(pytest.mark.skip("what is compiled cannot be replaced"))
 
 
 @pytest.fixture(autouse=True)

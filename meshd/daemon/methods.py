@@ -1,8 +1,7 @@
 """The methods that any caller may use, from `info` to `delegate`."""
 
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,21 +17,19 @@ from meshd.daemon.shapes import (
     percent,
     summary_shape,
 )
-from meshd.daemon.short_work import ShortCall, told, with_load
+from meshd.daemon.short_ways import DEADLINE_DEFAULT_S, ShortWays, WorkParams, work_deadline_s
+from meshd.daemon.short_work import told, with_load
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
-from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.request import (
-    DEADLINE_MS_MAX,
-    ID_DIGITS,
     DelegateRequest,
     DelegateResult,
     request_from_params,
 )
 from meshd.routing.rules import completed
-from meshd.routing.settings import HOPS_MAX
-from meshd.rpc.methods import Answered, Begun, CallContext, Params, Registry
+from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.sink import Sink, UntilGone
 from meshd.version import __version__
 from meshd.view import Peer
@@ -42,7 +39,6 @@ from meshd.work.origin import ORIGIN, Origin
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
 
-DEADLINE_DEFAULT_S = 300.0
 DISCOVER_LIMIT_MAX = 100
 QUERY_CHARS_MAX = 2_000
 MANIFESTS_CACHED_MAX = 512
@@ -51,17 +47,6 @@ ANSWER_GRACE_S: Seconds = 0.5
 """What work that runs under a key may take beyond its time to say itself that it is over."""
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
-
-
-_PLAIN = frozenset({"capability", "input", "deadline_ms", "priority"})
-"""What `delegate` may be asked the short way; a deadline is any of `_NUMBERS`."""
-_NUMBERS = frozenset({int, float})
-
-Hops = Annotated[
-    tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
-    msgspec.Meta(max_length=HOPS_MAX),
-]
-"""Ids of nodes in hex, oldest first."""
 
 
 class PeersParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,23 +71,6 @@ class DiscoverParams(msgspec.Struct, forbid_unknown_fields=True):
     limit: int = 5
 
 
-class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`work`: do this here. `hops` are ids of nodes that it came through.
-
-    With `only_joins` nothing begins: it is answered where a run under its key is known.
-    """
-
-    capability: str = ""
-    input: Any = None
-    text: str | None = None
-    deadline_ms: float | None = None
-    idempotency_key: str = ""
-    priority: int = PRIORITY_DEFAULT
-    hops: Hops = ()
-    trace: Any = None
-    only_joins: bool = False
-
-
 class OfferParams(msgspec.Struct, forbid_unknown_fields=True):
     """`offer`: when would this be done, if it came now?"""
 
@@ -125,14 +93,15 @@ class RemoteMethods:
 
     def register(self, registry: Registry) -> None:
         """Serve all of them."""
+        short = ShortWays(self._node)
         registry.add("info", Nothing, self._info)
         registry.add("peers", PeersParams, self._peers)
         registry.add("capabilities", CapabilitiesParams, self._capabilities)
         registry.add("discover", DiscoverParams, self._discover)
-        registry.add("work", WorkParams, self._work, beginner=self._begin_work)
+        registry.add("work", WorkParams, self._work, beginner=short.work)
         registry.add("offer", OfferParams, self._offer)
-        registry.add("delegate", None, self._delegate, beginner=self._begin)
-        registry.add("call", None, self._call, beginner=partial(self._begin, is_bare=True))
+        registry.add("delegate", None, self._delegate, beginner=short.delegate)
+        registry.add("call", None, self._call, beginner=short.call)
         registry.add("ping", Nothing, self._ping)
 
     async def _info(self, params: Nothing, context: CallContext) -> dict[str, Any]:
@@ -301,7 +270,7 @@ class RemoteMethods:
             value = {"text": params.text}
         if not capability:
             raise UsageError("work: say which capability", hint="see meshd capabilities")
-        deadline_s = self._deadline_s(params.deadline_ms, context)
+        deadline_s = work_deadline_s(params.deadline_ms, context)
         origin = Origin(params.hops, Deadline.after(deadline_s, began))
         token = ORIGIN.set(origin)
         node.own_load.changed()
@@ -322,33 +291,6 @@ class RemoteMethods:
             ORIGIN.reset(token)
             node.own_load.changed()
         return told(node, done, began)
-
-    def _begin_work(
-        self, params: Params, context: CallContext, answered: Answered
-    ) -> ShortCall | None:
-        """`_work` the short way, unless more than a run and its result is asked for."""
-        try:
-            asked = msgspec.convert(params, WorkParams)
-        except msgspec.ValidationError:
-            return None  # or it is said by position
-        special = (
-            asked.text is not None
-            or asked.idempotency_key
-            or asked.only_joins
-            or context.sink is not None
-        )
-        if special or not asked.capability:
-            return None
-        work = ShortCall(self._node, answered)
-        work.begin(
-            asked.capability, asked.input, deadline_s=self._deadline_s(asked.deadline_ms, context),
-            priority=asked.priority, hops=asked.hops,
-        )  # fmt: skip
-        return work
-
-    def _deadline_s(self, deadline_ms: float | None, context: CallContext) -> Seconds:
-        asked = DEADLINE_DEFAULT_S if deadline_ms is None else deadline_ms / 1_000
-        return asked if context.deadline_s is None else min(asked, context.deadline_s)
 
     async def _offer(self, params: OfferParams, context: CallContext) -> dict[str, Any]:
         del context
@@ -374,32 +316,6 @@ class RemoteMethods:
     async def _call(self, params: Params, context: CallContext) -> Any:
         """The result alone: what most callers want, for less."""
         return (await self.delegate(params, context))["peer_result"]["result"]
-
-    def _begin(
-        self, params: Params, context: CallContext, answered: Answered, *, is_bare: bool = False
-    ) -> Begun | None:
-        """The short way of a call that names a capability, and wants nothing but its answer."""
-        if type(params) is not dict or context.sink is not None or not params.keys() <= _PLAIN:
-            return None
-        capability, ms = params.get("capability"), params.get("deadline_ms")
-        priority = params.get("priority", PRIORITY_DEFAULT)
-        if type(capability) is not str or type(priority) is not int or not is_name(capability):
-            return None
-        dispatcher = self._node.dispatcher
-        if ms is None:
-            asked_s = dispatcher.settings_for(capability).deadline_s
-        elif type(ms) in _NUMBERS and 0.0 < ms <= DEADLINE_MS_MAX:
-            asked_s = ms / 1_000
-        else:
-            return None
-        if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-            return None
-        limit_s = context.deadline_s
-        return dispatcher.begin(
-            capability, params.get("input"), answered,
-            deadline_s=asked_s if limit_s is None else min(asked_s, limit_s),
-            caller=context.who, priority=priority, is_bare=is_bare,
-        )  # fmt: skip
 
     async def delegate(self, params: Params, context: CallContext) -> DelegateResult:
         """Have work done by the best peer.

@@ -52,7 +52,7 @@ RATE_HALF_LIFE_S: Seconds = 5.0
 RATE_GRAIN_S: Seconds = 0.001
 """What happens within it counts as at once: a power for each would cost more than the rest."""
 SLOTS_MAX = 4096
-FIGURE_MAX = 1e9
+FIGURE_MAX = 1_000_000_000
 """No figure of a load record is larger; this also bars NaN and infinity."""
 
 

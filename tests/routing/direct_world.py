@@ -195,15 +195,22 @@ def vars_of(thing):
     """The plain figures that it keeps."""
     return {
         name: value
-        for name, value in vars(thing).items()
+        for name, value in attributes_of(thing).items()
         if isinstance(value, int | float | str | tuple)
     }
 
 
 def slots_of(thing):
-    names = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-    found = {name: getattr(thing, name) for name in names} or vars(thing)
-    return {name: repr(value) for name, value in found.items() if not callable(value)}
+    found = attributes_of(thing).items()
+    return {name: repr(value) for name, value in found if not callable(value)}
+
+
+def attributes_of(thing):
+    """Whether they are in a dictionary, in slots, or compiled."""
+    kinds = type(thing).__mro__
+    slots = [name for kind in kinds for name in getattr(kind, "__slots__", ())]
+    names = slots or getattr(type(thing), "__mypyc_attrs__", ())
+    return {name: getattr(thing, name) for name in names} or vars(thing)
 
 
 def breakers_of(breakers):

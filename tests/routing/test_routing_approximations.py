@@ -22,6 +22,7 @@ from meshd.routing.resilience import (
     Resilience,
 )
 from meshd.routing.signals import RATE_GRAIN_S, RATE_HALF_LIFE_S, Outcome, Outstanding, Rate
+from meshd.routing.spend import Ledger
 from meshd.routing.tries import Tries
 
 USES = st.lists(st.integers(0, 11), max_size=60)
@@ -94,8 +95,8 @@ class Turns:
     def __init__(self, monkeypatch):
         monkeypatch.setattr(tries, "TURNS_MAX", MOST)
         self.tries = Tries(
-            clock=None, view=None, invoker=None, local=None, outstanding=None, breakers=None,
-            ledger=None,
+            clock=None, view=None, invoker=None, local=None, outstanding=Outstanding(),
+            breakers=Breakers(), ledger=Ledger(),
         )  # fmt: skip
 
     def use(self, key):

@@ -275,6 +275,7 @@ async def test_where_it_is_closed_nothing_has_happened(case):
     assert world.books() == before
 
 
+@pytest.mark.replaces
 async def test_a_plan_that_could_not_stand_is_made_in_vain_once_in_a_while_only():
     world = DirectWorld(ME, SLOW)
     planned = []

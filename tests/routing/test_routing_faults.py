@@ -19,7 +19,9 @@ async def test_an_input_that_no_json_can_hold_costs_its_call_alone():
     assert not [w for w in world.dispatcher.breakers._whole.rows.values() if w.under_way]
 
 
-@pytest.mark.parametrize("breaks", ["peer_result", "history"])
+@pytest.mark.parametrize(
+    "breaks", ["peer_result", pytest.param("history", marks=pytest.mark.replaces)]
+)
 async def test_a_fault_of_ours_over_an_answer_is_told_once_and_leaves_no_try(monkeypatch, breaks):
     def fault(*args, **more):
         raise RuntimeError("a fault of ours")

@@ -240,6 +240,7 @@ async def test_a_bidder_that_dies_before_it_gets_the_work_does_not_get_it():
     assert world.invoker.order == [3]
 
 
+@pytest.mark.replaces
 @pytest.mark.parametrize("passes_s", [0.1, 0.0])
 async def test_what_is_overtaken_for_ever_ends_with_its_deadline(monkeypatch, passes_s):
     world = World()

@@ -188,7 +188,7 @@ def test_who_waits_for_its_own_bound_takes_no_slot_that_others_free():
     assert admission.finish("a1", 1.0, Outcome.DONE) == ("a2",)
 
 
-@pytest.mark.parametrize(("slots", "queue_max"), [(0, None), (2_000, None), (1, -1), (1, 100_001)])
+@pytest.mark.parametrize(("slots", "queue_max"), [(0, 8), (2_000, 8), (1, -1), (1, 100_001)])
 def test_numbers_out_of_range_are_refused(slots, queue_max):
     with pytest.raises(UsageError):
         Admission(slots=slots, queue_max=queue_max)
