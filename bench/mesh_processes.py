@@ -18,9 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
+import meshd
 from meshd.control import ControlClient
+from sim import build
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = Path(meshd.__file__).resolve().parents[1]
 POLL_S = 0.005
 READY_TIMEOUT_S = 120.0
 ALIVE, SUSPECT, DEAD = "alive", "suspect", "dead"
@@ -203,13 +206,16 @@ class MeshProcesses:
 
 
 def isolated_environment(place: Path) -> dict[str, str]:
-    """An environment whose daemons keep everything under `place` and import this very checkout."""
+    """An environment whose daemons keep everything under `place` and run the bench's own meshd.
+
+    That is this checkout's, or what its interpreter has installed, such as a compiled wheel.
+    """
     for name in ("state", "run", "config"):
         (place / name).mkdir(mode=0o700, exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MESHD_", "COVERAGE_"))}
     return {
         **kept,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "bench")]),
+        "PYTHONPATH": os.pathsep.join([str(PACKAGES), str(ROOT / "bench")]),
         "XDG_STATE_HOME": str(place / "state"),
         "XDG_RUNTIME_DIR": str(place / "run"),
         "XDG_CONFIG_HOME": str(place / "config"),
@@ -246,7 +252,9 @@ def report(
     print()
     print_table(rows)
     print()
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(), "python": platform.python_version(), "build": build.name()
+    }  # fmt: skip
     result = {
         "bench": name, "machine": machine, "parameters": parameters, "figures": figures, **more
     }  # fmt: skip

@@ -78,17 +78,55 @@ def run(compiled, tmp_path):
     return run
 
 
-def test_pinned_runs_and_the_machines_tests_come_out_the_same(run):
-    """From outside the checkout and without it on the path, so that they run what was compiled."""
-    tests = repository.ROOT / "tests"
+@pytest.fixture
+def passes(run):
+    """Pass tests by the compiled build: from outside the checkout, which is not on the path."""
+
+    def passes(choice: str, *names: str) -> None:
+        done = run(
+            *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", choice),
+            *("-c", str(repository.ROOT / "pyproject.toml"), "--rootdir", str(repository.ROOT)),
+            *(str(repository.ROOT / "tests" / name) for name in names),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return passes
+
+
+def test_pinned_runs_and_the_machines_tests_come_out_the_same(passes):
     names = ("broadcast", "codec", "loads", "members", "probe", "state", "suspicion", "timers")
-    done = run(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not net"),
-        *("-c", str(repository.ROOT / "pyproject.toml"), "--rootdir", str(repository.ROOT)),
-        *(str(tests / "gossip" / f"test_gossip_{name}.py") for name in names),
-        str(tests / "sim" / "test_sim_determinism.py"),
+    machines = (f"gossip/test_gossip_{name}.py" for name in names)
+    passes("not slow and not net", *machines, "sim/test_sim_determinism.py")
+
+
+def test_links_routing_and_workers_pass_their_tests(passes):
+    passes("not slow", "rpc", "routing", "work")
+
+
+STRUCTS = """
+import importlib, json, sys
+import msgspec
+names = ("array_like", "eq", "forbid_unknown_fields", "frozen", "gc", "omit_defaults", "order")
+found = {}
+for name in sys.argv[1:]:
+    for key, kind in vars(importlib.import_module(name)).items():
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == name:
+            config = kind.__struct_config__
+            found[f"{name}.{key}"] = {option: getattr(config, option) for option in names}
+print(json.dumps(found))
+"""
+
+
+def test_structs_have_the_options_that_their_source_gives(run):
+    hook = repository.pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    modules = [name.removesuffix(".py").replace("/", ".") for name in hook["modules"]]
+    words = ("-c", STRUCTS, *modules)
+    pure = subprocess.run(
+        [sys.executable, *words], cwd=repository.ROOT, capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = (json.loads(done.stdout) for done in (pure, run(*words)))
+    assert len(expected) > 10
+    assert found == expected
 
 
 def test_whole_daemons_run_the_same(run):

@@ -176,7 +176,7 @@ RULES: tuple[Rule, ...] = (
 
 # Written so that this file does not match itself.
 _FOREIGN = re.compile(
-    r"/roo[t]/|/hom[e]/[a-z]|/User[s]/[A-Za-z]|[A-Z]:\\User[s]\\|/wor[k]/"
+    r"/roo[t]/|/hom[e]/[a-z]|/User[s]/[A-Za-z]|[A-Z]:\\User[s]\\|(?<!meshd)/wor[k]/"
     r"|pypi\.or[g]|pythonhosted\.or[g]|index-ur[l]"
 )
 

@@ -8,8 +8,8 @@ import msgspec
 
 from meshd.daemon.doctor import diagnose, only_by_stream
 from meshd.daemon.explaining import explain_shape
-from meshd.daemon.methods import Nothing
 from meshd.daemon.naming import clash_notes, the_one
+from meshd.daemon.params import Nothing
 from meshd.daemon.shapes import circuits_shape
 from meshd.discovery.address import parse_seed
 from meshd.discovery.base import SourceState

@@ -9,6 +9,14 @@ from meshd.capability.manifest import CapabilitySummary, Manifest
 from meshd.capability.match import Match, match
 from meshd.clock import Seconds
 from meshd.daemon.naming import refuse_ambiguous
+from meshd.daemon.params import (
+    CapabilitiesParams,
+    DiscoverParams,
+    Nothing,
+    OfferParams,
+    PeersParams,
+    WorkParams,
+)
 from meshd.daemon.shapes import (
     holder,
     load_shape,
@@ -17,12 +25,11 @@ from meshd.daemon.shapes import (
     percent,
     summary_shape,
 )
-from meshd.daemon.short_ways import DEADLINE_DEFAULT_S, ShortWays, WorkParams, work_deadline_s
+from meshd.daemon.short_ways import ShortWays, work_deadline_s
 from meshd.daemon.short_work import told, with_load
 from meshd.deadline import Deadline
 from meshd.errors import MeshError, NoCandidateError, UsageError
 from meshd.model import MemberState, is_name
-from meshd.priority import PRIORITY_DEFAULT
 from meshd.routing.request import (
     DelegateRequest,
     DelegateResult,
@@ -47,40 +54,6 @@ ANSWER_GRACE_S: Seconds = 0.5
 """What work that runs under a key may take beyond its time to say itself that it is over."""
 TEXT_MATCH_MIN = 0.2
 """How well a capability must fit a plain text to be given it."""
-
-
-class PeersParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`peers`: only members in these states."""
-
-    state: tuple[str, ...] = ()
-
-
-class CapabilitiesParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`capabilities`: of one node (`self`, a name or an id), or of one name."""
-
-    node: str = ""
-    name: str = ""
-
-
-class DiscoverParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`discover`: what fits a text. It is answered from what gossip brought, and calls nobody."""
-
-    query: str
-    tags: tuple[str, ...] = ()
-    min_score: float = 0.1
-    limit: int = 5
-
-
-class OfferParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`offer`: when would this be done, if it came now?"""
-
-    capability: str
-    deadline_ms: float = DEADLINE_DEFAULT_S * 1_000
-    priority: int = PRIORITY_DEFAULT
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """No parameters."""
 
 
 class RemoteMethods:

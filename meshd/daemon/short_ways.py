@@ -1,49 +1,23 @@
 """The short ways of a node's methods, which need no task: for calls that want only their answer."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from meshd.clock import Seconds
+from meshd.daemon.params import DEADLINE_DEFAULT_S, WorkParams
 from meshd.daemon.short_work import ShortCall
 from meshd.model import is_name
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
-from meshd.routing.request import DEADLINE_MS_MAX, ID_DIGITS
-from meshd.routing.settings import HOPS_MAX
+from meshd.routing.request import DEADLINE_MS_MAX
 from meshd.rpc.methods import Answered, Begun, CallContext, Params
 
 if TYPE_CHECKING:
     from meshd.daemon.node import Node
 
-DEADLINE_DEFAULT_S = 300.0
-"""Of `work`, where neither its caller nor the connection says."""
-
 _PLAIN = frozenset({"capability", "input", "deadline_ms", "priority"})
 """What `delegate` may be asked the short way; a deadline is any of `_NUMBERS`."""
 _NUMBERS = frozenset({int, float})
-
-Hops = Annotated[
-    tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],
-    msgspec.Meta(max_length=HOPS_MAX),
-]
-"""Ids of nodes in hex, oldest first."""
-
-
-class WorkParams(msgspec.Struct, forbid_unknown_fields=True):
-    """`work`: do this here. `hops` are ids of nodes that it came through.
-
-    With `only_joins` nothing begins: it is answered where a run under its key is known.
-    """
-
-    capability: str = ""
-    input: Any = None
-    text: str | None = None
-    deadline_ms: float | None = None
-    idempotency_key: str = ""
-    priority: int = PRIORITY_DEFAULT
-    hops: Hops = ()
-    trace: Any = None
-    only_joins: bool = False
 
 
 class ShortWays:

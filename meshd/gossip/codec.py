@@ -36,6 +36,7 @@ from meshd.gossip.messages import (
     Welcome,
 )
 from meshd.model import Address, Epoch, Incarnation, Load, Member, MemberState, MeshId, NodeId
+from meshd.structs import Flat
 
 PROTOCOL_VERSION = 1
 SEAL_BYTES_RESERVED = 48
@@ -63,7 +64,7 @@ _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _TIMELESS = tuple(bytes((int(kind.__struct_config__.tag or 0),)) for kind in (Join, Welcome))
 
 
-class Datagram(msgspec.Struct, frozen=True, gc=False):
+class Datagram(Flat, frozen=True, gc=False):
     """A decoded datagram. `load` is the sender's packed record, or empty.
 
     `version` is the datagram's own, `newest` the newest that its sender speaks.
@@ -77,7 +78,7 @@ class Datagram(msgspec.Struct, frozen=True, gc=False):
     newest: int = PROTOCOL_VERSION
 
 
-class Outline(msgspec.Struct, frozen=True, gc=False):
+class Outline(Flat, frozen=True, gc=False):
     """What is legible of a datagram in any version: who speaks, to whom, and which versions."""
 
     mesh: MeshId

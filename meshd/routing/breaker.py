@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import msgspec
-
 from meshd.clock import Instant, Seconds
 from meshd.model import NodeId
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import NEUTRAL, OK, Outcome
+from meshd.structs import Token
 
 CALM_S: Seconds = 300.0
 """Who was closed for so long opens as if for the first time."""
@@ -35,7 +34,7 @@ class Opening:
     lasts_s: Seconds
 
 
-class Passage(msgspec.Struct, frozen=True, eq=False):
+class Passage(Token, frozen=True, eq=False):
     """One call under way through one circuit; `opening` counts those that were when it began."""
 
     began: Instant

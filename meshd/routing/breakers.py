@@ -10,14 +10,13 @@ Source: Envoy's outlier detection, for the bound on how many may be out at once.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
-import msgspec
-
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, MemberState, NodeId
 from meshd.routing.breaker import Breaker, Circuit, Opening, Passage, failures, node_opening
 from meshd.routing.filters import Reason, Rejection
 from meshd.routing.settings import BreakerSettings
 from meshd.routing.signals import FAILED, NEUTRAL, OK, Outcome
+from meshd.structs import Token
 from meshd.view import ClusterView, Peer
 
 CIRCUITS_MAX = 8_192
@@ -54,7 +53,7 @@ _FOR_NOW = _WAITED_FOR | {Reason.DRAINING, Reason.NOT_READY}
 """Why a living node that could serve a call is none of its candidates."""
 
 
-class Admission(msgspec.Struct, frozen=True, eq=False):
+class Admission(Token, frozen=True, eq=False):
     """Which candidates may be asked, which of these are trials, which are left out and why.
 
     `spared` are asked although their circuits are open, as too many are. The reasons are said by
@@ -160,7 +159,7 @@ class _Table(Generic[_K, _C]):
         return gone
 
 
-class Crossing(msgspec.Struct, frozen=True, eq=False):
+class Crossing(Token, frozen=True, eq=False):
     """One call under way, through the circuit at its node and that of the whole capability."""
 
     node: NodeId

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-import msgspec
-
 from meshd.clock import Instant, Seconds
 from meshd.deadline import Deadline
 from meshd.errors import BusyError, Code, DeadlineError, MeshError, PeerError
@@ -26,6 +24,7 @@ from meshd.routing.signals import FAILED, FIGURE_MAX, NEUTRAL, Outcome, Outstand
 from meshd.routing.spend import Purchase
 from meshd.routing.terms import Terms
 from meshd.sink import Sink
+from meshd.structs import Frozen
 from meshd.view import ClusterView, Peer
 
 FINAL = frozenset({Code.INVALID_PARAMS, Code.CYCLE, Code.CANCELLED})
@@ -79,7 +78,7 @@ class LocalWork(Protocol):
 Trying = Callable[[Peer], Awaitable[None]]
 
 
-class Tried(msgspec.Struct, frozen=True):
+class Tried(Frozen, frozen=True):
     """How one try ended; written out only for who asks."""
 
     peer: Peer

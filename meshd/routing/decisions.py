@@ -4,17 +4,16 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from meshd.clock import Seconds
 from meshd.routing.call import Tried
 from meshd.routing.router import Plan, explain
+from meshd.structs import Token
 
 DECISIONS_KEPT = 64
 """A plan names every peer of its view: of a mesh of a thousand it may take a hundred kilobytes."""
 
 
-class Decision(msgspec.Struct, frozen=True, eq=False):
+class Decision(Token, frozen=True, eq=False):
     """One call of which this node decided where it goes; written out only for who asks.
 
     Attributes:

@@ -15,6 +15,7 @@ import msgspec
 from meshd.clock import Instant, Seconds
 from meshd.model import Epoch, Load, NodeId
 from meshd.routing.history import History
+from meshd.structs import Frozen
 from meshd.view import Peer
 
 PEERS_MAX = 4096
@@ -70,7 +71,7 @@ OK, FAILED, NEUTRAL = Outcome.OK, Outcome.FAILED, Outcome.NEUTRAL
 fifteen times as long as a name."""
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class Estimate(Frozen, frozen=True):
     """What a call to a peer would meet now.
 
     `rif` is the estimated number of requests in flight there, of which `own` were started here
@@ -94,7 +95,7 @@ class Estimate(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, service_s=service_s, eta_s=eta_s)
 
 
-class _Event(msgspec.Struct, frozen=True):
+class _Event(Frozen, frozen=True):
     """An own call's start (`change` 1) or end (-1). `began`: when that call started."""
 
     when: Instant

@@ -25,16 +25,13 @@ from meshd.rpc.flow import WINDOW_BYTES, Inflow, Outflow
 from meshd.rpc.frames import SEPARATOR, FrameWriter, Socket, messages_in
 from meshd.rpc.jsonrpc import (
     DEPTH_MAX,
-    Id,
-    Refused,
-    Request,
-    Response,
     encode_error,
     encode_notification,
     encode_request,
     parse_message,
 )
 from meshd.rpc.limits import CALL_TIMEOUT_S, CallGate
+from meshd.rpc.messages import Id, Refused, Request, Response
 from meshd.rpc.methods import Begun, CallContext, Registry
 from meshd.rpc.running import RunningCalls
 from meshd.scope import Scope

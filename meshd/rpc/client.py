@@ -26,8 +26,9 @@ from meshd.errors import (
 from meshd.model import Address
 from meshd.rpc.channel import Channel, ChannelLimits
 from meshd.rpc.frames import Socket
-from meshd.rpc.jsonrpc import Response, encode_request, parse_response
+from meshd.rpc.jsonrpc import encode_request, parse_response
 from meshd.rpc.limits import TIMEOUT_HEADER
+from meshd.rpc.messages import Response
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.sockets import Dialled, watch
 from meshd.rpc.sse_reader import CONTENT_TYPE as EVENTS_TYPE

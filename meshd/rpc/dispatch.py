@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from meshd.errors import Code, DeadlineError, MeshError
-from meshd.rpc.jsonrpc import Request, encode_error, encode_result, internal_error
+from meshd.rpc.jsonrpc import encode_error, encode_result, internal_error
+from meshd.rpc.messages import Request
 from meshd.rpc.methods import CallContext, Params, Registry
 from meshd.scope import Scope
 

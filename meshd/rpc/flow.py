@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from meshd.errors import PeerError
-from meshd.rpc.jsonrpc import Id, encode_notification
+from meshd.rpc.jsonrpc import encode_notification
+from meshd.rpc.messages import Id
 from meshd.sink import Sink
 
 WINDOW_BYTES = 1_048_576

@@ -3,54 +3,16 @@
 Source: https://www.jsonrpc.org/specification (2.0), sections 4 to 6.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from meshd.errors import Code, DecodeError, MeshError, UsageError, error_from_wire
+from meshd.rpc.messages import MESSAGES, Body, Id, Message, Refused, Request, Response
 
 BODY_BYTES_MAX = 1_048_576
 BATCH_MAX = 50
 DEPTH_MAX = 64
-
-Id = str | int | float | None
-"""What a request's id may be. It is echoed as it came."""
-
-
-class Request(msgspec.Struct, frozen=True):
-    """A valid call, or (`is_notification`) one that wants no answer, not even an error.
-
-    `window`, a member of our own beside JSON-RPC's, asks for partial results as notifications
-    before the answer: so many bytes of them may be under way.
-    """
-
-    method: str
-    params: dict[str, Any] | list[Any] | None = None
-    id: Id = None
-    is_notification: bool = False
-    window: int = 0
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """An element that is no valid request. It is answered with `error`, under `id` if readable."""
-
-    error: MeshError
-    id: Id = None
-
-
-class Response(msgspec.Struct, frozen=True):
-    """The other side's answer: `error`, or else `result`."""
-
-    id: Id
-    result: Any = None
-    error: MeshError | None = None
-
-
-class Body(msgspec.Struct, frozen=True):
-    """All that one HTTP body asks for, in its order. A batch is answered by an array."""
-
-    entries: tuple[Request | Refused, ...]
-    is_batch: bool = False
 
 
 def parse_body(data: bytes, *, batch_max: int = BATCH_MAX, depth_max: int = DEPTH_MAX) -> Body:
@@ -77,7 +39,7 @@ def parse_message(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Request |
     # In one step where all is as it should be; else the general way finds what is wrong.
     if isinstance(data, bytes) and data.count(b"{") + data.count(b"[") <= depth_max:
         try:
-            message = _MESSAGES.decode(data)
+            message = MESSAGES.decode(data)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             pass
         else:
@@ -187,22 +149,7 @@ def internal_error(reference: str) -> MeshError:
 _ANSWER = ("result", "error")
 
 
-class _Message(msgspec.Struct, forbid_unknown_fields=True):
-    """A request or an answer, and nothing else: what is passed over is not checked so well."""
-
-    jsonrpc: Literal["2.0"]
-    id: Any = msgspec.UNSET
-    method: str | msgspec.UnsetType = msgspec.UNSET
-    params: dict[str, Any] | list[Any] | msgspec.UnsetType = msgspec.UNSET
-    result: Any = msgspec.UNSET
-    error: Any = msgspec.UNSET
-    window: Any = 0
-
-
-_MESSAGES = msgspec.json.Decoder(_Message)
-
-
-def _read_usual(message: _Message) -> Request | Response | None:
+def _read_usual(message: Message) -> Request | Response | None:
     """What it is, if it is a request or a result without any fault."""
     request_id, method, params = message.id, message.method, message.params
     if method is msgspec.UNSET:

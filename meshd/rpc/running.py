@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from meshd.rpc.jsonrpc import Id
+from meshd.rpc.messages import Id
 
 _Call = TypeVar("_Call")
 

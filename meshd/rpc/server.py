@@ -23,8 +23,9 @@ from meshd.rpc.dispatch import answer, too_large
 from meshd.rpc.frames import Socket
 from meshd.rpc.gate import Door
 from meshd.rpc.guard import browser_refusal
-from meshd.rpc.jsonrpc import Body, Refused, Request, encode_batch, encode_error, parse_body
+from meshd.rpc.jsonrpc import encode_batch, encode_error, parse_body
 from meshd.rpc.limits import TIMEOUT_HEADER, CallGate, ServerLimits
+from meshd.rpc.messages import Body, Refused, Request
 from meshd.rpc.methods import CallContext, Registry
 from meshd.rpc.sockets import Upgrade, accept, watch
 from meshd.rpc.sse import answer_in_events, wants_events

@@ -12,7 +12,7 @@ from aiohttp import web
 from meshd.clock import Seconds
 from meshd.errors import PeerError
 from meshd.rpc.flow import WINDOW_BYTES, Outflow
-from meshd.rpc.jsonrpc import Id
+from meshd.rpc.messages import Id
 from meshd.rpc.sse_reader import CONTENT_TYPE
 from meshd.sink import Sink
 

@@ -6,7 +6,8 @@ from contextlib import aclosing
 from aiohttp import StreamReader
 
 from meshd.errors import PeerError
-from meshd.rpc.jsonrpc import Request, Response, parse_message
+from meshd.rpc.jsonrpc import parse_message
+from meshd.rpc.messages import Request, Response
 from meshd.sink import Sink
 
 CONTENT_TYPE = "text/event-stream"

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-import msgspec
-
 from meshd.clock import Seconds
 from meshd.errors import UsageError
 from meshd.priority import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from meshd.structs import Flat, Frozen
 
 SLOTS_MAX = 1_024
 QUEUE_MAX = 100_000
@@ -55,7 +54,7 @@ class Outcome(StrEnum):
 _DONE, _TIMED_OUT, _DROPPED = Outcome.DONE, Outcome.TIMED_OUT, Outcome.DROPPED
 
 
-class Ticket(msgspec.Struct, frozen=True, gc=False):
+class Ticket(Flat, frozen=True, gc=False):
     """A request to run.
 
     Attributes:
@@ -71,13 +70,13 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
     priority: int = PRIORITY_DEFAULT
 
 
-class Accept(msgspec.Struct, frozen=True):
+class Accept(Frozen, frozen=True):
     """It may run now; by estimate it ends in `eta_s` seconds."""
 
     eta_s: Seconds
 
 
-class Queue(msgspec.Struct, frozen=True):
+class Queue(Frozen, frozen=True):
     """It has to wait behind `position` others; by estimate it ends in `eta_s` seconds.
 
     `displaced` is the id of the ticket that lost its place to it, if the queue was full.
@@ -88,7 +87,7 @@ class Queue(msgspec.Struct, frozen=True):
     displaced: str = ""
 
 
-class Refuse(msgspec.Struct, frozen=True):
+class Refuse(Frozen, frozen=True):
     """Not now: the counter-offer is to end in `eta_s` seconds if it were taken after all."""
 
     reason: Reason
@@ -99,7 +98,7 @@ class Refuse(msgspec.Struct, frozen=True):
 Decision = Accept | Queue | Refuse
 
 
-class WorkLoad(msgspec.Struct, frozen=True, gc=False):
+class WorkLoad(Flat, frozen=True, gc=False):
     """What a node's work says of its load: the middle part of `meshd.model.Load`."""
 
     in_flight: int

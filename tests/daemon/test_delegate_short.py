@@ -20,6 +20,18 @@ from meshd.rpc.methods import CallContext
 pytestmark = pytest.mark.net
 
 
+class CountedWire:
+    """The real one, over which calls go the short way."""
+
+    def __init__(self, pair, wire):
+        self._pair, self._wire = pair, wire
+        self.call_off = wire.call_off
+
+    def begin(self, *given):
+        self._pair.shorts += 1
+        return self._wire.begin(*given)
+
+
 class Pair:
     """A node that asks, one that does the work, and what the test wants to know of both."""
 
@@ -42,14 +54,13 @@ class Pair:
         self.near = await start_node(path, "near", join=[self.far], **more)
         await self.near.wait_view(lambda v: any(p.capabilities for p in v.peers), 5)
         dispatcher = self.near.dispatcher
-        real = dispatcher.begin
+        real = dispatcher._wires
 
-        def begin(*given, **more):
-            begun = real(*given, **more)
-            self.shorts += begun is not None
-            return begun
+        def wires(target):
+            wire = real(target)
+            return wire and CountedWire(self, wire)
 
-        dispatcher.begin = begin
+        dispatcher._wires = wires
         async with asyncio.timeout(10):
             while not self.shorts:  # first it has to be seen that the work is short
                 await run(self.near.registry, "delegate", PLAIN, CallContext())

@@ -5,7 +5,7 @@ import pytest
 from small_mesh import start_node
 
 from meshd.capability.definition import capability, collect
-from meshd.daemon.methods import WorkParams
+from meshd.daemon.params import WorkParams
 from meshd.errors import MeshError
 from meshd.routing.signals import load_from_wire
 

@@ -19,10 +19,6 @@ from meshd.errors import (
 from meshd.rpc.jsonrpc import (
     BATCH_MAX,
     DEPTH_MAX,
-    Body,
-    Refused,
-    Request,
-    Response,
     decode_json,
     encode_batch,
     encode_error,
@@ -34,6 +30,7 @@ from meshd.rpc.jsonrpc import (
     parse_message,
     parse_response,
 )
+from meshd.rpc.messages import Body, Refused, Request, Response
 
 VALUES = st.recursive(
     st.none()

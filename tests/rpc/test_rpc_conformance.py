@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rpc_bench import http
 
 from meshd.rpc.dispatch import answer
-from meshd.rpc.jsonrpc import Refused, encode_error, parse_body
+from meshd.rpc.jsonrpc import encode_error, parse_body
+from meshd.rpc.messages import Refused
 from meshd.rpc.methods import CallContext, Registry
 
 PARSE, INVALID, NO_METHOD, BAD_PARAMS = -32700, -32600, -32601, -32602

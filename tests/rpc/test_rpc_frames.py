@@ -15,8 +15,9 @@ from meshd.rpc.frames import (
     FrameWriter,
     messages_in,
 )
-from meshd.rpc.jsonrpc import Refused, parse_message
+from meshd.rpc.jsonrpc import parse_message
 from meshd.rpc.limits import CallGate
+from meshd.rpc.messages import Refused
 
 
 def message(number, size=0):

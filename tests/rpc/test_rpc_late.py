@@ -8,7 +8,8 @@ from rpc_bench import Bench, Socket
 from meshd.errors import Code, DeadlineError
 from meshd.rpc.channel import Channel
 from meshd.rpc.dispatch import answer
-from meshd.rpc.jsonrpc import Request, parse_response
+from meshd.rpc.jsonrpc import parse_response
+from meshd.rpc.messages import Request
 from meshd.rpc.methods import CallContext
 
 pytestmark = pytest.mark.net
