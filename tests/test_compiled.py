@@ -100,7 +100,8 @@ def test_pinned_runs_and_the_machines_tests_come_out_the_same(passes):
 
 
 def test_links_routing_and_workers_pass_their_tests(passes):
-    passes("not slow", "rpc", "routing", "work")
+    ways = (f"daemon/test_{name}.py" for name in ("delegate_short", "short_work", "work_params"))
+    passes("not slow", "rpc", "routing", "work", *ways)
 
 
 STRUCTS = """

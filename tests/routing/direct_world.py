@@ -3,6 +3,7 @@
 import asyncio
 import random
 
+from msgspec.structs import astuple
 from routing_world import NOW, FakeClock, done, peer, view
 
 from meshd.clock import Instant
@@ -170,7 +171,7 @@ class DirectWorld:
             "records": {
                 node: (
                     record.mine, record.samples, record.service_s, record.failure_s,
-                    record.failure_at, tuple(record.events),
+                    record.failure_at, sorted(map(astuple, record.events)),
                 )
                 for node, record in signals._records.items()
             },
