@@ -5,11 +5,11 @@ import subprocess
 import sys
 import time
 
-from mesh_processes import MeshProcesses, arguments, progress, report, summary
+from mesh_processes import MESHD, MeshProcesses, arguments, progress, report, summary
 
 BASELINE = [sys.executable, "-c", "import json, http.client"]
 NOTHING = [sys.executable, "-c", "pass"]
-PEERS = [sys.executable, "-m", "meshd", "peers"]
+PEERS = [sys.executable, *MESHD, "peers"]
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:

@@ -9,9 +9,7 @@ import sys
 import time
 from collections import Counter
 
-from mesh_processes import ROOT, progress, report
-
-sys.path.insert(0, str(ROOT))
+from mesh_processes import progress, report
 
 from meshd.model import Address
 from sim.fuzz import ROUND_DATAGRAMS, Finding, Fuzzed, fuzz

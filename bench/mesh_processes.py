@@ -23,7 +23,8 @@ from meshd.control import ControlClient
 from sim import build
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = Path(meshd.__file__).resolve().parents[1]
+MESHD = ("-P", "-m", "meshd")
+"""Python's arguments. Without -P it would import a checkout in which the bench is started."""
 POLL_S = 0.005
 READY_TIMEOUT_S = 120.0
 ALIVE, SUSPECT, DEAD = "alive", "suspect", "dead"
@@ -123,7 +124,7 @@ class MeshProcesses:
         log, ready = self.place / f"{name}.log", self.place / f"{name}.ready"
         ready.unlink(missing_ok=True)
         command = [
-            *inside, sys.executable, "-m", "meshd", "start", "--name", name, "--mesh", self.mesh,
+            *inside, sys.executable, *MESHD, "start", "--name", name, "--mesh", self.mesh,
             "--bind", bind, "--profile", self.profile, "--log-format", "json",
             "--ready-file", str(ready),
             *(["--iface", "lo"] if mdns else ["--no-mdns"]),
@@ -213,9 +214,11 @@ def isolated_environment(place: Path) -> dict[str, str]:
     for name in ("state", "run", "config"):
         (place / name).mkdir(mode=0o700, exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MESHD_", "COVERAGE_"))}
+    is_checkout = Path(meshd.__file__).resolve().is_relative_to(ROOT / "meshd")
+    paths = [*([str(ROOT)] if is_checkout else []), str(ROOT / "bench")]
     return {
         **kept,
-        "PYTHONPATH": os.pathsep.join([str(PACKAGES), str(ROOT / "bench")]),
+        "PYTHONPATH": os.pathsep.join(paths),
         "XDG_STATE_HOME": str(place / "state"),
         "XDG_RUNTIME_DIR": str(place / "run"),
         "XDG_CONFIG_HOME": str(place / "config"),
@@ -246,19 +249,29 @@ def report(
     *,
     parameters: dict[str, Any],
     figures: dict[str, Any],
+    python: Path | None = None,
     **more: Any,
 ) -> None:
-    """Print a table, and the bench's JSON object as the last line; `more` goes there, too."""
+    """Print a table, and the bench's JSON object as the last line; `more` goes there, too.
+
+    `python` is the interpreter whose meshd was measured, if it is not the bench's own.
+    """
     print()
     print_table(rows)
     print()
     machine = {
-        "cpus": os.cpu_count(), "python": platform.python_version(), "build": build.name()
+        "cpus": os.cpu_count(), "python": platform.python_version(),
+        "build": build.name() if python is None else _build_of(python),
     }  # fmt: skip
     result = {
         "bench": name, "machine": machine, "parameters": parameters, "figures": figures, **more
     }  # fmt: skip
     print(json.dumps(result), flush=True)
+
+
+def _build_of(python: Path) -> str:
+    words = (str(python), "-P", "-c", "from sim import build; print(build.name())")
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def summary(values: list[float], digits: int = 3) -> dict[str, float]:

@@ -7,31 +7,27 @@ call) and what others do with gossip alone. Times are in mean service times.
 
 import argparse
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from mesh_processes import arguments, progress, report, summary
+from rivals.goals import at_most, outcome
 
-from mesh_processes import arguments, progress, report, summary  # noqa: E402
-from rivals.goals import at_most, outcome  # noqa: E402
-
-from meshd.clock import Instant  # noqa: E402
-from meshd.routing.breakers import Breakers  # noqa: E402
-from meshd.routing.need import Need  # noqa: E402
-from meshd.routing.router import plan  # noqa: E402
-from meshd.routing.settings import RoutingSettings  # noqa: E402
-from meshd.routing.signals import Outcome, Outstanding  # noqa: E402
-from meshd.view import ClusterView  # noqa: E402
-from meshd.work.admission import QUEUE_DEFAULT  # noqa: E402
-from sim.experiments.runs import each  # noqa: E402
-from sim.routing import table  # noqa: E402
-from sim.routing.cells import Cell, Kind  # noqa: E402
-from sim.routing.fleet import CAPABILITY, Fleet  # noqa: E402
-from sim.routing.ways import WAYS  # noqa: E402
-from sim.world import START_S  # noqa: E402
+from meshd.clock import Instant
+from meshd.routing.breakers import Breakers
+from meshd.routing.need import Need
+from meshd.routing.router import plan
+from meshd.routing.settings import RoutingSettings
+from meshd.routing.signals import Outcome, Outstanding
+from meshd.view import ClusterView
+from meshd.work.admission import QUEUE_DEFAULT
+from sim.experiments.runs import each
+from sim.routing import table
+from sim.routing.cells import Cell, Kind
+from sim.routing.fleet import CAPABILITY, Fleet
+from sim.routing.ways import WAYS
+from sim.world import START_S
 
 DECISION_US = {60: 100.0, 100: 100.0, 1_000: 1_000.0}
 """By peers; up to 64 every plan accounts for all of them."""

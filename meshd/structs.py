@@ -1,8 +1,9 @@
 """Bases of the structs in modules that may be compiled.
 
-mypyc makes a class without the keywords that its source gives, and drops most annotations. What a
-base says is inherited; the keywords are there all the same, for who reads and for the type checker.
-What msgspec reads messages into needs its annotations: that is in modules which are not compiled.
+mypyc makes a class without the keywords that its source gives, and keeps of each annotation the
+outermost type alone (of a union, nothing). What a base says is inherited; the keywords are there
+all the same, for who reads and for the type checker. What msgspec reads messages into needs its
+annotations: that is in modules which are not compiled.
 """
 
 import msgspec

@@ -82,13 +82,14 @@ def run(compiled, tmp_path):
 def passes(run):
     """Pass tests by the compiled build: from outside the checkout, which is not on the path."""
 
-    def passes(choice: str, *names: str) -> None:
+    def passes(choice: str, *names: str) -> str:
         done = run(
-            *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", choice),
+            *("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", choice),
             *("-c", str(repository.ROOT / "pyproject.toml"), "--rootdir", str(repository.ROOT)),
             *(str(repository.ROOT / "tests" / name) for name in names),
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     return passes
 
@@ -101,19 +102,20 @@ def test_pinned_runs_and_the_machines_tests_come_out_the_same(passes):
 
 def test_links_routing_and_workers_pass_their_tests(passes):
     ways = (f"daemon/test_{name}.py" for name in ("delegate_short", "short_work", "work_params"))
-    passes("not slow", "rpc", "routing", "work", *ways)
+    told = passes("not slow", "rpc", "routing", "work", *ways)
+    assert "what is compiled cannot be replaced" in told, "or else it was not compiled"
 
 
 STRUCTS = """
 import importlib, json, sys
 import msgspec
-names = ("array_like", "eq", "forbid_unknown_fields", "frozen", "gc", "omit_defaults", "order")
 found = {}
 for name in sys.argv[1:]:
     for key, kind in vars(importlib.import_module(name)).items():
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == name:
             config = kind.__struct_config__
-            found[f"{name}.{key}"] = {option: getattr(config, option) for option in names}
+            options = [option for option in dir(config) if option[0] != "_"]
+            found[f"{name}.{key}"] = {each: repr(getattr(config, each)) for each in options}
 print(json.dumps(found))
 """
 

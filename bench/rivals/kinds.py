@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mesh_processes import isolated_environment
+from mesh_processes import MESHD, isolated_environment
 
 from meshd.control import ControlClient
 from rivals.install import Installed
@@ -88,7 +88,7 @@ class Kind(Protocol):
 
 
 class Meshd:
-    """Ours: of this very checkout, or what another interpreter has installed (compiled wheels)."""
+    """Ours: the bench's own, or what another interpreter has installed (compiled wheels)."""
 
     name = "meshd"
     port = 7_001
@@ -109,7 +109,7 @@ class Meshd:
     def command(self, spec: Spec) -> list[str]:
         """`meshd start`, or the same with what is wanted besides."""
         is_watched = spec.extra in {UPDATES, SOCKETS, LOADS}
-        program = [str(HERE / "watched_meshd.py"), spec.extra] if is_watched else ["-m", "meshd"]
+        program = [str(HERE / "watched_meshd.py"), spec.extra] if is_watched else [*MESHD]
         offers = {UPDATES: str(self._place / f"{spec.name}.toml"), BLOCKS: "blocked_loop:block"}
         if spec.extra == UPDATES:
             self._offers(spec, 0)

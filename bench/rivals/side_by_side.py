@@ -52,7 +52,7 @@ class Bench:
         keys = [*parameters, "profile", "seed"]
         report(
             self.name, rows, parameters={key: getattr(self.options, key) for key in keys},
-            figures=figures, **outcome(goals),
+            figures=figures, python=self.options.meshd_python, **outcome(goals),
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from meshd.routing.request import ID_DIGITS
 from meshd.routing.settings import HOPS_MAX
 
 DEADLINE_DEFAULT_S = 300.0
-"""Of `work`, where neither its caller nor the connection says."""
+"""Of `work` and `offer`, where the caller says none; the connection's limit holds besides."""
 
 Hops = Annotated[
     tuple[Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{ID_DIGITS}}}$")], ...],

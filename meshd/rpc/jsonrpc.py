@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from meshd.errors import Code, DecodeError, MeshError, UsageError, error_from_wire
-from meshd.rpc.messages import MESSAGES, Body, Id, Message, Refused, Request, Response
+from meshd.rpc.messages import Body, Id, Message, Refused, Request, Response
 
 BODY_BYTES_MAX = 1_048_576
 BATCH_MAX = 50
@@ -39,7 +39,7 @@ def parse_message(data: bytes | str, *, depth_max: int = DEPTH_MAX) -> Request |
     # In one step where all is as it should be; else the general way finds what is wrong.
     if isinstance(data, bytes) and data.count(b"{") + data.count(b"[") <= depth_max:
         try:
-            message = MESSAGES.decode(data)
+            message = _MESSAGES.decode(data)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             pass
         else:
@@ -147,6 +147,7 @@ def internal_error(reference: str) -> MeshError:
 
 
 _ANSWER = ("result", "error")
+_MESSAGES = msgspec.json.Decoder(Message)
 
 
 def _read_usual(message: Message) -> Request | Response | None:

@@ -59,7 +59,3 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     result: Any = msgspec.UNSET
     error: Any = msgspec.UNSET
     window: Any = 0
-
-
-MESSAGES = msgspec.json.Decoder(Message)
-"""Reads those in one step where all is as it should be."""

@@ -14,10 +14,11 @@ pytestmark = pytest.mark.no_cover
 BENCH = repository.ROOT / "bench"
 
 
-def _run(name, *options):
+def _run(name, *options, cwd=None):
     done = subprocess.run(
         [sys.executable, str(BENCH / f"{name}.py"), "--quick", *options],
         env=_environment(),
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=40,
@@ -40,6 +41,13 @@ def test_a_quick_bench_ends_with_its_json_object(name, figure):
     assert result["bench"] == name
     assert result["figures"][figure]
     assert {"machine", "parameters"} <= result.keys()
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_not_what_lies_where_the_bench_was_started(tmp_path):
+    (tmp_path / "meshd").mkdir()
+    (tmp_path / "meshd" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    assert _run("converge", cwd=tmp_path)["machine"]["build"] == "pure"
 
 
 @pytest.mark.slow

@@ -232,7 +232,7 @@ async def test_a_call_has_no_more_time_than_its_caller(pair):
 
 
 def test_a_name_that_is_none_costs_no_time_that_grows_with_it():
-    short = ShortWays(None)  # it comes to asking nobody
+    short = ShortWays(None)  # the node is not asked at all
     assert short.delegate({"capability": "x" * 65}, CallContext(), None) is None
 
 

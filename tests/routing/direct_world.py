@@ -159,7 +159,10 @@ class DirectWorld:
         self.dispatcher.on_view_change(self.view)
 
     def books(self):
-        """All that calls leave behind, with nothing of how they were made."""
+        """All that calls leave behind, with nothing of how they were made.
+
+        What ends in one turn of the loop, as all that is lost with a peer, ends in any order.
+        """
         dispatcher = self.dispatcher
         tries, signals = dispatcher._tries, dispatcher.outstanding
         return {
@@ -181,7 +184,7 @@ class DirectWorld:
             },
             "breakers": breakers_of(dispatcher.breakers),
             "spent": spend_shape(dispatcher.ledger, self.clock.time),
-            "decisions": [told(each) for each in dispatcher.decisions.last(64)],
+            "decisions": sorted(map(told, dispatcher.decisions.last(64))),
             "hedges": dispatcher.resilience.hedge_after_s("echo"),
             "tokens": vars_of(dispatcher.resilience),
         }  # fmt: skip
@@ -189,7 +192,7 @@ class DirectWorld:
 
 def told(decision):
     row = decision.told()
-    return {key: row[key] for key in row if key != "explain"}
+    return repr({key: row[key] for key in row if key not in {"explain", "number"}})
 
 
 def vars_of(thing):
@@ -207,7 +210,7 @@ def slots_of(thing):
 
 
 def attributes_of(thing):
-    """Whether they are in a dictionary, in slots, or compiled."""
+    """All that it keeps, be it in a dictionary, in slots, or compiled."""
     kinds = type(thing).__mro__
     slots = [name for kind in kinds for name in getattr(kind, "__slots__", ())]
     names = slots or getattr(type(thing), "__mypyc_attrs__", ())

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from direct_world import CALLER, DirectWorld, quick
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from routing_world import NOW, done, fail_there, node_id, offer, peer
 
@@ -132,7 +132,14 @@ STEPS = st.lists(
 )
 
 
+LOST_TOGETHER = [
+    ("begin", 0, "ok"), ("begin", 0, "ok"), ("answer", 0, "busy"), ("answer", 0, "busy"),
+    ("begin", 0, "ok"), ("lost", 0, "ok"),
+]  # fmt: skip
+
+
 @settings(deadline=None, max_examples=150)
+@example(LOST_TOGETHER)
 @given(STEPS)
 def test_both_ways_leave_the_same_books_and_the_same_ends(steps):
     async def live():
