@@ -57,12 +57,13 @@ class MeshError(Exception):
         definite: bool = True,
         data: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # A handler's own error may be made with anything, and is told all the same.
+        self.message = str(message)
+        super().__init__(self.message)
+        self.hint = str(hint or "")
         self.code = int(self.default_code if code is None else code)
-        self.definite = definite
-        self.data: dict[str, Any] = data or {}
+        self.definite = bool(definite)
+        self.data: dict[str, Any] = dict(data or {})
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -102,8 +102,8 @@ def check_manifest(manifest: Manifest) -> Manifest:
         faults.append(f"more than {TAGS_MAX} tags, or one longer than {TAG_CHARS_MAX} characters")
     if not manifest.timeout_s > 0:
         faults.append("timeout_s must be above 0")
-    if manifest.concurrency < 0:
-        faults.append("concurrency must be 0 (no own bound) or more")
+    if type(manifest.concurrency) is not int or manifest.concurrency < 0:
+        faults.append("concurrency must be 0 (no own bound) or a whole number above it")
     if not 0 <= manifest.rate_per_s <= RATE_MAX:
         faults.append(f"rate_per_s must be 0 (no bound) to {RATE_MAX:g}")
     faults += [*_cost_faults(manifest), *attribute_faults(manifest.attributes)]

@@ -220,8 +220,11 @@ class AttachedLink:
 
         Raises:
             NoDaemonError: none answers.
-            UsageError: several run and none was chosen, or the daemon refuses what is offered.
+            UsageError: several run and none was chosen, or the daemon refuses what is offered; or
+                `slots` is no whole number.
         """
+        if type(slots) is not int:
+            raise UsageError(f"slots must be a whole number, not {slots!r}")
         chosen = choose_socket(path, mesh, node)
         link = cls(chosen.path, name, definitions, slots)
         try:

@@ -50,7 +50,7 @@ class ShortWork(ABC):
         except MeshError as error:
             self._done(error)
 
-    def cancel(self, msg: str | None = None) -> None:
+    def cancel(self, msg: object = None) -> None:
         """Its caller has left, or its link is lost."""
         run, self._run, self._answered = self._run, None, None
         if run is not None:
@@ -96,7 +96,7 @@ class ShortCall(ShortWork):
         self._node = node
         node.own_load.changed()
 
-    def cancel(self, msg: str | None = None) -> None:
+    def cancel(self, msg: object = None) -> None:
         """As above; the others are told that it ended."""
         super().cancel(msg)
         self._node.own_load.changed()

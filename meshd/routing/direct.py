@@ -114,7 +114,7 @@ class Direct(Running):
             self.lost = why
             self._loop.call_soon(self._end)
 
-    def cancel(self, msg: str | None = None) -> None:
+    def cancel(self, msg: object = None) -> None:
         """Its caller has left."""
         self._is_off = True
         if self.hedge is not None:

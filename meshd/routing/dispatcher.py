@@ -501,10 +501,11 @@ class Dispatcher:
         hedge = self._hedge(call, running)
         won: Won | None = None
         try:
-            won = await self._tries.run(running, view.me)
-        except MeshError as error:
-            self._note_failure(call, running, error, self._clock.now() - started)
-            if hedge is not None:
+            try:
+                won = await self._tries.run(running, view.me)
+            except MeshError as error:
+                self._note_failure(call, running, error, self._clock.now() - started)
+            if won is None and hedge is not None:
                 won = await hedge.answer()
         finally:
             if hedge is not None:

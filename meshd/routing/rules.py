@@ -165,7 +165,7 @@ _RULE = (
 
 
 def read_table(
-    table: Mapping[str, Any], kinds: Mapping[str, Any] = KINDS, *, name: str = ""
+    table: Mapping[Any, Any], kinds: Mapping[str, Any] = KINDS, *, name: str = ""
 ) -> tuple[dict[str, Any], list[Fault]]:
     """The checked values of one table, and what is wrong with the others."""
     values: dict[str, Any] = {}

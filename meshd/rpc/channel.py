@@ -160,16 +160,17 @@ class Channel:
 
     async def run(self) -> None:
         """Serve the link until it closes. Never raises for what the other side does."""
-        is_dropped = False
+        fault: BaseException | None = None
         try:
             self._socket.listen(self._on_frame)
             await self._socket.wait_silent()
         except GeneratorExit:
-            is_dropped = True  # the loop is gone: nothing can be awaited any more
-            raise
-        finally:
-            if not is_dropped:
-                await self._finish()
+            raise  # the loop is gone: nothing can be awaited any more
+        except BaseException as error:  # noqa: BLE001 - it goes on below
+            fault = error
+        await self._finish()  # not in a `finally`: compiled, that shows the fault to all tasks
+        if fault is not None:
+            raise fault
 
     async def call(
         self,
@@ -551,7 +552,7 @@ class _Short:
         """It has ended so; that is for nobody if it was called off before."""
         self.channel._reply(self, end)  # noqa: SLF001 - a part of it
 
-    def cancel(self, msg: str | None = None) -> None:
+    def cancel(self, msg: object = None) -> None:
         """Call it off."""
         begun = self.begun
         if begun is not None:  # else it has ended meanwhile, by the end of another

@@ -79,13 +79,12 @@ async def answer(
 
 def written(request: Request, end: Any, *, bytes_max: int) -> bytes:
     """The answer to a request that has ended with this result, or with this exception."""
-    if isinstance(end, MeshError):
-        return encode_error(request.id, end)
-    fault = end if isinstance(end, Exception) else None
+    is_error = isinstance(end, MeshError)
+    fault = end if isinstance(end, Exception) and not is_error else None
     encoded = b""
     if fault is None:
         try:
-            encoded = encode_result(request.id, end)
+            encoded = (encode_error if is_error else encode_result)(request.id, end)
         except Exception as error:  # noqa: BLE001 - what a handler gives may be no JSON
             fault = error
     if fault is not None:
@@ -94,7 +93,7 @@ def written(request: Request, end: Any, *, bytes_max: int) -> bytes:
             "event=internal_error id=%s method=%r", reference, request.method[:64], exc_info=fault
         )
         return encode_error(request.id, internal_error(reference))
-    if len(encoded) > bytes_max:
+    if len(encoded) > bytes_max and not is_error:
         return encode_error(request.id, too_large(len(encoded), bytes_max))
     return encoded
 

@@ -45,7 +45,7 @@ Handler = Callable[[Any, CallContext], Coroutine[Any, Any, Any]]
 class Begun(Protocol):
     """A call that runs without a task of its own."""
 
-    def cancel(self, msg: str | None = None) -> object:
+    def cancel(self, msg: object = None) -> object:
         """Its caller has left, or (`LINK_LOST`) its link: end it; nobody takes its answer."""
         ...
 

@@ -83,13 +83,19 @@ def prepare(definition: CapabilityDefinition, value: Any) -> Any:
 
     Raises:
         UsageError: the input does not fit; definite.
+        MeshError: the type of a parameter failed; as of a handler that fails.
     """
     if definition.check is not None:
         definition.check(value)
     handler = definition.handler
     match handler:
         case FunctionHandler():
-            return handler.arguments(value)
+            try:
+                return handler.arguments(value)
+            except UsageError:
+                raise
+            except RAISED as error:  # types of parameters are user code, too
+                raise failed(definition.manifest.name, error) from error
         case CommandHandler() | HttpHandler():
             return _encode(value, definition.manifest.name)
         case RemoteHandler():

@@ -234,7 +234,7 @@ class Worker:
         self._submit(run, deadline_s)
         return run
 
-    def leave(self, run: Run, answered: Answered, why: str | None = None) -> None:
+    def leave(self, run: Run, answered: Answered, why: object = None) -> None:
         """Wait for a run's answer no longer; nothing if it is there. The last to leave ends it.
 
         But a run with a key goes on for a caller whose link got lost (`why` is `LINK_LOST`): he may

@@ -37,6 +37,8 @@ def test_every_field_out_of_bounds_is_named():
         check_manifest(manifest)
     for words in ("description", "tags", "timeout_s", "concurrency", "larger than"):
         assert words in caught.value.message
+    with pytest.raises(UsageError, match="whole number"):
+        check_manifest(Manifest(name="a", concurrency=1.5))
     with pytest.raises(UsageError, match="tags"):
         check_manifest(Manifest(name="a", tags=("t",) * 17))
 

@@ -174,22 +174,25 @@ async def pair(tmp_path, monkeypatch):
     await pair.stop()
 
 
-async def held(pair, call):
-    """The call, once its work has begun, by the short way."""
+async def held(pair, call, *, is_short=True):
+    """The call, once its work has begun, by the short way or the long one."""
     before = pair.shorts
     task = asyncio.ensure_future(call)
     async with asyncio.timeout(5):
         await pair.held.wait()
-    assert pair.shorts == before + 1
+    assert pair.shorts == before + is_short
     return task
 
 
 HELD = {"capability": "add", "input": {"a": HOLDS}}
 
 
-async def test_a_program_that_embeds_a_node_may_cancel_its_call(pair):
-    task = await held(pair, run(pair.near.registry, "delegate", HELD, CallContext()))
-    task.cancel("enough")
+@pytest.mark.parametrize("why", ["enough", None, 5])
+@pytest.mark.parametrize("more", [{}, {"hops": []}], ids=["short", "long"])
+async def test_a_program_that_embeds_a_node_may_cancel_its_call(pair, why, more):
+    call = run(pair.near.registry, "delegate", {**HELD, **more}, CallContext())
+    task = await held(pair, call, is_short=not more)
+    task.cancel(why)
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(5):

@@ -6,6 +6,7 @@ What a caller sees must not depend on the way that its call takes.
 import asyncio
 import gc
 import weakref
+from dataclasses import dataclass
 
 import pytest
 from small_mesh import start_node
@@ -26,6 +27,33 @@ FAR = CallContext("192.0.2.1", local=False, deadline_s=30.0)
 
 class Panic(BaseException):
     """What extensions written in other languages raise where nobody should go on."""
+
+
+@dataclass
+class Typed:
+    """What a user's own type may do when it is made."""
+
+    how: str
+
+    def __post_init__(self):
+        match self.how:
+            case "usage":
+                raise UsageError("odd", hint=None, definite=1)
+            case "number":
+                raise UsageError(123, definite=0)
+            case "data":
+                error = UsageError("odd")
+                error.data = 5
+                raise error
+            case "stop":
+                next(iter(()))
+            case "late":
+                raise TimeoutError
+            case "exit":
+                raise SystemExit(3)
+
+
+WELL = {"typed": {"how": "well"}}
 
 
 class Doings:
@@ -59,6 +87,10 @@ class Doings:
     async def scan(self, pages: int) -> int:
         charge(pages)
         return pages
+
+    @capability
+    async def take(self, typed: Typed) -> str:
+        return typed.how
 
     @capability
     async def fail(self, how: str) -> object:
@@ -247,6 +279,29 @@ async def test_whatever_goes_wrong_at_work_is_told_with_the_load(
     assert (error.code, error.definite) == (code, definite)
     assert error.data["load"]["in_flight"] == 0
     assert node.worker.load().in_flight == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"idempotency_key": "k"}], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("how", "code", "definite", "text"),
+    [
+        ("usage", Code.INVALID_PARAMS, True, "odd"),
+        ("number", Code.INVALID_PARAMS, False, "123"),
+        ("data", Code.INTERNAL, False, "internal error"),
+        ("stop", Code.UPSTREAM, False, "take failed: StopIteration"),
+        ("late", Code.UPSTREAM, False, "take failed: TimeoutError"),
+        ("exit", Code.UPSTREAM, False, "take failed: SystemExit"),
+    ],
+)
+async def test_whatever_goes_wrong_in_the_type_of_a_parameter_is_told(
+    node, link, how, code, definite, text, more
+):
+    assert (await work(link, "take", WELL))["result"] == "well"
+    with pytest.raises(MeshError, match=text) as caught:
+        await work(link, "take", {"typed": {"how": how}}, **more)
+    assert (caught.value.code, caught.value.definite) == (code, definite)
+    assert node.worker.load().in_flight == 0
+    assert (await work(link, "take", WELL))["result"] == "well"
 
 
 async def test_what_does_not_begin_is_told_with_the_load(node, link):

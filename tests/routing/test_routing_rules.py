@@ -88,6 +88,10 @@ def test_what_a_table_leaves_out_is_as_by_default_and_the_default_stays(settings
     assert msgspec.json.encode(settings) == before
 
 
+def test_keys_that_are_no_text_are_unknown_ones():
+    assert [key for key, _ in faults({"f*": {5: 1, "breaker": {7: 1}}})] == ["f*.5", "f*.breaker.7"]
+
+
 def test_without_tables_the_default_itself_is_what_holds():
     settings = RoutingSettings()
     assert Rules(settings).of("anything") is settings
