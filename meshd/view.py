@@ -96,6 +96,7 @@ class Peer(msgspec.Struct, frozen=True):
 class ClusterView:
     """A frozen snapshot of what one node believes. `peers` includes the node itself.
 
+    `description` counts how often this node had said what it is and offers by then.
     `by_node` is never changed after construction; orderings and look-ups are made on first use, so
     that a snapshot which nobody reads costs nothing.
     """
@@ -108,12 +109,14 @@ class ClusterView:
         by_node: Mapping[NodeId, Peer],
         stale_after_s: Seconds,
         view_hash: str = "",
+        description: int = 0,
     ) -> None:
         self.version = version
         self.me = me
         self.by_node = by_node
         self.stale_after_s = stale_after_s
         self.view_hash = view_hash
+        self.description = description
         self._offering: dict[str, tuple[Peer, ...]] = {}
 
     def offering(self, capability: str) -> tuple[Peer, ...]:

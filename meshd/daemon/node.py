@@ -205,14 +205,12 @@ class Node:
         return self.view()
 
     async def described(self) -> None:
-        """Wait until the own view tells what is offered here, so that the next call finds it."""
+        """Wait until the own view tells what this node has said of itself.
 
-        def tells_all(view: ClusterView) -> bool:
-            me = view.get(view.me)
-            return me is not None and {c.name for c in me.capabilities} == offered
-
-        offered = {manifest.name for manifest in self.worker.manifests()}
-        await self.wait_view(tells_all, DESCRIBED_WITHIN_S)
+        So the next call finds what is offered here, and who asks at once its name.
+        """
+        number = self.gossip.descriptions
+        await self.wait_view(lambda view: view.description >= number, DESCRIBED_WITHIN_S)
 
     def _on_view(self, view: ClusterView) -> None:
         self.dispatcher.on_view_change(view)

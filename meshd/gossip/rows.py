@@ -81,7 +81,7 @@ class ViewBuilder:
         """Remember when a member last changed its state."""
         self._changed_at[node] = now
 
-    def build(self, swim: Swim) -> ClusterView:
+    def build(self, swim: Swim, description: int = 0) -> ClusterView:
         """A new snapshot. Costs in proportion to what changed, plus one copy of the index."""
         for node in swim.take_touched():
             member = swim.members.get(node)
@@ -98,6 +98,7 @@ class ViewBuilder:
             by_node=dict(self._peers),
             stale_after_s=stale_after_s(self._config, swim.members.live),
             view_hash=f"{swim.members.view_hash:016x}",
+            description=description,
         )
 
     def _row(self, swim: Swim, member: Member) -> Peer:

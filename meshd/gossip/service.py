@@ -120,6 +120,9 @@ class GossipService:
         rng = platform.random("gossip")
         self._swim = Swim(me, mesh, config, rng, self._clock.now(), event_floor=event_floor)
         self._rows = ViewBuilder(config)
+        self.descriptions = 0
+        """How often this node was described; a view says how many of them it tells."""
+        self._description = 0
         self._runner: ProtocolRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Instant(0.0)
@@ -172,7 +175,8 @@ class GossipService:
         """
         entries = own_entries(name, version, manifests, site)
         NodeState(Epoch(0)).write_all(entries)
-        self._call(self._describe, entries)
+        self.descriptions += 1
+        self._call(self._describe, entries, self.descriptions)
 
     async def manifest(
         self, node: NodeId, summary: CapabilitySummary, timeout_s: Seconds
@@ -398,10 +402,11 @@ class GossipService:
         await self._streams.close()
         self._endpoint.close()
 
-    def _describe(self, entries: dict[str, bytes | None]) -> None:
+    def _describe(self, entries: dict[str, bytes | None], number: int) -> None:
         own = self._swim.state_of(self._swim.me.node)
         dropped = dict.fromkeys(own.values() if own is not None else ())
         self._step(StateSet({**dropped, **entries}))
+        self._description = number
         self._has_news = True
         self._publish()
 
@@ -550,7 +555,7 @@ class GossipService:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
-        self.view = view = self._rows.build(self._swim)
+        self.view = view = self._rows.build(self._swim, self._description)
         is_news, self._has_news = self._has_news, False
         for forward in self._subscribers:
             forward(view, is_news=is_news)

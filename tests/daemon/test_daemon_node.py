@@ -1,6 +1,7 @@
 """A node in this very process, on a machine that does not always answer."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -65,3 +66,18 @@ async def test_a_call_to_a_node_that_has_stopped_ends_with_an_error_of_ours(fick
     params = {"capability": "echo", "input": {}, "idempotency_key": "k"}
     with pytest.raises(PeerError, match="stopping"):
         await node.registry.call("delegate", params, CallContext())
+
+
+async def test_who_waits_until_it_is_described_waits_for_what_was_said_last(fickle):
+    node, _ = fickle
+    held = threading.Event()
+    node.gossip._call(held.wait, 10)  # the protocol's thread is busy
+    node._describe()
+    waiting = asyncio.ensure_future(node.described())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "though what is offered is as before"
+    held.set()
+    async with asyncio.timeout(5):
+        await waiting
+    assert node.view().description == node.gossip.descriptions == 2
