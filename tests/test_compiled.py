@@ -1,5 +1,6 @@
 """The compiled wheel: the same protocol, to the last packet, and what it cannot do says so."""
 
+import ast
 import json
 import os
 import shutil
@@ -106,6 +107,22 @@ def test_links_routing_and_workers_pass_their_tests(passes):
     assert "what is compiled cannot be replaced" in told, "or else it was not compiled"
 
 
+def modules() -> list[str]:
+    hook = repository.pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    return list(hook["modules"])
+
+
+@pytest.mark.parametrize("name", modules())
+def test_nothing_is_awaited_while_an_exception_is_handled(name):
+    """Compiled, such an await shows the exception to all other tasks (`sys.exc_info`)."""
+    tree = ast.parse((repository.ROOT / name).read_text("utf-8"))
+    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    blocks = [block for t in tries for block in (*t.handlers, *t.finalbody)]
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith)
+    found = [n.lineno for block in blocks for n in ast.walk(block) if isinstance(n, waits)]
+    assert not found, f"{name}: lines {found}"
+
+
 STRUCTS = """
 import importlib, json, sys
 import msgspec
@@ -121,9 +138,8 @@ print(json.dumps(found))
 
 
 def test_structs_have_the_options_that_their_source_gives(run):
-    hook = repository.pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
-    modules = [name.removesuffix(".py").replace("/", ".") for name in hook["modules"]]
-    words = ("-c", STRUCTS, *modules)
+    names = [name.removesuffix(".py").replace("/", ".") for name in modules()]
+    words = ("-c", STRUCTS, *names)
     pure = subprocess.run(
         [sys.executable, *words], cwd=repository.ROOT, capture_output=True, text=True, check=True
     )
